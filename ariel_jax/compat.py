@@ -1,0 +1,37 @@
+"""The only module that knows one jax version from another.
+
+The code runs on jax 0.10.2 with Python 3.11 and is written for jax 0.11 with Python 3.12. What
+differs, or is not public in one of them, is asked here and nowhere else.
+"""
+
+from typing import Any
+
+import jax
+import jax.sharding
+
+
+def backends_are_initialized() -> bool:
+    """Returns whether jax has already started a backend (after that the platform is settled)."""
+    # There is no public question for this; the private module moved more than once.
+    from jax._src import xla_bridge
+
+    return bool(xla_bridge.backends_are_initialized())
+
+
+def mesh_platform() -> str | None:
+    """Returns the platform of the mesh that is set, inside or outside a trace; None without one."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh is None or mesh.empty:
+        return None
+    device: Any = getattr(mesh, "abstract_device", None)
+    return getattr(device, "platform", None)
+
+
+def auto_mesh(shape: tuple[int, ...], names: tuple[str, ...]) -> jax.sharding.Mesh:
+    """Returns a mesh over the default backend's devices whose axes are all of the Auto type.
+
+    Recent versions make Explicit axes by default, in which sharding is part of an array's type;
+    this library annotates placements and leaves the rest to the compiler.
+    """
+    kind = jax.sharding.AxisType.Auto
+    return jax.make_mesh(shape, names, axis_types=(kind,) * len(names))

@@ -1,0 +1,70 @@
+"""The exceptions this library raises on purpose.
+
+Every class derives from `ArielError` and from the builtin that a caller would expect, so both
+`except ArielError` and `except ValueError` work. A message says what was given, what is allowed
+and what to do. The command line prints the message alone and exits with status 2.
+"""
+
+
+class ArielError(Exception):
+    """Base of every error that this library raises on purpose."""
+
+
+class ConfigError(ArielError, ValueError):
+    """An argument, option or configuration value is not allowed."""
+
+
+class CheckpointError(ArielError, ValueError):
+    """A file of weights, a tokenizer or a saved state is missing, damaged or not understood."""
+
+
+class CapacityError(ArielError, RuntimeError):
+    """A cache, buffer or memory limit is too small for what was asked."""
+
+
+class KernelUnavailableError(ArielError, NotImplementedError):
+    """No implementation of an operation can run here; the message lists every reason."""
+
+
+class BackendError(ArielError, RuntimeError):
+    """The asked platform, device or device feature is not there."""
+
+
+class MissingExtraError(ArielError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+
+class StorageError(ArielError, OSError):
+    """A file could not be written durably (disk full, read-only, no permission).
+
+    What the file held before is still there.
+    """
+
+
+class IntegrityError(ArielError, RuntimeError):
+    """Stored or received data do not match their checksum, chain or signature."""
+
+
+class PrivacyBudgetError(ArielError, RuntimeError):
+    """A privacy budget does not cover what was asked; nothing was spent."""
+
+
+class DisclosureDenied(ArielError, PermissionError):
+    """A policy forbids handing out the asked data."""
+
+
+def missing_extra(package: str, extra: str, purpose: str) -> MissingExtraError:
+    """Returns the error for an optional package that is not installed.
+
+    Args:
+        package: the import name that failed, such as `"matplotlib"`.
+        extra: the extra of this package that brings it, such as `"plot"`.
+        purpose: what the package is needed for, as the subject of a sentence.
+
+    Returns:
+        An error to raise; its message names the command that installs the extra.
+    """
+    return MissingExtraError(
+        f"{purpose} needs the package {package!r}, which is not installed. "
+        f'Install it with: pip install "ariel-jax[{extra}]"'
+    )

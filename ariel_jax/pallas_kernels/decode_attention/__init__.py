@@ -1,0 +1,1 @@
+"""Attention of a few query rows over the rows a cache holds."""

@@ -1,0 +1,84 @@
+"""Named shapes of `decode_attention`, for tests (those not large), benchmarks and reports."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Shapes, dtype and options of one call."""
+
+    batch: int
+    n_queries: int
+    n_heads: int
+    n_kv_heads: int
+    capacity: int
+    head_dim: int
+    length: tuple[int, ...]
+    dtype: str = "float32"
+    softcap: float | None = None
+    window: int | None = None
+    is_large: bool = False
+
+    def abstract(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        """Returns shape structs of `q`, `k` and `v`."""
+        dtype = jnp.dtype(self.dtype)
+        q = (self.batch, self.n_queries, self.n_heads, self.head_dim)
+        kv = (self.batch, self.n_kv_heads, self.capacity, self.head_dim)
+        cached = jax.ShapeDtypeStruct(kv, dtype)
+        return jax.ShapeDtypeStruct(q, dtype), cached, cached
+
+    def arrays(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Returns standard normal `q`, `k` and `v`, finite beyond the valid rows too."""
+        q, k, v = (
+            jax.random.normal(one, a.shape, a.dtype)
+            for one, a in zip(jax.random.split(key, 3), self.abstract(), strict=True)
+        )
+        return q, k, v
+
+    def options(self) -> dict[str, Any]:
+        """Returns the keyword arguments of the call."""
+        return {
+            "length": jnp.asarray(self.length, jnp.int32),
+            "scale": self.head_dim**-0.5,
+            "softcap": self.softcap,
+            "window": self.window,
+        }
+
+
+def _spec(
+    batch: int,
+    n_queries: int,
+    heads: tuple[int, int],
+    capacity: int,
+    head_dim: int,
+    length: tuple[int, ...],
+    **options: Any,
+) -> Spec:
+    return Spec(
+        batch=batch,
+        n_queries=n_queries,
+        n_heads=heads[0],
+        n_kv_heads=heads[1],
+        capacity=capacity,
+        head_dim=head_dim,
+        length=length,
+        **options,
+    )
+
+
+SPECS = {
+    "one_row": _spec(1, 1, (4, 4), 32, 16, (20,)),
+    "ragged_grouped": _spec(3, 1, (6, 2), 16, 8, (0, 7, 16)),
+    "verification_rows": _spec(2, 5, (4, 2), 24, 8, (3, 18)),
+    "odd": _spec(2, 3, (5, 5), 19, 7, (11, 19)),
+    "window_softcap": _spec(2, 3, (4, 2), 32, 16, (30, 5), window=6, softcap=20.0),
+    "bfloat16": _spec(2, 2, (4, 2), 32, 16, (17, 32), dtype="bfloat16"),
+    "nano_decode": _spec(1, 1, (4, 4), 512, 64, (300,), is_large=True),
+    "gpt2_decode": _spec(1, 1, (12, 12), 1024, 64, (900,), is_large=True),
+    "gpt2_batch": _spec(8, 1, (12, 12), 1024, 64, (512,) * 8, is_large=True),
+    "llama_1b_decode": _spec(1, 1, (32, 8), 1024, 64, (900,), is_large=True),
+}

@@ -1,0 +1,1 @@
+"""The product of activations with a weight matrix stored `[out, in]`."""

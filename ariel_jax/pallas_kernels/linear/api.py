@@ -1,0 +1,59 @@
+"""`linear`: the one matrix product of the decoder, with weights `[out, in]`."""
+
+from jax import lax
+from jax.typing import DTypeLike
+
+from ariel_jax._typing import Array, Float
+from ariel_jax.errors import ConfigError
+from ariel_jax.pallas_kernels.dispatch import Implementation, Op
+from ariel_jax.pallas_kernels.linear import reference
+
+OP = Op("linear", (Implementation(name="reference", fun=reference.linear),))
+
+
+# Not `@typed`: the checks below compare the same shapes and raise the documented error.
+def linear(
+    x: Float[Array, "*rows n_in"],
+    w: Float[Array, "n_out n_in"],
+    b: Float[Array, " n_out"] | None = None,
+    *,
+    precision: lax.PrecisionLike = None,
+    out_dtype: DTypeLike | None = None,
+    impl: str = "auto",
+) -> Float[Array, "*rows n_out"]:
+    """Returns `x @ w.T + b`.
+
+    Args:
+        x: [..., in] float activations.
+        w: [out, in] weights of the same dtype as `x`, laid out as in Hugging Face files.
+        b: [out] bias or None; any float dtype.
+        precision: of the product, as in `jax.lax.dot_general`; None is jax's default.
+        out_dtype: dtype of the result; None keeps that of `x`.
+        impl: implementation name, or `"auto"`.
+
+    Returns:
+        [..., out] array of `out_dtype`.
+
+    Guarantees:
+        Sums and the bias addition are formed in at least float32 and rounded once.
+
+    Raises:
+        ConfigError: the dtypes of `x` and `w` differ, or the shapes do not fit.
+        KernelUnavailableError: `impl` cannot run here.
+    """
+    if x.ndim < 1 or w.ndim != 2 or x.shape[-1] != w.shape[1] or x.dtype != w.dtype:
+        raise ConfigError(
+            f"linear got x {x.dtype}{list(x.shape)} and w {w.dtype}{list(w.shape)}: "
+            "w must be [out, in], with the last axis of x equal to in and one dtype for both. "
+            "Cast with .astype, or transpose a weight stored [in, out]."
+        )
+    if b is not None and b.shape != w.shape[:1]:
+        raise ConfigError(
+            f"linear got a bias of shape {list(b.shape)} for w {list(w.shape)}: "
+            f"pass [{w.shape[0]}] or None."
+        )
+    dtype = x.dtype if out_dtype is None else out_dtype
+    fun = OP.select(impl, x, w, b, precision=precision, out_dtype=dtype)
+    return fun(x, w, b, precision=precision, out_dtype=dtype)
+
+

@@ -1,0 +1,48 @@
+"""Named shapes of `linear`, for tests (those that are not large), benchmarks and reports."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """Shapes and dtype of one call."""
+
+    rows: tuple[int, ...]
+    n_in: int
+    n_out: int
+    dtype: str = "float32"
+    has_bias: bool = False
+    is_large: bool = False
+
+    def abstract(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
+        """Returns shape structs of `x` and `w`."""
+        return (
+            jax.ShapeDtypeStruct((*self.rows, self.n_in), jnp.dtype(self.dtype)),
+            jax.ShapeDtypeStruct((self.n_out, self.n_in), jnp.dtype(self.dtype)),
+        )
+
+    def arrays(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+        """Returns standard normal `x`, `w` scaled by `n_in ** -0.5`, and `b` or None."""
+        keys = jax.random.split(key, 3)
+        x, w = (
+            jax.random.normal(k, a.shape, a.dtype)
+            for k, a in zip(keys[:2], self.abstract(), strict=True)
+        )
+        b = jax.random.normal(keys[2], (self.n_out,), x.dtype) if self.has_bias else None
+        return x, w * jnp.asarray(self.n_in**-0.5, w.dtype), b
+
+
+SPECS = {
+    "one_row": Spec(rows=(1, 1), n_in=64, n_out=96),
+    "odd": Spec(rows=(3, 5), n_in=37, n_out=51, has_bias=True),
+    "single_axis": Spec(rows=(), n_in=16, n_out=8, has_bias=True),
+    "one_output": Spec(rows=(2, 3), n_in=24, n_out=1),
+    "bfloat16": Spec(rows=(2, 4), n_in=128, n_out=48, dtype="bfloat16", has_bias=True),
+    "nano_decode": Spec(rows=(1, 1), n_in=256, n_out=1024, is_large=True),
+    "gpt2_mlp_decode": Spec(rows=(1, 1), n_in=768, n_out=3072, has_bias=True, is_large=True),
+    "gpt2_mlp_prefill": Spec(rows=(1, 512), n_in=768, n_out=3072, has_bias=True, is_large=True),
+    "llama_1b_mlp_decode": Spec(rows=(1, 1), n_in=2048, n_out=8192, is_large=True),
+}

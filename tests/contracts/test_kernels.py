@@ -1,0 +1,182 @@
+"""Every implementation of every operation, on the named shapes, against float64 NumPy."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ariel_jax.pallas_kernels import dispatch
+from ariel_jax.pallas_kernels.decode_attention import api as attention_api
+from ariel_jax.pallas_kernels.decode_attention import specs as attention_specs
+from ariel_jax.pallas_kernels.linear import api as linear_api
+from ariel_jax.pallas_kernels.linear import specs as linear_specs
+
+# Relative to the largest value of the result; a bfloat16 mantissa has 8 bits.
+TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-7}
+
+
+def linear_oracle(x, w, b):
+    y = x @ w.T
+    return y if b is None else y + b
+
+
+def attention_oracle(q, k, v, *, length, scale, softcap, window, q_positions=None):
+    B, T, N, _ = q.shape
+    G = N // k.shape[1]
+    out, lse = np.zeros_like(q), np.full((B, N, T), -1e30)
+    for b in range(B):
+        for n in range(N):
+            for t in range(T):
+                position = length[b] + t if q_positions is None else q_positions[b, t]
+                first = 0 if window is None else max(0, position - window + 1)
+                keys = k[b, n // G, first : length[b]]
+                if len(keys) == 0:
+                    continue
+                s = keys @ q[b, t, n] * scale
+                if softcap is not None:
+                    s = softcap * np.tanh(s / softcap)
+                lse[b, n, t] = np.log(np.sum(np.exp(s)))
+                out[b, t, n] = np.exp(s - lse[b, n, t]) @ v[b, n // G, first : length[b]]
+    return out, lse
+
+
+def wide(tree):
+    return jax.tree.map(lambda a: np.asarray(a).astype(np.float64), tree)
+
+
+def assert_near(ours, oracle, dtype):
+    scale = max(np.max(np.abs(oracle)), 1e-3)
+    np.testing.assert_allclose(wide(ours) / scale, oracle / scale, rtol=0, atol=TOLERANCE[dtype])
+
+
+def cases(op, specs):
+    small = {name: spec for name, spec in specs.items() if not spec.is_large}
+    return [
+        pytest.param(implementation.name, spec, id=f"{implementation.name}-{name}")
+        for implementation in op.implementations
+        for name, spec in small.items()
+    ]
+
+
+@pytest.mark.parametrize(("impl", "spec"), cases(linear_api.OP, linear_specs.SPECS))
+def test_linear_equals_numpy(impl, spec, key):
+    x, w, b = spec.arrays(key)
+    y = linear_api.linear(x, w, b, impl=impl)
+    assert y.dtype == x.dtype
+    assert_near(y, linear_oracle(*wide((x, w, b))), spec.dtype)
+
+
+@pytest.mark.parametrize(("impl", "spec"), cases(linear_api.OP, linear_specs.SPECS))
+def test_linear_gradients_equal_numpy(impl, spec, key):
+    x, w, b = spec.arrays(key)
+    c = jax.random.normal(jax.random.key(1), (*spec.rows, spec.n_out), x.dtype)
+
+    def loss(x, w, b):
+        return jnp.sum(linear_api.linear(x, w, b, impl=impl) * c)
+
+    dx, dw, db = jax.grad(loss, argnums=(0, 1, 2))(x, w, b)
+    x64, w64, c64 = wide((x, w, c))
+    flat = c64.reshape(-1, spec.n_out)
+    assert dx.dtype == dw.dtype == x.dtype
+    assert_near(dx, c64 @ w64, spec.dtype)
+    assert_near(dw, flat.T @ x64.reshape(-1, spec.n_in), spec.dtype)
+    if b is not None:
+        assert_near(db, flat.sum(0), spec.dtype)
+
+
+@pytest.mark.parametrize("name", [i.name for i in linear_api.OP.implementations])
+def test_linear_sums_bfloat16_in_float32(name):
+    # 4096 ones sum to 256 when every partial sum is rounded to bfloat16.
+    x, w = jnp.ones((1, 4096), jnp.bfloat16), jnp.ones((1, 4096), jnp.bfloat16)
+    assert linear_api.linear(x, w, impl=name)[0, 0] == 4096
+    assert linear_api.linear(x, w, out_dtype=jnp.float32, impl=name).dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("impl", "spec"), cases(attention_api.OP, attention_specs.SPECS))
+def test_decode_attention_equals_numpy(impl, spec, key):
+    q, k, v = spec.arrays(key)
+    out, lse = attention_api.decode_attention(q, k, v, **spec.options(), impl=impl)
+    options = {**spec.options(), "length": spec.length}
+    out_oracle, lse_oracle = attention_oracle(*wide((q, k, v)), **options)
+    assert out.dtype == q.dtype
+    assert lse.dtype == jnp.float32
+    assert_near(out, out_oracle, spec.dtype)
+    seen = lse_oracle > -1e29
+    assert np.all(np.asarray(lse)[~seen] == np.float32(-1e30))
+    assert_near(np.asarray(lse)[seen], lse_oracle[seen], spec.dtype)
+
+
+@pytest.mark.parametrize(("impl", "spec"), cases(attention_api.OP, attention_specs.SPECS))
+def test_rows_beyond_length_have_no_influence(impl, spec, key):
+    q, k, v = spec.arrays(key)
+    beyond = jnp.arange(spec.capacity)[None, :] >= jnp.asarray(spec.length)[:, None]
+    spoil = jnp.where(beyond[:, None, :, None], jnp.asarray(1e4, q.dtype), jnp.asarray(0, q.dtype))
+    spoil = jnp.broadcast_to(spoil, k.shape)
+    call = attention_api.decode_attention
+    clean = call(q, k, v, **spec.options(), impl=impl)
+    spoilt = call(q, k + spoil, v + spoil, **spec.options(), impl=impl)
+    jax.tree.map(np.testing.assert_array_equal, spoilt, clean)
+
+
+@pytest.mark.parametrize("impl", [i.name for i in attention_api.OP.implementations])
+@pytest.mark.parametrize("name", ["ragged_grouped", "window_softcap"])
+def test_decode_attention_gradients_equal_finite_differences(impl, name, key):
+    spec = attention_specs.SPECS[name]
+    q, k, v = spec.arrays(key)
+    c, d = (
+        np.asarray(jax.random.normal(jax.random.key(i), shape))
+        for i, shape in ((1, q.shape), (2, (spec.batch, spec.n_heads, spec.n_queries)))
+    )
+    options = spec.options()
+
+    def loss(q, k, v):
+        out, lse = attention_api.decode_attention(q, k, v, **options, impl=impl)
+        # The lse of a row without keys is a constant; a merge gives it weight zero.
+        return jnp.sum(out * c) + jnp.sum(jnp.where(lse > -1e29, lse * d, 0))
+
+    def loss64(q, k, v):
+        out, lse = attention_oracle(q, k, v, **{**options, "length": spec.length})
+        return np.sum(out * c) + np.sum(np.where(lse > -1e29, lse * d, 0))
+
+    grads = wide(jax.grad(loss, argnums=(0, 1, 2))(q, k, v))
+    rng = np.random.default_rng(0)
+    arrays = wide((q, k, v))
+    for _ in range(4):
+        direction = tuple(rng.standard_normal(a.shape) for a in arrays)
+        step = 1e-6
+        ahead, back = (
+            loss64(*(a + sign * step * e for a, e in zip(arrays, direction, strict=True)))
+            for sign in (1, -1)
+        )
+        slope = sum(np.sum(g * e) for g, e in zip(grads, direction, strict=True))
+        np.testing.assert_allclose(slope, (ahead - back) / (2 * step), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.parametrize("impl", [i.name for i in attention_api.OP.implementations])
+def test_two_halves_merge_to_the_whole_by_their_lse(impl, key):
+    spec = attention_specs.SPECS["verification_rows"]
+    q, k, v = spec.arrays(key)
+    length = jnp.asarray([9, 20], jnp.int32)
+
+    def call(k, v, length):
+        return wide(
+            attention_api.decode_attention(q, k, v, length=length, scale=spec.head_dim**-0.5)
+        )
+
+    half = spec.capacity // 2  # the first batch row has nothing in the second half
+    parts = [
+        call(k[:, :, :half], v[:, :, :half], jnp.minimum(length, half)),
+        call(k[:, :, half:], v[:, :, half:], jnp.maximum(length - half, 0)),
+    ]
+    top = np.maximum(parts[0][1], parts[1][1])
+    weights = [np.exp(lse - top).transpose(0, 2, 1)[..., None] for _, lse in parts]
+    merged = sum(w * out for w, (out, _) in zip(weights, parts, strict=True)) / sum(weights)
+    np.testing.assert_allclose(merged, call(k, v, length)[0], atol=1e-5)
+
+
+def test_every_operation_has_specs_and_ends_with_the_reference():
+    for name in dispatch.OP_NAMES:
+        op = dispatch.op(name)
+        assert op.name == name
+        assert op.implementations[-1].name == "reference"
+        assert op.implementations[-1].platforms is None
