@@ -40,6 +40,11 @@ def attention_oracle(q, k, v, *, length, scale, softcap, window, q_positions=Non
     return out, lse
 
 
+def compiled(fun, *arrays, **options):
+    """Calls `fun` as one program: operation by operation each would be compiled by itself."""
+    return jax.jit(lambda *a: fun(*a, **options))(*arrays)
+
+
 def wide(tree):
     return jax.tree.map(lambda a: np.asarray(a).astype(np.float64), tree)
 
@@ -61,7 +66,7 @@ def cases(op, specs):
 @pytest.mark.parametrize(("impl", "spec"), cases(linear_api.OP, linear_specs.SPECS))
 def test_linear_equals_numpy(impl, spec, key):
     x, w, b = spec.arrays(key)
-    y = linear_api.linear(x, w, b, impl=impl)
+    y = compiled(linear_api.linear, x, w, b, impl=impl)
     assert y.dtype == x.dtype
     assert_near(y, linear_oracle(*wide((x, w, b))), spec.dtype)
 
@@ -74,7 +79,7 @@ def test_linear_gradients_equal_numpy(impl, spec, key):
     def loss(x, w, b):
         return jnp.sum(linear_api.linear(x, w, b, impl=impl) * c)
 
-    dx, dw, db = jax.grad(loss, argnums=(0, 1, 2))(x, w, b)
+    dx, dw, db = compiled(jax.grad(loss, argnums=(0, 1, 2)), x, w, b)
     x64, w64, c64 = wide((x, w, c))
     flat = c64.reshape(-1, spec.n_out)
     assert dx.dtype == dw.dtype == x.dtype
@@ -95,7 +100,7 @@ def test_linear_sums_bfloat16_in_float32(name):
 @pytest.mark.parametrize(("impl", "spec"), cases(attention_api.OP, attention_specs.SPECS))
 def test_decode_attention_equals_numpy(impl, spec, key):
     q, k, v = spec.arrays(key)
-    out, lse = attention_api.decode_attention(q, k, v, **spec.options(), impl=impl)
+    out, lse = compiled(attention_api.decode_attention, q, k, v, **spec.options(), impl=impl)
     options = {**spec.options(), "length": spec.length}
     out_oracle, lse_oracle = attention_oracle(*wide((q, k, v)), **options)
     assert out.dtype == q.dtype
@@ -112,9 +117,10 @@ def test_rows_beyond_length_have_no_influence(impl, spec, key):
     beyond = jnp.arange(spec.capacity)[None, :] >= jnp.asarray(spec.length)[:, None]
     spoil = jnp.where(beyond[:, None, :, None], jnp.asarray(1e4, q.dtype), jnp.asarray(0, q.dtype))
     spoil = jnp.broadcast_to(spoil, k.shape)
-    call = attention_api.decode_attention
-    clean = call(q, k, v, **spec.options(), impl=impl)
-    spoilt = call(q, k + spoil, v + spoil, **spec.options(), impl=impl)
+    call = jax.jit(
+        lambda *a: attention_api.decode_attention(*a, **spec.options(), impl=impl)
+    )
+    clean, spoilt = call(q, k, v), call(q, k + spoil, v + spoil)
     jax.tree.map(np.testing.assert_array_equal, spoilt, clean)
 
 
@@ -138,7 +144,7 @@ def test_decode_attention_gradients_equal_finite_differences(impl, name, key):
         out, lse = attention_oracle(q, k, v, **{**options, "length": spec.length})
         return np.sum(out * c) + np.sum(np.where(lse > -1e29, lse * d, 0))
 
-    grads = wide(jax.grad(loss, argnums=(0, 1, 2))(q, k, v))
+    grads = wide(compiled(jax.grad(loss, argnums=(0, 1, 2)), q, k, v))
     rng = np.random.default_rng(0)
     arrays = wide((q, k, v))
     for _ in range(4):
@@ -159,9 +165,9 @@ def test_two_halves_merge_to_the_whole_by_their_lse(impl, key):
     length = jnp.asarray([9, 20], jnp.int32)
 
     def call(k, v, length):
-        return wide(
-            attention_api.decode_attention(q, k, v, length=length, scale=spec.head_dim**-0.5)
-        )
+        attend = attention_api.decode_attention
+        scale = spec.head_dim**-0.5
+        return wide(compiled(attend, q, k, v, length=length, scale=scale, impl=impl))
 
     half = spec.capacity // 2  # the first batch row has nothing in the second half
     parts = [
