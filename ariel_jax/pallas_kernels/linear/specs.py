@@ -4,6 +4,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -24,15 +25,13 @@ class Spec:
             jax.ShapeDtypeStruct((self.n_out, self.n_in), jnp.dtype(self.dtype)),
         )
 
-    def arrays(self, key: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    def arrays(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Returns standard normal `x`, `w` scaled by `n_in ** -0.5`, and `b` or None."""
-        keys = jax.random.split(key, 3)
-        x, w = (
-            jax.random.normal(k, a.shape, a.dtype)
-            for k, a in zip(keys[:2], self.abstract(), strict=True)
-        )
-        b = jax.random.normal(keys[2], (self.n_out,), x.dtype) if self.has_bias else None
-        return x, w * jnp.asarray(self.n_in**-0.5, w.dtype), b
+        # NumPy draws them: XLA:CPU takes seconds to compile jax.random.normal for an odd shape.
+        rng = np.random.default_rng(seed)
+        x, w = (rng.standard_normal(a.shape) for a in self.abstract())
+        b = jnp.asarray(rng.standard_normal(self.n_out), self.dtype) if self.has_bias else None
+        return jnp.asarray(x, self.dtype), jnp.asarray(w * self.n_in**-0.5, self.dtype), b
 
 
 SPECS = {
