@@ -1,0 +1,1 @@
+"""Experiments: scripts that measure the library and rebuild what it ships."""
