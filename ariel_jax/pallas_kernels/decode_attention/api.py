@@ -25,9 +25,10 @@ def decode_attention(
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """Returns attention over cache rows below `length`, and its log-sum-exp.
 
-    Row j of the cache holds position j. Every query sees every row j < length[b] (all of them are
-    in its past); with `window` only those with j > query position - window. New rows that are not
-    in the cache yet are not seen: attend to them apart and merge the two results by their `lse`.
+    Row j of the cache holds position j. A query sees row j if j < length[b] and j is not in its
+    future (j <= its position); with `window` only if also j > its position - window. Rows written
+    before the call are seen by the queries that follow them, so a step may write its new rows and
+    then attend; rows held elsewhere are attended to apart and merged by their `lse`.
 
     Args:
         q: [B, T, N, H] queries.

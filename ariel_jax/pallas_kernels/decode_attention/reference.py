@@ -22,21 +22,24 @@ def decode_attention(
     B, T, N, H = q.shape
     K, C = k.shape[1:3]
     G = N // K
-    wide = np.promote_types(q.dtype, np.float32)
-    # With (b, k) as batch axes and the G * T rows of a group folded together both products read
-    # the cache in the order in which it lies in memory; any other layout makes XLA transpose it.
-    rows = q.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B, K, G * T, H)
-    scores = jnp.einsum("bkth,bkch->bktc", rows, k, preferred_element_type=wide)
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    # Batch and key heads are folded into one leading axis: with a batch axis of length one beside
+    # the heads, XLA:CPU copies the whole cache around an in-place update. The G * T rows of a group
+    # are folded too, so that both products read the cache in the order in which it lies in memory.
+    rows = q.reshape(B, T, K, G, H).transpose(0, 2, 3, 1, 4).reshape(B * K, G * T, H)
+    keys, values = k.reshape(B * K, C, H), v.reshape(B * K, C, H)
+    scores = jnp.einsum("xth,xch->xtc", rows, keys, preferred_element_type=wide)
     scores = scores * jnp.asarray(scale, wide)
     if softcap is not None:
         cap = jnp.asarray(softcap, wide)
         scores = cap * jnp.tanh(scores / cap)
     index = jnp.arange(C, dtype=jnp.int32)[None, None, :]
-    visible = index < length[:, None, None]  # [B, 1, C]
+    seen = jnp.minimum(length[:, None], q_positions + 1)[:, :, None]  # [B, T, 1]
+    visible = index < seen
     if window is not None:
-        visible = visible & (index > q_positions[:, :, None] - window)  # [B, T, C]
-        visible = jnp.broadcast_to(visible[:, None], (B, G, T, C)).reshape(B, G * T, C)
-    scores = jnp.where(visible[:, None], scores, NO_KEY)
+        visible = visible & (index > q_positions[:, :, None] - window)
+    visible = jnp.broadcast_to(visible[:, None, None], (B, K, G, T, C)).reshape(B * K, G * T, C)
+    scores = jnp.where(visible, scores, NO_KEY)
     # Clamped, so that in a row without any visible key every weight underflows to zero.
     top = jnp.maximum(jnp.max(scores, axis=-1, keepdims=True), NO_KEY / 2)
     top = jax.lax.stop_gradient(top)
@@ -44,7 +47,7 @@ def decode_attention(
     total = jnp.sum(weights, axis=-1, keepdims=True)
     has_key = total > 0
     safe = jnp.where(has_key, total, 1)
-    out = jnp.einsum("bktc,bkch->bkth", weights.astype(v.dtype), v, preferred_element_type=wide)
+    out = jnp.einsum("xtc,xch->xth", weights.astype(v.dtype), values, preferred_element_type=wide)
     out = (out / safe).reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
     lse = jnp.where(has_key, top + jnp.log(safe), NO_KEY)
     return out.astype(q.dtype), lse.reshape(B, N, T)

@@ -25,7 +25,8 @@ def linear(
 
     Args:
         x: [..., in] float activations.
-        w: [out, in] weights of the same dtype as `x`, laid out as in Hugging Face files.
+        w: [out, in] weights, laid out as in Hugging Face files; a dtype other than that of `x` is
+            cast to it (exact when `w` is the narrower one).
         b: [out] bias or None; any float dtype.
         precision: of the product, as in `jax.lax.dot_general`; None is jax's default.
         out_dtype: dtype of the result; None keeps that of `x`.
@@ -38,14 +39,13 @@ def linear(
         Sums and the bias addition are formed in at least float32 and rounded once.
 
     Raises:
-        ConfigError: the dtypes of `x` and `w` differ, or the shapes do not fit.
+        ConfigError: the shapes do not fit.
         KernelUnavailableError: `impl` cannot run here.
     """
-    if x.ndim < 1 or w.ndim != 2 or x.shape[-1] != w.shape[1] or x.dtype != w.dtype:
+    if x.ndim < 1 or w.ndim != 2 or x.shape[-1] != w.shape[1]:
         raise ConfigError(
-            f"linear got x {x.dtype}{list(x.shape)} and w {w.dtype}{list(w.shape)}: "
-            "w must be [out, in], with the last axis of x equal to in and one dtype for both. "
-            "Cast with .astype, or transpose a weight stored [in, out]."
+            f"linear got x {list(x.shape)} and w {list(w.shape)}: w must be [out, in] and the last "
+            "axis of x equal to in. Transpose a weight that is stored [in, out]."
         )
     if b is not None and b.shape != w.shape[:1]:
         raise ConfigError(
@@ -55,5 +55,3 @@ def linear(
     dtype = x.dtype if out_dtype is None else out_dtype
     fun = OP.select(impl, x, w, b, precision=precision, out_dtype=dtype)
     return fun(x, w, b, precision=precision, out_dtype=dtype)
-
-

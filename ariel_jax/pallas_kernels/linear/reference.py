@@ -19,7 +19,7 @@ def linear(
     accumulate = np.promote_types(x.dtype, np.float32)
     y = lax.dot_general(
         x,
-        w,
+        w.astype(x.dtype),
         (((x.ndim - 1,), (1,)), ((), ())),
         precision=precision,
         preferred_element_type=accumulate,

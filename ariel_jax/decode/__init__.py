@@ -1,0 +1,1 @@
+"""Decoding: states, strategies, sampling and the one jitted program."""

@@ -1,0 +1,1 @@
+"""Pure functions that transformers are made of; none of them knows what a cache is for."""

@@ -1,0 +1,194 @@
+"""The dense key-value cache: an explicit pytree, written in place, one array per layer."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ariel_jax.layers.attention import Attend, AttentionOptions, causal_attention
+from ariel_jax.pallas_kernels.decode_attention import decode_attention
+
+Options = Callable[[int], AttentionOptions]
+
+
+class CacheOps(Protocol):
+    """The only way a decoding strategy touches a cache; dense, paged and others implement it.
+
+    A step is `attend, carry = cache.attend(...)`, the model with that attend and carry, then
+    `cache.commit(carry, n)`. Rolling back is committing fewer rows than were written.
+    """
+
+    length: jax.Array  # [B] int32, rows that hold known positions
+
+    @property
+    def capacity(self) -> int:
+        """Rows each batch row has room for."""
+        ...
+
+    def attend(
+        self, options: Options, positions: jax.Array, active: jax.Array, *, fresh: bool = False
+    ) -> tuple[Attend, Any]:
+        """`(attend, carry)` for one pass of the model over new rows at `positions` [B, T]."""
+        ...
+
+    def commit(self, carry: Any, n: jax.Array) -> Self:
+        """The cache after a pass, with n [B] of its new rows kept."""
+        ...
+
+    def rollback(self, length: jax.Array) -> Self:
+        """The cache with only the first length [B] rows known."""
+        ...
+
+    def capacity_left(self) -> jax.Array:
+        """[B] int32 rows still free."""
+        ...
+
+    def grow(self, capacity: int) -> Self:
+        """The cache with room for `capacity` rows, contents kept."""
+        ...
+
+    def fork(self, rows: Sequence[int]) -> Self:
+        """A new cache whose batch row i is a copy of row `rows[i]`."""
+        ...
+
+    def reset_rows(self, rows: jax.Array) -> Self:
+        """The cache with the batch rows where rows [B] bool is set emptied."""
+        ...
+
+
+@struct.dataclass
+class KVCache:
+    """Keys and values of every layer; row b holds positions 0..length[b]-1, left-aligned.
+
+    Rows at and beyond `length` are finite garbage that no query sees; the next step overwrites
+    them, so rolling back is only a smaller `length`.
+    """
+
+    k: tuple[jax.Array, ...]  # L x [B, K, C, H]
+    v: tuple[jax.Array, ...]  # L x [B, K, C, H]
+    length: jax.Array  # [B] int32
+
+    @property
+    def capacity(self) -> int:
+        """Rows each batch row has room for (a property of the shape)."""
+        return self.k[0].shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
+        return sum(leaf.nbytes for leaf in (*self.k, *self.v))
+
+    def attend(
+        self, options: Options, positions: jax.Array, active: jax.Array, *, fresh: bool = False
+    ) -> tuple[Attend, Any]:
+        """Write the new rows, then attend up to each query's position.
+
+        Args:
+            options: score options of a layer.
+            positions: [B, T] int32, position (= cache row) of each new row.
+            active: [B] bool; rows of inactive requests are not written.
+            fresh: static; the cache is empty and positions are 0..T-1, so the queries meet only
+                each other and the capacity does not enter the cost.
+
+        Returns:
+            (attend, carry); the carry holds the leaves and goes through the model.
+        """
+        B, T = positions.shape
+        rows = jnp.where(active[:, None], positions, self.capacity)
+
+        def attend(layer: int, q: jax.Array, k: jax.Array, v: jax.Array, carry: Any):
+            ks, vs = carry
+            if fresh:
+                new_k, new_v = write_first_rows(ks[layer], k), write_first_rows(vs[layer], v)
+                out = causal_attention(q, k, v, options(layer))
+            else:
+                new_k, new_v = write_rows(ks[layer], k, rows), write_rows(vs[layer], v, rows)
+                o = options(layer)
+                out, _ = decode_attention(
+                    q,
+                    new_k.astype(q.dtype),
+                    new_v.astype(q.dtype),
+                    length=positions[:, -1] + 1,
+                    q_positions=positions,
+                    scale=o.scale,
+                    softcap=o.softcap,
+                    window=o.window,
+                )
+            ks = (*ks[:layer], new_k, *ks[layer + 1 :])
+            vs = (*vs[:layer], new_v, *vs[layer + 1 :])
+            return out, (ks, vs)
+
+        return attend, (self.k, self.v)
+
+    def commit(self, carry: Any, n: jax.Array) -> "KVCache":
+        """The cache after a pass: the carry's leaves, `length` advanced by n [B] int32."""
+        k, v = carry
+        return KVCache(k=k, v=v, length=self.length + n)
+
+    def rollback(self, length: jax.Array) -> "KVCache":
+        """The same leaves with only the first length [B] int32 rows known; nothing is erased."""
+        return KVCache(k=self.k, v=self.v, length=jnp.minimum(self.length, length))
+
+    def capacity_left(self) -> jax.Array:
+        """[B] int32 rows still free."""
+        return self.capacity - self.length
+
+    def grow(self, capacity: int) -> "KVCache":
+        """The cache with room for `capacity` rows; new rows are zero, sharding is kept."""
+        extra = capacity - self.capacity
+        pad = ((0, 0), (0, 0), (0, extra), (0, 0))
+        return KVCache(
+            k=tuple(jnp.pad(leaf, pad) for leaf in self.k),
+            v=tuple(jnp.pad(leaf, pad) for leaf in self.v),
+            length=self.length,
+        )
+
+    def fork(self, rows: Sequence[int]) -> "KVCache":
+        """A new cache whose batch row i is a copy of row `rows[i]`."""
+        index = jnp.asarray(rows, jnp.int32)
+        return jax.tree.map(lambda leaf: jnp.take(leaf, index, axis=0), self)
+
+    def reset_rows(self, rows: jax.Array) -> "KVCache":
+        """The cache with the batch rows where rows [B] bool is set emptied (length 0)."""
+        return KVCache(k=self.k, v=self.v, length=jnp.where(rows, 0, self.length))
+
+
+def init_cache(
+    n_layers: int, batch: int, n_kv_heads: int, capacity: int, head_dim: int, dtype: Any
+) -> KVCache:
+    """An empty cache of L layers of [B, K, C, H] zeros."""
+    shape = (batch, n_kv_heads, capacity, head_dim)
+    return KVCache(
+        k=tuple(jnp.zeros(shape, dtype) for _ in range(n_layers)),
+        v=tuple(jnp.zeros(shape, dtype) for _ in range(n_layers)),
+        length=jnp.zeros(batch, jnp.int32),
+    )
+
+
+def write_rows(leaf: jax.Array, new: jax.Array, rows: jax.Array) -> jax.Array:
+    """`leaf` with `new` written at the given rows; a row index equal to C is dropped.
+
+    Args:
+        leaf: [B, K, C, H] one layer's keys or values.
+        new: [B, T, K, H], cast to the leaf's dtype.
+        rows: [B, T] int32 in 0..C.
+
+    Returns:
+        [B, K, C, H]; in place when the leaf is donated.
+    """
+    B, K, C, H = leaf.shape
+    T = new.shape[1]
+    # Folded as the attention folds it: see pallas_kernels/decode_attention/reference.py.
+    flat = leaf.reshape(B * K, C, H)
+    values = jnp.moveaxis(new, 2, 1).reshape(B * K, T, H).astype(leaf.dtype)
+    index = jnp.repeat(rows, K, axis=0)
+    lead = jnp.arange(B * K, dtype=jnp.int32)[:, None]
+    return flat.at[lead, index].set(values, mode="drop").reshape(B, K, C, H)
+
+
+def write_first_rows(leaf: jax.Array, new: jax.Array) -> jax.Array:
+    """`leaf` [B, K, C, H] with new [B, T, K, H] in its first T rows (T <= C)."""
+    values = jnp.moveaxis(new, 2, 1).astype(leaf.dtype)
+    return jax.lax.dynamic_update_slice(leaf, values, (0, 0, 0, 0))

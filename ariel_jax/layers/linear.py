@@ -1,0 +1,27 @@
+"""The one door for matrix products with weights."""
+
+import jax
+from flax import struct
+
+from ariel_jax.pallas_kernels.linear import linear as linear_op
+
+
+@struct.dataclass
+class Linear:
+    """Weights of `y = x @ w.T + b`, stored as in Hugging Face files."""
+
+    w: jax.Array  # [out, in]
+    b: jax.Array | None = None  # [out]
+
+
+def linear(x: jax.Array, p: Linear) -> jax.Array:
+    """`x @ w.T + b` in x's dtype: every projection of every model goes through here.
+
+    Args:
+        x: [..., in] float.
+        p: weights; stored dtype may differ from x's, the product is rounded to x's.
+
+    Returns:
+        [..., out], dtype of x.
+    """
+    return linear_op(x, p.w.astype(x.dtype), p.b)

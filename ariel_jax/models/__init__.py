@@ -1,0 +1,1 @@
+"""Decoder configurations, weights and the forward pass."""

@@ -1,0 +1,147 @@
+"""The decoder's weights: plain frozen pytrees, addressed by path, one leaf per stored tensor."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ariel_jax.layers.linear import Linear
+from ariel_jax.layers.norms import Norm
+from ariel_jax.models.config import DecoderConfig, Precision
+
+
+@struct.dataclass
+class AttnParams:
+    """Projections of one attention layer; heads are folded into the out axis."""
+
+    q: Linear  # w [N*H, D]
+    k: Linear  # w [K*H, D]
+    v: Linear  # w [K*H, D]
+    o: Linear  # w [D, N*H]
+    q_norm: Norm | None = None  # scale [H]
+    k_norm: Norm | None = None
+
+
+@struct.dataclass
+class MlpParams:
+    """Feed-forward weights; `gate` only where the config says gated."""
+
+    up: Linear  # w [F, D]
+    down: Linear  # w [D, F]
+    gate: Linear | None = None  # w [F, D]
+
+
+@struct.dataclass
+class BlockParams:
+    """One transformer block. Norms that the family does not have are None."""
+
+    attn_norm: Norm
+    attn: AttnParams
+    mlp_norm: Norm
+    mlp: MlpParams
+    attn_post_norm: Norm | None = None
+    mlp_post_norm: Norm | None = None
+
+
+@struct.dataclass
+class DecoderParams:
+    """All weights of a decoder, and the precision they are used in.
+
+    `layers` is a tuple for decoding; `stack_layers` makes it one BlockParams whose leaves have a
+    leading layer axis, for training scans.
+    """
+
+    embed: jax.Array  # [V, D] (or [V, embed_dim])
+    layers: Any  # tuple[BlockParams, ...] or a stacked BlockParams
+    pos_embed: jax.Array | None = None  # [max_positions + pos_offset, D]
+    final_norm: Norm | None = None
+    unembed: Linear | None = None  # w [V, D], None when tied
+    embed_in: Linear | None = None  # w [D, embed_dim]
+    embed_out: Linear | None = None  # w [embed_dim, D]
+    precision: Precision = struct.field(pytree_node=False, default=Precision())
+
+
+def stack_layers(params: DecoderParams) -> DecoderParams:
+    """The same weights with `layers` as one BlockParams of `[L, ...]` leaves."""
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params.layers)
+    return params.replace(layers=stacked)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
+
+
+def unstack_layers(params: DecoderParams) -> DecoderParams:
+    """The inverse of `stack_layers`: `layers` as a tuple of L BlockParams."""
+    n_layers = jax.tree.leaves(params.layers)[0].shape[0]
+    leaves, treedef = jax.tree.flatten(params.layers)
+    layers = tuple(treedef.unflatten([leaf[i] for leaf in leaves]) for i in range(n_layers))
+    return params.replace(layers=layers)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
+
+
+def init_params(
+    cfg: DecoderConfig, *, key: jax.Array, precision: Precision | None = None
+) -> DecoderParams:
+    """Random weights: normal 0.02, output projections shrunk by sqrt(2 L) as in GPT-2.
+
+    Args:
+        cfg: the decoder.
+        key: consumed.
+        precision: dtypes; default float32.
+
+    Returns:
+        DecoderParams with `layers` as a tuple.
+    """
+    precision = precision or Precision()
+    dtype = precision.dtype("param")
+    D, F, N, K, H = cfg.d_model, cfg.d_ff, cfg.n_heads, cfg.n_kv_heads, cfg.head_dim
+    out_std = 0.02 / (2 * cfg.n_layers) ** 0.5
+    keys = iter(jax.random.split(key, 8 * cfg.n_layers + 8))
+
+    def weight(shape: tuple[int, ...], std: float = 0.02) -> jax.Array:
+        draw = jax.random.normal(next(keys), shape, jnp.promote_types(dtype, jnp.float32))
+        return (draw * std).astype(dtype)
+
+    def linear(n_out: int, n_in: int, bias: bool, std: float = 0.02) -> Linear:
+        return Linear(w=weight((n_out, n_in), std), b=jnp.zeros(n_out, dtype) if bias else None)
+
+    def norm(width: int) -> Norm:
+        scale = jnp.zeros if cfg.norm == "rms_plus_one" else jnp.ones
+        bias = jnp.zeros(width, dtype) if cfg.norm == "layer" else None
+        return Norm(scale=scale(width, dtype), bias=bias)
+
+    def block() -> BlockParams:
+        sandwich = cfg.norm_place == "sandwich"
+        return BlockParams(
+            attn_norm=norm(D),
+            attn=AttnParams(
+                q=linear(N * H, D, cfg.qkv_bias),
+                k=linear(K * H, D, cfg.qkv_bias),
+                v=linear(K * H, D, cfg.qkv_bias),
+                o=linear(D, N * H, cfg.out_bias, out_std),
+                q_norm=norm(H) if cfg.qk_norm else None,
+                k_norm=norm(H) if cfg.qk_norm else None,
+            ),
+            attn_post_norm=norm(D) if sandwich else None,
+            mlp_norm=norm(D),
+            mlp=MlpParams(
+                up=linear(F, D, cfg.mlp_bias),
+                gate=linear(F, D, cfg.mlp_bias) if cfg.gated else None,
+                down=linear(D, F, cfg.mlp_bias, out_std),
+            ),
+            mlp_post_norm=norm(D) if sandwich else None,
+        )
+
+    E = cfg.embed_dim or D
+    return DecoderParams(
+        embed=weight((cfg.vocab_size, E)),
+        pos_embed=weight((cfg.max_positions + cfg.pos_offset, D)) if cfg.pos == "learned" else None,
+        layers=tuple(block() for _ in range(cfg.n_layers)),
+        final_norm=None if cfg.norm_place == "post" else norm(D),
+        unembed=None if cfg.tie_embed else linear(cfg.vocab_size, E, False),
+        embed_in=linear(D, E, False) if E != D else None,
+        embed_out=linear(E, D, False) if E != D else None,
+        precision=precision,
+    )
+
+
+def n_params(params: Any) -> int:
+    """How many numbers a tree holds."""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
