@@ -38,7 +38,8 @@ def _checking(fun: _Function) -> _Function:
         raise errors.missing_extra("beartype", "test", "ARIEL_JAX_TYPECHECK=1") from error
     import jaxtyping
 
-    return jaxtyping.jaxtyped(fun, typechecker=beartype.beartype)
+    checked: Any = jaxtyping.jaxtyped(fun, typechecker=beartype.beartype)
+    return checked
 
 
 def _unchanged(fun: _Function) -> _Function:

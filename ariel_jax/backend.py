@@ -38,14 +38,14 @@ def use(platform: str) -> None:
         BackendError: this machine has no such device for jax; the message names those it has.
     """
     _checks.one_of(PLATFORMS, platform=platform)
-    if platform == "cpu" and not compat.backends_are_initialized() and not jax.config.jax_platforms:
+    if platform == "cpu" and not compat.backends_are_initialized() and not compat.asked_platforms():
         jax.config.update("jax_platforms", "cpu")
     device = _devices(platform)[0]
-    if jax.default_backend() != platform or jax.config.jax_default_device is not None:
+    if jax.default_backend() != platform or compat.default_device() is not None:
         jax.config.update("jax_default_device", device)
 
 
-def _devices(platform: str) -> list[jax.Device]:
+def _devices(platform: str) -> list[Any]:
     """Returns this process's devices of `platform`."""
     try:
         return jax.local_devices(backend=platform)
@@ -79,7 +79,7 @@ def platform() -> str:
     named = _target.get() or compat.mesh_platform()
     if named:
         return named
-    device = jax.config.jax_default_device
+    device = compat.default_device()
     if device is not None:
         return device if isinstance(device, str) else device.platform
     return jax.default_backend()
@@ -101,7 +101,7 @@ def target(platform: str) -> Iterator[None]:
 
 
 @functools.cache
-def compiler_options(platform: str) -> dict[str, bool]:
+def compiler_options(platform: str) -> dict[str, str | bool]:
     """Returns the compiler options for programs that update a cache in place on `platform`.
 
     On the CPU the region analysis of copy insertion keeps XLA from copying the whole cache in
@@ -116,12 +116,12 @@ def compiler_options(platform: str) -> dict[str, bool]:
     _checks.one_of(PLATFORMS, platform=platform)
     if platform != "cpu":
         return {}
-    options = {"xla_cpu_copy_insertion_use_region_analysis": True}
+    options: dict[str, str | bool] = {"xla_cpu_copy_insertion_use_region_analysis": True}
     return options if programs.accepts_compiler_options(platform, options) else {}
 
 
-def memory_kinds(device: jax.Device) -> tuple[str, ...]:
-    """Returns the kinds of memory that `device` can address, its default kind first."""
+def memory_kinds(device: Any) -> tuple[str, ...]:
+    """Returns the kinds of memory that `device` (a `jax.Device`) can address, its default kind first."""
     default = device.default_memory().kind
     kinds = [memory.kind for memory in device.addressable_memories()]
     return tuple(dict.fromkeys([default, *kinds]))

@@ -18,6 +18,18 @@ def backends_are_initialized() -> bool:
     return bool(xla_bridge.backends_are_initialized())
 
 
+def default_device() -> Any:
+    """Returns the `jax_default_device` setting: a device, a platform name or None."""
+    config: Any = jax.config  # its attributes are made at run time
+    return config.jax_default_device
+
+
+def asked_platforms() -> str | None:
+    """Returns the `jax_platforms` setting (JAX_PLATFORMS): names with commas, or None."""
+    config: Any = jax.config
+    return config.jax_platforms
+
+
 def mesh_platform() -> str | None:
     """Returns the platform of the mesh that is set, inside or outside a trace; None without one."""
     mesh = jax.sharding.get_abstract_mesh()

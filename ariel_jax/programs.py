@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 
-def accepts_compiler_options(platform: str, options: dict[str, bool]) -> bool:
+def accepts_compiler_options(platform: str, options: dict[str, str | bool]) -> bool:
     """Returns whether the compiler of `platform` takes `options` (an unknown one raises).
 
     Static: nothing. Traced: one float32 scalar. Donated: nothing.

@@ -1,1 +1,33 @@
 """Decoding: states, strategies, sampling and the one jitted program."""
+
+from ariel_jax.decode.capacity import Arithmetic, CapacityPolicy, Upfront
+from ariel_jax.decode.engine import Report, Run, shard_state, start
+from ariel_jax.decode.sampling import SamplingParams, SamplingTransform, Stage, chain
+from ariel_jax.decode.state import DecodeState, StepInfo, fork, rekey, rollback
+from ariel_jax.decode.strategy import Autoregressive, Strategy
+from ariel_jax.decode.stream import Completion, Generation, from_padded, generate
+
+__all__ = [
+    "Arithmetic",
+    "Autoregressive",
+    "CapacityPolicy",
+    "Completion",
+    "DecodeState",
+    "Generation",
+    "Report",
+    "Run",
+    "SamplingParams",
+    "SamplingTransform",
+    "Stage",
+    "StepInfo",
+    "Strategy",
+    "Upfront",
+    "chain",
+    "fork",
+    "from_padded",
+    "generate",
+    "rekey",
+    "rollback",
+    "shard_state",
+    "start",
+]

@@ -189,6 +189,9 @@ def write_rows(leaf: jax.Array, new: jax.Array, rows: jax.Array) -> jax.Array:
 
 
 def write_first_rows(leaf: jax.Array, new: jax.Array) -> jax.Array:
-    """`leaf` [B, K, C, H] with new [B, T, K, H] in its first T rows (T <= C)."""
-    values = jnp.moveaxis(new, 2, 1).astype(leaf.dtype)
+    """`leaf` [B, K, C, H] with new [B, T, K, H] in its first T rows.
+
+    Where T exceeds C the rest of `new` is dropped: it is the padding of a bucketed prompt.
+    """
+    values = jnp.moveaxis(new, 2, 1)[:, :, : leaf.shape[2]].astype(leaf.dtype)
     return jax.lax.dynamic_update_slice(leaf, values, (0, 0, 0, 0))

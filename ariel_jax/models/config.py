@@ -117,7 +117,9 @@ class DecoderConfig:
         for kind in self.layer_kinds:
             one_of(("global", "local"), layer_kind=kind)
         if "local" in self.layer_kinds and not self.window:
-            raise ConfigError("layer_kinds names local layers but window is not set; give a window.")
+            raise ConfigError(
+                "layer_kinds names local layers but window is not set; give a window."
+            )
         if self.pos == "rope" and (self.rope is None or self.head_dim % 2):
             raise ConfigError(
                 f"pos='rope' needs a RopeConfig and an even head_dim; got rope={self.rope}, "
@@ -185,4 +187,6 @@ class Precision:
 
     def scope(self) -> contextlib.AbstractContextManager[None]:
         """Context that applies the matmul precision while a program is traced."""
-        return jax.default_matmul_precision(self.matmul) if self.matmul else contextlib.nullcontext()
+        return (
+            jax.default_matmul_precision(self.matmul) if self.matmul else contextlib.nullcontext()
+        )

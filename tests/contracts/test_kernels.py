@@ -97,6 +97,15 @@ def test_linear_sums_bfloat16_in_float32(name):
     assert linear_api.linear(x, w, out_dtype=jnp.float32, impl=name).dtype == jnp.float32
 
 
+@pytest.mark.parametrize("name", [i.name for i in linear_api.OP.implementations])
+def test_linear_takes_weights_stored_in_another_dtype(name):
+    x, w, _ = linear_specs.SPECS["bfloat16"].arrays(0)
+    stored = compiled(linear_api.linear, x.astype(jnp.float32), w, impl=name)
+    cast = compiled(linear_api.linear, x.astype(jnp.float32), w.astype(jnp.float32), impl=name)
+    assert stored.dtype == jnp.float32
+    np.testing.assert_array_equal(stored, cast)
+
+
 @pytest.mark.parametrize(("impl", "spec"), cases(attention_api.OP, attention_specs.SPECS))
 def test_decode_attention_equals_numpy(impl, spec):
     q, k, v = spec.arrays(0)
@@ -117,9 +126,7 @@ def test_rows_beyond_length_have_no_influence(impl, spec):
     beyond = jnp.arange(spec.capacity)[None, :] >= jnp.asarray(spec.length)[:, None]
     spoil = jnp.where(beyond[:, None, :, None], jnp.asarray(1e4, q.dtype), jnp.asarray(0, q.dtype))
     spoil = jnp.broadcast_to(spoil, k.shape)
-    call = jax.jit(
-        lambda *a: attention_api.decode_attention(*a, **spec.options(), impl=impl)
-    )
+    call = jax.jit(lambda *a: attention_api.decode_attention(*a, **spec.options(), impl=impl))
     clean, spoilt = call(q, k, v), call(q, k + spoil, v + spoil)
     jax.tree.map(np.testing.assert_array_equal, spoilt, clean)
 

@@ -1,0 +1,32 @@
+"""Decoder language models in JAX: load, decode in one compiled program, train.
+
+The public names below are imported when they are first used, so `import ariel_jax` itself loads
+neither jax nor a backend.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+# public name -> module that defines it
+_HOME = {
+    "ArielError": "ariel_jax.errors",
+}
+
+if TYPE_CHECKING:
+    from ariel_jax.errors import ArielError as ArielError
+
+__all__ = ["ArielError", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        value = getattr(importlib.import_module(_HOME[name]), name)
+        globals()[name] = value
+        return value
+    raise AttributeError(f"module 'ariel_jax' has no attribute {name!r}: it has {__all__}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

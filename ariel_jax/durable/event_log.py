@@ -1,0 +1,286 @@
+"""An append-only record of events in one sqlite file, each chained to those before it."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import secrets
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ariel_jax.durable.files import storage_error, sync_directory
+from ariel_jax.errors import ConfigError, IntegrityError, StorageError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """One record of an `EventLog`."""
+
+    number: int  # 1, 2, 3, ... without gaps
+    time_ns: int  # Unix time
+    kind: str
+    body: dict[str, Any]
+    digest: str  # 64 hexadecimal digits; depends on this event and on all before it
+
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS identity (one INTEGER PRIMARY KEY CHECK (one = 1), format INTEGER, name TEXT);
+CREATE TABLE IF NOT EXISTS events (
+  number INTEGER PRIMARY KEY, time_ns INTEGER NOT NULL, kind TEXT NOT NULL, body TEXT NOT NULL,
+  digest TEXT NOT NULL
+);
+CREATE TRIGGER IF NOT EXISTS events_keep BEFORE DELETE ON events
+  BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+CREATE TRIGGER IF NOT EXISTS events_stay BEFORE UPDATE ON events
+  BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END;
+"""
+_FORMAT = 1
+
+
+class EventLog:
+    """An append-only record of events in one sqlite file, each chained to those before it.
+
+    Guarantees:
+        When `append` or `transaction` returns, the events are on the disk. When it raises, none
+        of them is. Events of several threads and processes never interleave within a transaction.
+        `verify` finds every change, removal and reordering of events, except the removal of the
+        latest ones; pass it a remembered `head()` to find that too.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = 30.0):
+        """Opens the log at `path`, creating it readable by this user only.
+
+        Args:
+            path: the sqlite file; its folder must exist.
+            timeout_s: how long to wait for another process that is writing.
+
+        Raises:
+            StorageError: the file can be neither opened nor created.
+            IntegrityError: the file is no event log, or one of a later format.
+        """
+        self.path = pathlib.Path(path)
+        self._lock = threading.RLock()
+        self._is_writing = False
+        self._process = os.getpid()
+        try:
+            # sqlite gives its journal the permissions of the file itself.
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            sync_directory(self.path.parent)
+        except OSError as error:
+            raise storage_error(self.path, error) from error
+        with self._translated():
+            self._connection = sqlite3.connect(
+                self.path, timeout=timeout_s, isolation_level=None, check_same_thread=False
+            )
+            try:
+                # EXTRA also flushes the folder after the journal is removed: a commit that was
+                # acknowledged is not undone by a power cut.
+                self._connection.execute("PRAGMA synchronous = EXTRA")
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._name = self._initialise()
+                self._connection.execute("COMMIT")
+            except BaseException:
+                self._rollback()
+                self._connection.close()
+                raise
+
+    def _initialise(self) -> str:
+        """Creates the tables in a new file; returns the log's random name."""
+        tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master")}
+        if tables and "identity" not in tables:
+            raise IntegrityError(
+                f"{self.path} is an sqlite file but no event log: it has {sorted(tables)}. "
+                "Choose another file name."
+            )
+        if not tables:
+            for statement in _SCHEMA.split(";\n"):
+                self._connection.execute(statement)
+            new = (1, _FORMAT, secrets.token_hex(16))
+            self._connection.execute("INSERT INTO identity VALUES (?, ?, ?)", new)
+        row = self._connection.execute("SELECT format, name FROM identity").fetchone()
+        if row is None or row[0] != _FORMAT:
+            raise IntegrityError(
+                f"{self.path} has log format {row and row[0]}, this version reads {_FORMAT}: "
+                "open it with the version of ariel_jax that wrote it."
+            )
+        return row[1]
+
+    def append(self, kind: str, body: dict[str, Any]) -> Event:
+        """Adds one event and returns it once it is on the disk.
+
+        Args:
+            kind: what happened.
+            body: JSON values under text keys; no NaN or infinity.
+
+        Raises:
+            ConfigError: `body` is not JSON.
+            StorageError: it could not be written; the log is unchanged.
+        """
+        with self.transaction() as log:
+            return log._append(kind, body)
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator["EventLog"]:
+        """Holds the log for this thread: what is read and appended in the block is one step.
+
+        An `append` in the block joins it. An exception in the block undoes all of its events.
+
+        Raises:
+            StorageError: another process held the log too long, or the disk refused.
+        """
+        with self._held():
+            if self._is_writing:
+                yield self
+                return
+            with self._translated():
+                self._connection.execute("BEGIN IMMEDIATE")
+            self._is_writing = True
+            try:
+                yield self
+                with self._translated():
+                    self._connection.execute("COMMIT")
+            except BaseException:
+                self._rollback()
+                raise
+            finally:
+                self._is_writing = False
+
+    def events(self, *, after: int = 0) -> list[Event]:
+        """Returns the events numbered above `after`, in order.
+
+        Raises:
+            StorageError: the file cannot be read.
+            IntegrityError: the file is damaged.
+        """
+        with self._held(), self._translated():
+            rows = self._connection.execute(
+                "SELECT number, time_ns, kind, body, digest FROM events WHERE number > ? "
+                "ORDER BY number",
+                (after,),
+            ).fetchall()
+        return [self._event(row) for row in rows]
+
+    def head(self) -> tuple[int, str]:
+        """Returns number and digest of the latest event; (0, the log's own digest) when empty."""
+        with self._held(), self._translated():
+            row = self._connection.execute(
+                "SELECT number, digest FROM events ORDER BY number DESC LIMIT 1"
+            ).fetchone()
+        return (row[0], row[1]) if row else (0, self._genesis())
+
+    def verify(self, *, head: tuple[int, str] | None = None) -> int:
+        """Returns how many events there are, after recomputing the whole chain.
+
+        Args:
+            head: a result of `head()` remembered elsewhere; it must still be part of the chain.
+
+        Raises:
+            IntegrityError: the chain does not hold; the message names the first bad event.
+        """
+        with self._held(), self._translated():
+            damage = self._connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+            rows = self._connection.execute(
+                "SELECT number, time_ns, kind, body, digest FROM events ORDER BY number"
+            ).fetchall()
+        if damage != "ok":
+            raise IntegrityError(f"{self.path} is damaged: {damage}. Restore a copy of it.")
+        previous, seen = self._genesis(), head is None or head == (0, self._genesis())
+        for expected, (number, time_ns, kind, body, digest) in enumerate(rows, start=1):
+            if number != expected or digest != _digest(previous, number, time_ns, kind, body):
+                raise IntegrityError(
+                    f"{self.path}: event {expected} was changed, removed or put in another place. "
+                    "The events before it are intact; restore a copy of the file."
+                )
+            previous, seen = digest, seen or head == (number, digest)
+        if not seen:
+            raise IntegrityError(
+                f"{self.path}: the remembered event {head and head[0]} is not part of the log, "
+                f"which has {len(rows)} events. Later events were removed, or it is another log."
+            )
+        return len(rows)
+
+    def close(self) -> None:
+        """Closes the file."""
+        with self._held():
+            self._connection.close()
+
+    def __enter__(self) -> "EventLog":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _append(self, kind: str, body: dict[str, Any]) -> Event:
+        try:
+            text = json.dumps(
+                body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(
+                f"an event's body must be JSON without NaN or infinity: {error}. "
+                "Pass numbers, text, booleans, None, lists and dictionaries with text keys."
+            ) from error
+        number, previous = self.head()
+        number, time_ns = number + 1, time.time_ns()
+        row = (number, time_ns, kind, text, _digest(previous, number, time_ns, kind, text))
+        with self._translated():
+            self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
+        return self._event(row)
+
+    def _event(self, row: tuple[int, int, str, str, str]) -> Event:
+        number, time_ns, kind, text, digest = row
+        try:
+            body = json.loads(text)
+        except ValueError as error:
+            raise IntegrityError(
+                f"{self.path}: the body of event {number} is not JSON, so it was changed. "
+                "Restore a copy of the file."
+            ) from error
+        return Event(number=number, time_ns=time_ns, kind=kind, body=body, digest=digest)
+
+    def _genesis(self) -> str:
+        return hashlib.sha256(f"ariel_jax event log {_FORMAT} {self._name}".encode()).hexdigest()
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Holds the lock of this process's threads."""
+        if self._process != os.getpid():
+            # sqlite forbids it: closing the parent's connection here could undo its transaction.
+            raise StorageError(
+                f"the log {self.path} was opened by another process (this one was forked from "
+                "it): open it again here."
+            )
+        with self._lock:
+            yield
+
+    def _rollback(self) -> None:
+        # sqlite undoes by itself what failed on a full disk; then there is nothing to roll back.
+        if self._connection.in_transaction:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("ROLLBACK")
+
+    @contextlib.contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.ProgrammingError as error:
+            raise StorageError(f"the log {self.path} is closed: open it again.") from error
+        except sqlite3.OperationalError as error:
+            raise StorageError(
+                f"cannot use the log {self.path}: {error}. Check that the disk is writable and "
+                "has room, and that no other process holds the log; its events are unchanged."
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise IntegrityError(
+                f"{self.path} is no intact event log: {error}. Restore a copy of it."
+            ) from error
+
+
+def _digest(previous: str, number: int, time_ns: int, kind: str, body: str) -> str:
+    text = json.dumps([previous, number, time_ns, kind, body], separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
