@@ -1,0 +1,357 @@
+"""The host side of decoding: requests in, text out, capacities and growth between segments."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ariel_jax._checks import positive_int
+from ariel_jax.decode import programs
+from ariel_jax.decode.capacity import CapacityPolicy, Upfront, check_choice
+from ariel_jax.decode.sampling import SamplingParams, make_rows
+from ariel_jax.decode.state import DecodeState, Flag, Logprobs, Stats
+from ariel_jax.decode.strategy import Autoregressive, Strategy
+from ariel_jax.errors import ConfigError
+from ariel_jax.layers.kv_cache import KVCache, init_cache
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams
+
+NO_STEP_LIMIT = np.iinfo(np.int32).max
+
+
+def bucket(value: int, smallest: int = 64) -> int:
+    """The smallest power of two, from `smallest` on, that is at least `value`."""
+    return max(smallest, 1 << (value - 1).bit_length())
+
+
+@dataclasses.dataclass
+class Report:
+    """What a run cost. Times are host wall-clock seconds; a first call includes compilation."""
+
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    grow_s: float = 0.0
+    segments: int = 0
+    growths: int = 0
+    rows_copied: int = 0
+    compiles: int = 0
+    capacity: int = 0
+    cache_bytes: int = 0
+    new_tokens: int = 0
+    decode_tokens: int = 0  # without the first one of each row, which prefill draws
+    decode_steps: int = 0  # steps of the slowest row
+    proposed: int = 0
+    accepted: int = 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        """Tokens of all rows per second of decoding, prefill excluded."""
+        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+
+    @property
+    def s_per_step(self) -> float:
+        """Seconds per step of the batch, prefill excluded."""
+        return self.decode_s / self.decode_steps if self.decode_steps else 0.0
+
+
+class Run:
+    """A batch being decoded: owns the state, grows its cache, counts what it did.
+
+    `start` makes one. `advance` decodes; `state` may be read, forked or rolled back in between.
+    """
+
+    def __init__(
+        self,
+        cfg: DecoderConfig,
+        params: DecoderParams,
+        state: DecodeState,
+        *,
+        strategy: Strategy,
+        policy: CapacityPolicy,
+        extra: Any,
+        report: Report,
+    ) -> None:
+        """Use `start`."""
+        self.cfg, self.params, self.extra = cfg, params, extra
+        self.state = state
+        self.strategy, self.policy = strategy, policy
+        self.report = report
+        self.length = np.zeros(0, np.int32)
+        self.done = np.zeros(0, bool)
+        self.tokens = np.zeros((0, 0), np.int32)
+        self._limit = np.asarray(state.limit)
+        self._read()
+
+    def _read(self) -> None:
+        # The one transfer from the device after each segment.
+        self.length, self.done, self.tokens = jax.device_get(
+            (self.state.cache.length, self.state.done, self.state.tokens)
+        )
+
+    def new_tokens(self, row: int) -> list[int]:
+        """The tokens generated so far for one row, an end-of-sequence token included."""
+        start = int(self.state.prompt_length[row])
+        return self.tokens[row, start : int(self.length[row]) + 1].tolist()
+
+    def advance(self, max_steps: int = NO_STEP_LIMIT) -> bool:
+        """Decode up to `max_steps` steps, growing the cache as needed; True while rows go on.
+
+        Raises:
+            ConfigError: max_steps below 1.
+            FloatingPointError: the model produced NaN or infinite logits.
+        """
+        positive_int(max_steps=max_steps)
+        left = max_steps
+        compiled = programs.TRACES["segment"]
+        while left > 0 and not self.done.all():
+            self._make_room()
+            steps_before = np.asarray(self.state.stats.steps)
+            before = self.length.copy()
+            begin = time.perf_counter()
+            self.state, info = programs.segment()(
+                self.cfg,
+                self.params,
+                self.extra,
+                self.state,
+                strategy=self.strategy,
+                max_steps=np.int32(left),
+            )
+            self._read()
+            self.report.decode_s += time.perf_counter() - begin
+            steps, info = jax.device_get((self.state.stats.steps, info))
+            if (info.flags & Flag.NOT_FINITE).any():
+                rows = np.flatnonzero(info.flags & Flag.NOT_FINITE).tolist()
+                raise FloatingPointError(
+                    f"row(s) {rows} got NaN or infinite logits; check the weights, or decode in a "
+                    "wider precision."
+                )
+            taken = int((steps - steps_before).max())
+            self._count(before, taken, info)
+            left -= max(taken, 1)
+            counters = {"emitted": info.emitted, "steps": steps - steps_before}
+            self.strategy = self.strategy.choose(counters)
+        self.report.compiles += programs.TRACES["segment"] - compiled
+        return not self.done.all()
+
+    def _count(self, before: np.ndarray, taken: int, info: Any) -> None:
+        emitted = int((self.length - before).sum())
+        self.report.segments += 1
+        self.report.new_tokens += emitted
+        self.report.decode_tokens += emitted
+        self.report.decode_steps += taken
+        self.report.proposed += int(info.proposed.sum())
+        self.report.accepted += int(info.accepted.sum())
+
+    def _make_room(self) -> None:
+        active = ~self.done
+        need = int(self.length[active].max()) + self.strategy.rows
+        capacity = self.state.cache.capacity
+        if need <= capacity:
+            return
+        limit = int(self._limit[active].max()) - 1 + self.strategy.rows - 1
+        new = check_choice(self.policy.next(capacity, need, limit), need=need, policy=self.policy)
+        begin = time.perf_counter()
+        self.report.rows_copied += capacity * self.state.batch
+        self.state = self.state.replace(
+            cache=programs.grow(self.state.cache, new), aux=self.strategy.grow(self.state.aux, new)
+        )
+        self.report.grow_s += time.perf_counter() - begin
+        self.report.growths += 1
+        self.report.capacity = new
+        self.report.cache_bytes = self.state.cache.nbytes
+
+    def stop_row(self, row: int, n_known: int) -> None:
+        """End one row now, keeping its first `n_known` tokens (prompt included)."""
+        keep = np.asarray(self.state.n_known()).copy()
+        keep[row] = min(n_known, int(keep[row]))
+        done = self.done.copy()
+        done[row] = True
+        self.state = self.state.replace(
+            cache=self.state.cache.rollback(jnp.asarray(keep - 1)), done=jnp.asarray(done)
+        )
+        self._read()
+
+
+def start(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    prompts: Sequence[Sequence[int]],
+    *,
+    max_new: int | Sequence[int],
+    strategy: Strategy | None = None,
+    capacity: CapacityPolicy | None = None,
+    sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+    eos: Sequence[int] = (),
+    top_logprobs: int | None = None,
+    key: jax.Array | None = None,
+    extra: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Run:
+    """A Run whose prompts have been read and whose first tokens are drawn.
+
+    Args:
+        cfg: the decoder.
+        params: its weights.
+        prompts: token ids of each request, each at least one, lengths may differ.
+        max_new: tokens to generate at most, for all or one per request.
+        strategy: how tokens are found; default plain decoding.
+        capacity: how much cache to reserve; default all of it at once.
+        sampling: settings for all or one per request; default greedy.
+        eos: ids that end a request.
+        top_logprobs: keep each token's log-probability and this many of the largest.
+        key: typed key from which requests without a seed get theirs; default `jax.random.key(0)`.
+        extra: the strategy's read-only arrays.
+        mesh: with axes `data` and `tensor`: the cache is laid out like the weights.
+
+    Raises:
+        ConfigError: an empty prompt, a token outside the vocabulary, more tokens than the model has
+            positions, or a setting out of range.
+        CapacityError: a policy that reserves less than a step writes.
+    """
+    strategy = strategy or Autoregressive()
+    policy = capacity or Upfront()
+    n_new = [max_new] * len(prompts) if isinstance(max_new, int) else list(max_new)
+    _check_prompts(cfg, prompts, n_new)
+    if sampling is None or isinstance(sampling, SamplingParams):
+        sampling = [sampling or SamplingParams()] * len(prompts)
+    if len(sampling) != len(prompts):
+        raise ConfigError(
+            f"{len(sampling)} sampling settings for {len(prompts)} prompts; give one, or one each."
+        )
+    lengths = np.array([len(p) for p in prompts], np.int32)
+    limit = lengths + np.array(n_new, np.int32)
+    need = int(lengths.max()) + strategy.rows
+    rows = check_choice(
+        policy.initial(int(lengths.max()), strategy.rows, int(limit.max()) - 2 + strategy.rows),
+        need=int(lengths.max()),
+        policy=policy,
+    )
+    report = Report()
+    tokens = np.zeros((len(prompts), bucket(max(int(limit.max()), need))), np.int32)
+    for row, prompt in enumerate(prompts):
+        tokens[row, : len(prompt)] = prompt
+    state = _empty_state(
+        cfg, params, tokens, lengths, limit, rows, sampling, eos, top_logprobs, key
+    )
+    if mesh is not None:
+        state = shard_state(state, mesh)
+    state = state.replace(aux=strategy.init(cfg, params, extra, state))
+    compiled = programs.TRACES["prefill"]
+    begin = time.perf_counter()
+    state = programs.prefill()(
+        cfg,
+        params,
+        extra,
+        state,
+        jnp.asarray(tokens[:, : min(bucket(int(lengths.max())), tokens.shape[1])]),
+        jnp.asarray(lengths),
+        strategy=strategy,
+    )
+    state.done.block_until_ready()
+    report.prefill_s = time.perf_counter() - begin
+    report.compiles += programs.TRACES["prefill"] - compiled
+    report.capacity, report.cache_bytes = rows, state.cache.nbytes
+    report.new_tokens = len(prompts)
+    return Run(cfg, params, state, strategy=strategy, policy=policy, extra=extra, report=report)
+
+
+def _check_prompts(
+    cfg: DecoderConfig, prompts: Sequence[Sequence[int]], n_new: Sequence[int]
+) -> None:
+    if not len(prompts) or len(n_new) != len(prompts):
+        raise ConfigError(
+            f"got {len(prompts)} prompts and {len(n_new)} values of max_new; give at least one "
+            "prompt, and one max_new or one each."
+        )
+    for row, (prompt, n) in enumerate(zip(prompts, n_new, strict=True)):
+        positive_int(max_new=n)
+        if not len(prompt):
+            raise ConfigError(
+                f"prompt {row} is empty; a decoder needs at least one token to start from: give "
+                "some text, or the beginning-of-sequence token."
+            )
+        low, high = min(prompt), max(prompt)
+        if low < 0 or high >= cfg.vocab_size:
+            raise ConfigError(
+                f"prompt {row} holds token id {low if low < 0 else high}; the vocabulary is "
+                f"0..{cfg.vocab_size - 1}. Encode it with this model's tokenizer."
+            )
+        if len(prompt) + n > cfg.max_positions:
+            raise ConfigError(
+                f"prompt {row} has {len(prompt)} tokens and max_new is {n}: together more than the "
+                f"{cfg.max_positions} positions of the model. Shorten the prompt or ask for at most "
+                f"{max(cfg.max_positions - len(prompt), 0)} new tokens."
+            )
+
+
+def _empty_state(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    limit: np.ndarray,
+    capacity: int,
+    sampling: Sequence[SamplingParams],
+    eos: Sequence[int],
+    top_logprobs: int | None,
+    key: jax.Array | None,
+) -> DecodeState:
+    B, n_max = tokens.shape
+    # Copied first: the state is donated, and donation would delete the caller's key.
+    key = jnp.copy(jax.random.key(0) if key is None else key)
+    keys = [
+        jax.random.fold_in(key, row) if p.seed is None else jax.random.key(p.seed)
+        for row, p in enumerate(sampling)
+    ]
+    zero = jnp.zeros(B, jnp.int32)
+    logprobs = None
+    if top_logprobs is not None:
+        logprobs = Logprobs(
+            token=jnp.zeros((B, n_max), jnp.float32),
+            top=jnp.zeros((B, n_max, top_logprobs), jnp.float32),
+            top_ids=jnp.zeros((B, n_max, top_logprobs), jnp.int32),
+        )
+    cache_dtype = params.precision.dtype("cache")
+    return DecodeState(
+        cache=init_cache(cfg.n_layers, B, cfg.n_kv_heads, capacity, cfg.head_dim, cache_dtype),
+        tokens=jnp.asarray(tokens),
+        prompt_length=jnp.asarray(lengths),
+        limit=jnp.asarray(limit),
+        done=jnp.zeros(B, bool),
+        keys=jnp.stack(keys),
+        sampling=make_rows(sampling, eos, top_logprobs=top_logprobs),
+        stats=Stats(steps=zero, proposed=jnp.zeros_like(zero), accepted=jnp.zeros_like(zero)),
+        logprobs=logprobs,
+    )
+
+
+def shard_state(state: DecodeState, mesh: jax.sharding.Mesh) -> DecodeState:
+    """The state on a mesh: cache leaves over (`data`, `tensor`) = (rows, kv heads), rest over `data`.
+
+    An axis that does not divide its dimension is left replicated.
+    """
+    spec = jax.sharding.PartitionSpec
+    sizes = dict(mesh.shape)
+
+    def fits(axis: str, n: int) -> str | None:
+        return axis if axis in sizes and n % sizes[axis] == 0 else None
+
+    def place(leaf: jax.Array) -> jax.Array:
+        axes = [fits("data", leaf.shape[0])] if leaf.ndim else []
+        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, spec(*axes)))
+
+    def place_kv(leaf: jax.Array) -> jax.Array:
+        B, K = leaf.shape[:2]
+        axes = spec(fits("data", B), fits("tensor", K), None, None)
+        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, axes))
+
+    cache = KVCache(
+        k=tuple(place_kv(leaf) for leaf in state.cache.k),
+        v=tuple(place_kv(leaf) for leaf in state.cache.v),
+        length=place(state.cache.length),
+    )
+    return jax.tree.map(place, state.replace(cache=None)).replace(cache=cache)

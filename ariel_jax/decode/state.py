@@ -1,0 +1,136 @@
+"""The whole state of a decoding batch as one pytree: fork it, roll it back, pass it through jit."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+
+from ariel_jax.decode.sampling import SamplingRows
+from ariel_jax.errors import ConfigError
+from ariel_jax.layers.kv_cache import CacheOps
+
+
+@struct.dataclass
+class Stats:
+    """Counters of each row since its prefill."""
+
+    steps: jax.Array  # [B] int32 strategy steps the row took part in
+    proposed: jax.Array  # [B] int32 draft tokens verified
+    accepted: jax.Array  # [B] int32 draft tokens accepted
+
+
+@struct.dataclass
+class Logprobs:
+    """Log-probabilities under the model's own distribution, before any sampling transform."""
+
+    token: jax.Array  # [B, Nmax] f32, of the token at each generated position
+    top: jax.Array  # [B, Nmax, k] f32, the k largest
+    top_ids: jax.Array  # [B, Nmax, k] int32
+
+
+@struct.dataclass
+class DecodeState:
+    """A decoding batch between two steps.
+
+    Invariant: known tokens = cache.length + 1; the last one is pending, its keys and values are
+    written by the next step. Prompts are left-aligned; everything behind the known tokens is
+    garbage that nothing reads.
+    """
+
+    cache: CacheOps
+    tokens: jax.Array  # [B, Nmax] int32
+    prompt_length: jax.Array  # [B] int32
+    limit: jax.Array  # [B] int32, known tokens at which a row stops
+    done: jax.Array  # [B] bool
+    keys: jax.Array  # [B] typed keys, one per request; folded with the position, nothing else
+    sampling: SamplingRows
+    stats: Stats
+    aux: Any = None  # the strategy's own pytree
+    logprobs: Logprobs | None = None
+
+    @property
+    def batch(self) -> int:
+        """Rows of the batch."""
+        return self.tokens.shape[0]
+
+    def n_known(self) -> jax.Array:
+        """[B] int32 known tokens, prompt included."""
+        return self.cache.length + 1
+
+    def pending(self) -> jax.Array:
+        """[B] int32 the last known token of each row, not in the cache yet."""
+        return jnp.take_along_axis(self.tokens, self.cache.length[:, None], axis=1)[:, 0]
+
+
+@struct.dataclass
+class StepInfo:
+    """What one step (or one segment: the sums) did."""
+
+    emitted: jax.Array  # [B] int32
+    proposed: jax.Array  # [B] int32
+    accepted: jax.Array  # [B] int32
+    flags: jax.Array  # [B] uint32, see `Flag`
+
+
+class Flag:
+    """Bits of `StepInfo.flags`; the host raises or reports, the device never does."""
+
+    NOT_FINITE = 1  # logits held NaN or infinity
+
+
+def fork(state: DecodeState, rows: Sequence[int]) -> DecodeState:
+    """A new, independent state whose row i is a copy of row `rows[i]`.
+
+    Copies share the request's key, so they go on alike; give them other keys (`rekey`) to branch.
+
+    Raises:
+        ConfigError: a row that the state does not have.
+    """
+    bad = [r for r in rows if not 0 <= r < state.batch]
+    if bad or not len(rows):
+        raise ConfigError(
+            f"fork got rows {list(rows)} of a state with {state.batch} rows; name one or more of "
+            f"0..{state.batch - 1}, repeats allowed."
+        )
+    index = jnp.asarray(list(rows), jnp.int32)
+    return jax.tree.map(
+        lambda leaf: jnp.take(leaf, index, axis=0) if leaf.ndim else jnp.copy(leaf), state
+    )
+
+
+def rekey(state: DecodeState, keys: jax.Array) -> DecodeState:
+    """The state with new request keys [B] (typed), which decide all later draws.
+
+    Raises:
+        ConfigError: keys of another shape.
+    """
+    if keys.shape != state.keys.shape:
+        raise ConfigError(
+            f"rekey got keys of shape {list(keys.shape)}; pass one per row, {list(state.keys.shape)}."
+        )
+    return state.replace(keys=keys)
+
+
+def rollback(state: DecodeState, n_known: Sequence[int] | np.ndarray) -> DecodeState:
+    """The state with only the first `n_known[b]` tokens of each row known, ready to go on.
+
+    Nothing is copied or erased: the cache forgets by length. Rows that had stopped may go on.
+
+    Raises:
+        ConfigError: fewer tokens than the prompt, or more than are known.
+    """
+    wanted = np.asarray(n_known, np.int32)
+    low = np.asarray(state.prompt_length)
+    high = np.asarray(state.n_known())
+    if wanted.shape != low.shape or (wanted < np.maximum(low, 1)).any() or (wanted > high).any():
+        raise ConfigError(
+            f"rollback got n_known={wanted.tolist()}; each row must keep at least its prompt and at "
+            f"most what is known: between {low.tolist()} and {high.tolist()}."
+        )
+    keep = jnp.asarray(wanted)
+    return state.replace(
+        cache=state.cache.rollback(keep - 1), done=state.done & (keep == state.n_known())
+    )

@@ -1,0 +1,219 @@
+"""What one decoding step does: the `Strategy` protocol, plain decoding, and the shared pieces."""
+
+import dataclasses
+from typing import Any, Protocol, Self
+
+import jax
+import jax.numpy as jnp
+
+from ariel_jax.decode.sampling import SamplingContext, seen_tokens, standard_chain
+from ariel_jax.decode.state import DecodeState, Flag, Logprobs, StepInfo
+from ariel_jax.models import decoder
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams
+
+
+class Strategy(Protocol):
+    """How tokens are found. A frozen dataclass: two equal ones share one compiled program.
+
+    User-tunable numbers and draft weights are `extra` (read-only arrays), never fields.
+    """
+
+    @property
+    def rows(self) -> int:
+        """Cache rows one step may write."""
+        ...
+
+    def init(
+        self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
+    ) -> Any:
+        """The strategy's own state (`state.aux`) for an empty batch."""
+        ...
+
+    def prefill(
+        self,
+        cfg: DecoderConfig,
+        params: DecoderParams,
+        extra: Any,
+        state: DecodeState,
+        tokens: jax.Array,
+        lengths: jax.Array,
+    ) -> DecodeState:
+        """The state after reading prompts tokens [B, T] of lengths [B]: one more token is known."""
+        ...
+
+    def step(
+        self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
+    ) -> tuple[DecodeState, StepInfo]:
+        """One step; rows that are done stay as they are."""
+        ...
+
+    def grow(self, aux: Any, capacity: int) -> Any:
+        """`aux` with room for `capacity` rows (host, between segments)."""
+        ...
+
+    def reset_rows(self, aux: Any, rows: jax.Array) -> Any:
+        """`aux` with the batch rows where rows [B] bool is set emptied."""
+        ...
+
+    def choose(self, stats: dict[str, Any]) -> Self:
+        """The strategy for the next segment, from counters of the last (host)."""
+        ...
+
+
+def sample(
+    state: DecodeState, logits: jax.Array, position: jax.Array, *, seen: jax.Array | None = None
+) -> jax.Array:
+    """The token each row draws at `position`.
+
+    Args:
+        state: whose settings and keys apply.
+        logits: [B, V] of the preceding position.
+        position: [B] int32 position of the token to be drawn.
+        seen: [B, V] bool history for the repetition penalty; None takes the known tokens.
+
+    Returns:
+        [B] int32.
+    """
+    kind = state.sampling.kind
+    if kind.penalises and seen is None:
+        seen = seen_tokens(state.tokens, position, logits.shape[-1])
+    context = SamplingContext(
+        rows=state.sampling,
+        keys=state.keys,
+        position=position,
+        n_new=position - state.prompt_length,
+        seen=seen,
+    )
+    links = standard_chain(kind)
+    token, _ = links.update(logits, links.init(logits.shape[0]), context)
+    return token
+
+
+def emit(
+    state: DecodeState, cache: Any, out: jax.Array, n: jax.Array, logits: jax.Array
+) -> tuple[DecodeState, jax.Array]:
+    """Append up to n of the tokens `out`, stopping at a row's limit and first end of sequence.
+
+    Args:
+        state: before the step; its cache is not read.
+        cache: the cache to go on with; its `length` is still the one before the step.
+        out: [B, S] int32 tokens for positions length+1...
+        n: [B] int32 how many of them are valid, 0..S.
+        logits: [B, S, V] that they were drawn from, for log-probabilities.
+
+    Returns:
+        (state, emitted [B] int32). The caller commits `emitted` rows to the cache.
+    """
+    B, S = out.shape
+    length = cache.length
+    lead = jnp.arange(B, dtype=jnp.int32)[:, None]
+    slot = jnp.arange(S, dtype=jnp.int32)[None, :]
+    n = jnp.where(state.done, 0, jnp.minimum(n, state.limit - 1 - length))
+    is_eos = (out[:, :, None] == state.sampling.eos[:, None, :]).any(-1) & (slot < n[:, None])
+    ends = is_eos.any(1)
+    n = jnp.where(ends, jnp.argmax(is_eos, axis=1).astype(jnp.int32) + 1, n)
+    n_max = state.tokens.shape[1]
+    at = jnp.where(slot < n[:, None], length[:, None] + 1 + slot, n_max)
+    tokens = state.tokens.at[lead, at].set(out, mode="drop")
+    logprobs = state.logprobs
+    if logprobs is not None:
+        rows = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), -1)
+        rows = rows.astype(jnp.float32)
+        chosen = jnp.take_along_axis(rows, out[:, :, None], axis=-1)[:, :, 0]
+        top, top_ids = jax.lax.top_k(rows, logprobs.top.shape[-1])
+        logprobs = Logprobs(
+            token=logprobs.token.at[lead, at].set(chosen, mode="drop"),
+            top=logprobs.top.at[lead, at].set(top, mode="drop"),
+            top_ids=logprobs.top_ids.at[lead, at].set(top_ids.astype(jnp.int32), mode="drop"),
+        )
+    done = state.done | ends | (length + n + 1 >= state.limit)
+    return state.replace(cache=cache, tokens=tokens, done=done, logprobs=logprobs), n
+
+
+def not_finite(logits: jax.Array, active: jax.Array) -> jax.Array:
+    """[B] uint32 flag of rows whose logits [B, ..., V] hold NaN or infinity."""
+    bad = ~jnp.isfinite(logits).all(axis=tuple(range(1, logits.ndim)))
+    return jnp.where(bad & active, jnp.uint32(Flag.NOT_FINITE), jnp.uint32(0))
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoregressive:
+    """One token a step: plain decoding, the meaning that every lossless strategy must reproduce."""
+
+    @property
+    def rows(self) -> int:
+        """One cache row a step."""
+        return 1
+
+    def init(
+        self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
+    ) -> Any:
+        """No state of its own."""
+        return None
+
+    def prefill(
+        self,
+        cfg: DecoderConfig,
+        params: DecoderParams,
+        extra: Any,
+        state: DecodeState,
+        tokens: jax.Array,
+        lengths: jax.Array,
+    ) -> DecodeState:
+        """Read the prompts into an empty cache and draw each row's first token.
+
+        Args:
+            cfg: the decoder.
+            params: its weights.
+            extra: unused.
+            state: fresh, with the prompts already in `tokens`.
+            tokens: [B, T] int32 right-padded prompts.
+            lengths: [B] int32 prompt lengths, at least 1.
+
+        Returns:
+            The state with cache.length = lengths and one pending token.
+        """
+        B, T = tokens.shape
+        positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
+        attend, carry = state.cache.attend(cfg.attention, positions, ~state.done, fresh=True)
+        logits, carry = decoder.apply(
+            cfg, params, tokens, positions, attend, carry, logits_at=lengths - 1
+        )
+        out = sample(state, logits, lengths)
+        before = state.cache.commit(carry, lengths - 1)
+        state, emitted = emit(state, before, out[:, None], jnp.ones_like(lengths), logits[:, None])
+        return state.replace(cache=before.commit(carry, emitted))
+
+    def step(
+        self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
+    ) -> tuple[DecodeState, StepInfo]:
+        """Feed the pending token, draw the next."""
+        active = ~state.done
+        position = state.cache.length
+        attend, carry = state.cache.attend(cfg.attention, position[:, None], active)
+        logits, carry = decoder.apply(
+            cfg, params, state.pending()[:, None], position[:, None], attend, carry
+        )
+        out = sample(state, logits[:, 0], position + 1)
+        written = state.cache.commit(carry, jnp.zeros_like(position))
+        state, emitted = emit(state, written, out[:, None], jnp.ones_like(position), logits)
+        state = state.replace(
+            cache=state.cache.commit(carry, emitted),
+            stats=state.stats.replace(steps=state.stats.steps + active.astype(jnp.int32)),
+        )
+        none = jnp.zeros_like(emitted)
+        flags = not_finite(logits, active)
+        return state, StepInfo(emitted=emitted, proposed=none, accepted=none, flags=flags)
+
+    def grow(self, aux: Any, capacity: int) -> Any:
+        """Nothing to grow."""
+        return aux
+
+    def reset_rows(self, aux: Any, rows: jax.Array) -> Any:
+        """Nothing to reset."""
+        return aux
+
+    def choose(self, stats: dict[str, Any]) -> "Autoregressive":
+        """Always itself."""
+        return self

@@ -1,0 +1,259 @@
+"""Text in, text out: the one-call `generate`, streaming and stop strings."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Protocol
+
+import jax
+import numpy as np
+
+from ariel_jax._checks import positive_int
+from ariel_jax.decode.capacity import CapacityPolicy
+from ariel_jax.decode.engine import NO_STEP_LIMIT, Report, Run, start
+from ariel_jax.decode.sampling import SamplingParams
+from ariel_jax.decode.strategy import Strategy
+from ariel_jax.errors import ConfigError
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams
+
+OnText = Callable[[int, str], None]
+"""`on_text(request, new_text)`: called as text becomes final."""
+
+
+class TextModel(Protocol):
+    """What `generate` needs of a model; `load_pretrained` returns one."""
+
+    @property
+    def cfg(self) -> DecoderConfig:
+        """The decoder."""
+        ...
+
+    @property
+    def params(self) -> DecoderParams:
+        """Its weights."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """With `encode(text) -> list[int]` and `decode(ids) -> str`."""
+        ...
+
+    @property
+    def eos_ids(self) -> tuple[int, ...]:
+        """Ids that end a text."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Completion:
+    """One request's result.
+
+    Attributes:
+        text: generated text, without end-of-sequence tokens and without the stop string.
+        tokens: generated ids; includes the end-of-sequence id or the tokens of the stop string.
+        finish_reason: `eos`, `stop` (a stop string) or `length`.
+        n_prompt: tokens of the prompt.
+        logprobs: log-probability of each token under the model itself, or None.
+        top_logprobs: for each token the k likeliest (id, log-probability), or None.
+    """
+
+    text: str
+    tokens: tuple[int, ...]
+    finish_reason: Literal["eos", "stop", "length"]
+    n_prompt: int
+    logprobs: tuple[float, ...] | None = None
+    top_logprobs: tuple[tuple[tuple[int, float], ...], ...] | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Results of a call, in the order of the prompts, and what it cost."""
+
+    completions: tuple[Completion, ...]
+    report: Report
+
+    @property
+    def texts(self) -> list[str]:
+        """The generated texts."""
+        return [c.text for c in self.completions]
+
+
+class _Row:
+    """Turns one row's growing token list into final text, watching for stop strings."""
+
+    def __init__(self, tokenizer: Any, eos: frozenset[int], stop: tuple[str, ...]) -> None:
+        self.tokenizer, self.eos, self.stop = tokenizer, eos, stop
+        self.sent = ""
+        self.reason: Literal["eos", "stop", "length"] = "length"
+        self.text = ""
+        self.tokens: list[int] = []
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        return self.tokenizer.decode([t for t in tokens if t not in self.eos])
+
+    def update(self, tokens: list[int], *, is_last: bool) -> tuple[str, int | None]:
+        """(text that became final, number of tokens to keep if a stop string was found)."""
+        self.tokens = tokens
+        text = self._decode(tokens)
+        cut = min((at for at in (text.find(s) for s in self.stop) if at >= 0), default=-1)
+        keep = None
+        if cut >= 0:
+            keep = self._tokens_through_stop(tokens)
+            self.tokens, text, is_last, self.reason = tokens[:keep], text[:cut], True, "stop"
+        elif tokens and tokens[-1] in self.eos:
+            self.reason = "eos"
+        self.text = text
+        final = text if is_last else self._without_doubtful_end(text)
+        new = final[len(self.sent) :] if final.startswith(self.sent) else ""
+        self.sent += new
+        return new, keep
+
+    def _tokens_through_stop(self, tokens: list[int]) -> int:
+        low, high = 1, len(tokens)
+        while low < high:  # the text of a prefix only grows
+            middle = (low + high) // 2
+            text = self._decode(tokens[:middle])
+            if any(s in text for s in self.stop):
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _without_doubtful_end(self, text: str) -> str:
+        text = text.rstrip("\ufffd")  # bytes of a character that is not complete yet
+        for n in range(max(map(len, self.stop), default=1) - 1, 0, -1):
+            if any(s.startswith(text[-n:]) for s in self.stop if len(text) >= n):
+                return text[:-n]
+        return text
+
+
+def generate(
+    model: TextModel,
+    prompts: str | Sequence[str] | Sequence[Sequence[int]],
+    *,
+    max_new: int = 128,
+    strategy: Strategy | None = None,
+    capacity: CapacityPolicy | None = None,
+    sampling: SamplingParams | Sequence[SamplingParams] | None = None,
+    stop: Sequence[str] = (),
+    ignore_eos: bool = False,
+    logprobs: int | None = None,
+    on_text: OnText | None = None,
+    stream_every: int = 16,
+    key: jax.Array | None = None,
+    extra: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Generation:
+    """Continue each prompt.
+
+    Args:
+        model: from `load_pretrained`.
+        prompts: a text, texts, or token ids; lengths may differ.
+        max_new: tokens per request at most.
+        strategy: how tokens are found; default one at a time.
+        capacity: how cache rows are reserved; default all that may be needed, at once.
+        sampling: for all or one per request; default greedy.
+        stop: strings that end a text; neither they nor what follows is returned.
+        ignore_eos: go on after an end-of-sequence token (for benchmarks).
+        logprobs: keep log-probabilities, and this many of the largest per token.
+        on_text: called with (request, new text) while decoding.
+        stream_every: steps between two looks at the text, where `on_text` or `stop` needs them.
+        key: typed key of the whole call; a request's own `seed` wins over it.
+        extra: the strategy's read-only arrays.
+        mesh: devices to spread over, axes `data` and `tensor`.
+
+    Raises:
+        ConfigError: bad prompts or settings, see `engine.start`.
+    """
+    positive_int(stream_every=stream_every)
+    if any(not s for s in stop):
+        raise ConfigError("stop holds an empty string, which ends every text at once; remove it.")
+    texts: Sequence[Any] = [prompts] if isinstance(prompts, str) else prompts
+    ids = [model.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in texts]
+    eos = () if ignore_eos else model.eos_ids
+    run = start(
+        model.cfg,
+        model.params,
+        ids,
+        max_new=max_new,
+        strategy=strategy,
+        capacity=capacity,
+        sampling=sampling,
+        eos=eos,
+        top_logprobs=logprobs,
+        key=key,
+        extra=extra,
+        mesh=mesh,
+    )
+    rows = [_Row(model.tokenizer, frozenset(model.eos_ids), tuple(stop)) for _ in ids]
+    watching = on_text is not None or bool(stop)
+    ended = [False] * len(rows)
+    while True:
+        _watch(run, rows, ended, on_text if watching else None, len_prompts=[len(p) for p in ids])
+        if run.done.all():
+            break
+        run.advance(stream_every if watching else NO_STEP_LIMIT)
+    return Generation(
+        completions=tuple(_completion(run, i, row, len(ids[i])) for i, row in enumerate(rows)),
+        report=run.report,
+    )
+
+
+def _watch(
+    run: Run, rows: list[_Row], ended: list[bool], on_text: OnText | None, len_prompts: list[int]
+) -> None:
+    for i, row in enumerate(rows):
+        if ended[i]:
+            continue
+        is_last = bool(run.done[i])
+        new, keep = row.update(run.new_tokens(i), is_last=is_last)
+        if keep is not None:
+            run.stop_row(i, len_prompts[i] + keep)
+        ended[i] = is_last or keep is not None
+        if on_text is not None and new:
+            on_text(i, new)
+
+
+def _completion(run: Run, i: int, row: _Row, n_prompt: int) -> Completion:
+    logprobs = top = None
+    if run.state.logprobs is not None:
+        span = slice(n_prompt, n_prompt + len(row.tokens))
+        kept = jax.device_get(jax.tree.map(lambda leaf: leaf[i, span], run.state.logprobs))
+        logprobs = tuple(float(x) for x in kept.token)
+        top = tuple(
+            tuple(zip(ids.tolist(), values.tolist(), strict=True))
+            for ids, values in zip(np.asarray(kept.top_ids), np.asarray(kept.top), strict=True)
+        )
+    return Completion(
+        text=row.text,
+        tokens=tuple(row.tokens),
+        finish_reason=row.reason,
+        n_prompt=n_prompt,
+        logprobs=logprobs,
+        top_logprobs=top,
+    )
+
+
+def from_padded(tokens: Any, mask: Any) -> list[list[int]]:
+    """Prompts of a padded batch, whichever side it is padded on (left as transformers does).
+
+    Args:
+        tokens: [B, T] integers, as transformers' tokenizers return them.
+        mask: [B, T], 1 where a token is real.
+
+    Returns:
+        One list of ids per row, without padding.
+
+    Raises:
+        ConfigError: shapes differ, or a mask with holes.
+    """
+    tokens, mask = np.asarray(tokens), np.asarray(mask).astype(bool)
+    if tokens.shape != mask.shape or tokens.ndim != 2:
+        raise ConfigError(
+            f"tokens {list(tokens.shape)} and mask {list(mask.shape)} must both be [B, T]."
+        )
+    if (np.abs(np.diff(np.pad(mask, ((0, 0), (1, 1))).astype(int), axis=1)).sum(1) > 2).any():
+        raise ConfigError(
+            "the attention mask has holes; real tokens must be one run per row, padded left or right."
+        )
+    return [row[keep].tolist() for row, keep in zip(tokens, mask, strict=True)]
