@@ -1,5 +1,7 @@
 """Every implementation of every operation, on the named shapes, against float64 NumPy."""
 
+import importlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -191,3 +193,7 @@ def test_every_operation_has_specs_and_ends_with_the_reference():
         assert op.name == name
         assert op.implementations[-1].name == "reference"
         assert op.implementations[-1].platforms is None
+        specs = importlib.import_module(f"ariel_jax.pallas_kernels.{name}.specs").SPECS
+        for spec in specs.values():
+            arguments, options = spec.abstract()
+            assert op.explain(*arguments, **options).chosen is not None

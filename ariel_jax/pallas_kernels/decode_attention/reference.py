@@ -2,7 +2,8 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+
+from ariel_jax._numerics import at_least_f32
 
 NO_KEY = -1e30  # finite: minus infinity would turn a row without a visible key into NaN
 
@@ -22,7 +23,7 @@ def decode_attention(
     B, T, N, H = q.shape
     K, C = k.shape[1:3]
     G = N // K
-    wide = jnp.promote_types(q.dtype, jnp.float32)
+    wide = at_least_f32(q.dtype)
     # Batch and key heads are folded into one leading axis: with a batch axis of length one beside
     # the heads, XLA:CPU copies the whole cache around an in-place update. The G * T rows of a group
     # are folded too, so that both products read the cache in the order in which it lies in memory.

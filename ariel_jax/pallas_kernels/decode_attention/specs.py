@@ -24,19 +24,25 @@ class Spec:
     window: int | None = None
     is_large: bool = False
 
-    def abstract(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        """Returns shape structs of `q`, `k` and `v`."""
-        dtype = jnp.dtype(self.dtype)
-        q = (self.batch, self.n_queries, self.n_heads, self.head_dim)
-        kv = (self.batch, self.n_kv_heads, self.capacity, self.head_dim)
-        cached = jax.ShapeDtypeStruct(kv, dtype)
-        return jax.ShapeDtypeStruct(q, dtype), cached, cached
+    def abstract(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the arguments (shape structs) and options of the call, as for `Op.explain`."""
+        q, kv = (jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype)) for shape in self._shapes())
+        positions = jax.ShapeDtypeStruct((self.batch, self.n_queries), jnp.int32)
+        length = jax.ShapeDtypeStruct((self.batch,), jnp.int32)
+        return (q, kv, kv), {**self.options(), "length": length, "q_positions": positions}
+
+    def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        return (
+            (self.batch, self.n_queries, self.n_heads, self.head_dim),
+            (self.batch, self.n_kv_heads, self.capacity, self.head_dim),
+        )
 
     def arrays(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Returns standard normal `q`, `k` and `v`, finite beyond the valid rows too."""
         # NumPy draws them: XLA:CPU takes seconds to compile jax.random.normal for an odd shape.
         rng = np.random.default_rng(seed)
-        q, k, v = (jnp.asarray(rng.standard_normal(a.shape), a.dtype) for a in self.abstract())
+        q, kv = self._shapes()
+        q, k, v = (jnp.asarray(rng.standard_normal(shape), self.dtype) for shape in (q, kv, kv))
         return q, k, v
 
     def options(self) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Named shapes of `linear`, for tests (those that are not large), benchmarks and reports."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,18 +19,20 @@ class Spec:
     has_bias: bool = False
     is_large: bool = False
 
-    def abstract(self) -> tuple[jax.ShapeDtypeStruct, jax.ShapeDtypeStruct]:
-        """Returns shape structs of `x` and `w`."""
-        return (
-            jax.ShapeDtypeStruct((*self.rows, self.n_in), jnp.dtype(self.dtype)),
-            jax.ShapeDtypeStruct((self.n_out, self.n_in), jnp.dtype(self.dtype)),
-        )
+    def abstract(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Returns the arguments (shape structs) and options of the call, as for `Op.explain`."""
+        dtype = jnp.dtype(self.dtype)
+        x = jax.ShapeDtypeStruct((*self.rows, self.n_in), dtype)
+        w = jax.ShapeDtypeStruct((self.n_out, self.n_in), dtype)
+        b = jax.ShapeDtypeStruct((self.n_out,), dtype) if self.has_bias else None
+        return (x, w, b), {"precision": None, "out_dtype": dtype}
 
     def arrays(self, seed: int) -> tuple[jax.Array, jax.Array, jax.Array | None]:
         """Returns standard normal `x`, `w` scaled by `n_in ** -0.5`, and `b` or None."""
         # NumPy draws them: XLA:CPU takes seconds to compile jax.random.normal for an odd shape.
         rng = np.random.default_rng(seed)
-        x, w = (rng.standard_normal(a.shape) for a in self.abstract())
+        x = rng.standard_normal((*self.rows, self.n_in))
+        w = rng.standard_normal((self.n_out, self.n_in))
         b = jnp.asarray(rng.standard_normal(self.n_out), self.dtype) if self.has_bias else None
         return jnp.asarray(x, self.dtype), jnp.asarray(w * self.n_in**-0.5, self.dtype), b
 
