@@ -15,22 +15,22 @@ import dataclasses
 import hashlib
 import json
 import platform
+import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ariel_jax.errors import ArielError
 from experiments.nano import templates
-from experiments.nano.files import write_bytes
+from experiments.nano.files import DOMAINS, SPLITS, write_bytes
 from experiments.nano.sources import (
     Document,
     builtin_documents,
     library_documents,
     read_reserved,
 )
-from experiments.nano.tokenizer import train_tokenizer, write_tokens
+from experiments.nano.tokenizer import VOCAB_SIZE, train_tokenizer, write_tokens
 
-DOMAINS = ("code", "english", "templates")
-SPLITS = ("train", "heldout")
 MANIFEST_PATH = Path(__file__).resolve().parent / "manifest.json"
 TRAIN_SHARDS = 90
 HELDOUT_SHARDS = 4
@@ -170,13 +170,17 @@ def write_documents(documents: Sequence[Document], out_dir: Path) -> None:
                 for index, text in enumerate(item.parts):
                     path = item.path if len(item.parts) == 1 else f"{item.path}#{index}"
                     lines.append(json.dumps({"path": path, "text": text}, ensure_ascii=False))
-            # A lone surrogate cannot occur: every source was decoded from UTF-8.
             write_bytes(
                 out_dir / split / f"{domain}.jsonl", "".join(f"{x}\n" for x in lines).encode()
             )
 
 
-def build(out_dir: Path, documents: Sequence[Document] | None = None) -> Manifest:
+def build(
+    out_dir: Path,
+    documents: Sequence[Document] | None = None,
+    *,
+    vocab_size: int = VOCAB_SIZE,
+) -> Manifest:
     """Builds corpus, tokenizer and token files.
 
     Writes below `out_dir`: `train/` and `heldout/` with one `.jsonl` per domain, `tokenizer/`,
@@ -185,6 +189,7 @@ def build(out_dir: Path, documents: Sequence[Document] | None = None) -> Manifes
     Args:
         out_dir: Folder to write to; made if missing.
         documents: What to write instead of the whole corpus.
+        vocab_size: Entries of the tokenizer.
 
     Returns:
         The manifest of what was built.
@@ -192,7 +197,7 @@ def build(out_dir: Path, documents: Sequence[Document] | None = None) -> Manifes
     out = Path(out_dir)
     found = collect() if documents is None else documents
     write_documents(found, out)
-    digest = train_tokenizer(out)
+    digest = train_tokenizer(out, vocab_size=vocab_size)
     write_tokens(out)
     manifest = describe(found, tokenizer_sha256=digest)
     write_bytes(out / "manifest.json", manifest.to_json().encode())
@@ -246,7 +251,7 @@ def report(ours: Manifest, theirs: Manifest) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line; returns the exit status (1: `--check` found differences)."""
+    """Command line; returns the exit status: 1 if `--check` finds differences, 2 for an error."""
     parser = argparse.ArgumentParser(prog="python -m experiments.nano.corpus", description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for corpus, tokenizer and token files")
     parser.add_argument("--check", action="store_true", help="only compare with the manifest")
@@ -256,10 +261,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     if not options.check and options.out is None:
         parser.error("give --out DIR to build the corpus there, or --check to compare only")
-    manifest = describe(collect()) if options.check else build(options.out)
-    if options.write_manifest:
-        write_bytes(MANIFEST_PATH, manifest.to_json().encode())
-    committed = Manifest.from_json(MANIFEST_PATH.read_text("utf-8"))
+    try:
+        manifest = describe(collect()) if options.check else build(options.out)
+        if options.write_manifest:
+            write_bytes(MANIFEST_PATH, manifest.to_json().encode())
+        committed = Manifest.from_json(MANIFEST_PATH.read_text("utf-8"))
+    except ArielError as error:
+        print(error, file=sys.stderr)
+        return 2
     print(report(committed, manifest))
     for domain, splits in manifest.totals().items():
         print(domain, " ".join(f"{split}={size}" for split, size in sorted(splits.items())))

@@ -101,10 +101,7 @@ def imported_names(tree: ast.AST) -> frozenset[str]:
         if isinstance(node, ast.Import):
             names.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            module = node.module or ""
-            names.add(module.split(".")[0])
-            if module == "test":
-                names.update(alias.name for alias in node.names)
+            names.add((node.module or "").split(".")[0])
         elif isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant):
             called = getattr(node.func, "attr", getattr(node.func, "id", ""))
             if "import" in called and isinstance(node.args[0].value, str):
@@ -122,7 +119,7 @@ def is_reserved(path: str, imports: Iterable[str], reserved: frozenset[str]) -> 
 
     Returns:
         True for the module's own files, for tests named after it (`test_email`,
-        `_test_multiprocessing`, `audit_tests` of a package) and for tests that import it.
+        `_test_multiprocessing`) and for tests that import it.
     """
     parts = path.removesuffix(".py").split("/")
     if parts[0] in reserved:
@@ -140,7 +137,9 @@ def is_reserved(path: str, imports: Iterable[str], reserved: frozenset[str]) -> 
 def is_prose(text: str) -> bool:
     """Whether a text is long enough and made of words rather than of code or drawings."""
     wordlike = sum(c.isalpha() or c in " \n,.'" for c in text)
-    return len(text) >= 40 and wordlike >= 0.85 * len(text)
+    # An escape in a literal can make half of a surrogate pair, which UTF-8 cannot write.
+    whole = not any("\ud800" <= c <= "\udfff" for c in text)
+    return whole and len(text) >= 40 and wordlike >= 0.85 * len(text)
 
 
 def docstrings(tree: ast.AST) -> list[str]:

@@ -9,16 +9,27 @@ import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.nano.files import read_documents, write_array, write_bytes
+from ariel_jax.errors import ConfigError
+from experiments.nano.files import (
+    DOMAINS,
+    SPLITS,
+    existing,
+    read_documents,
+    write_array,
+    write_bytes,
+)
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 VOCAB_SIZE = 4096
 END_OF_TEXT = "<|endoftext|>"
 SPECIAL_TOKENS = (END_OF_TEXT, "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 MODEL_MAX_LENGTH = 2048
-DOMAINS = ("code", "english", "templates")
 ENCODE_BATCH = 256
 
 # In order: contractions; a word with the one character before it (space, dot, underscore); one
@@ -68,7 +79,7 @@ def train_tokenizer(out_dir: Path, *, vocab_size: int = VOCAB_SIZE) -> str:
         SHA-256 of `tokenizer.json`.
 
     Raises:
-        ValueError: If the texts are too few to learn that many entries.
+        ConfigError: If the texts are too few to learn that many entries.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
@@ -88,7 +99,7 @@ def train_tokenizer(out_dir: Path, *, vocab_size: int = VOCAB_SIZE) -> str:
     )
     tokenizer.train_from_iterator(_training_text(Path(out_dir)), trainer)
     if tokenizer.get_vocab_size() != vocab_size:
-        raise ValueError(
+        raise ConfigError(
             f"the training text yields only {tokenizer.get_vocab_size()} of {vocab_size} entries: "
             "give more text or a smaller vocabulary"
         )
@@ -109,10 +120,10 @@ def train_tokenizer(out_dir: Path, *, vocab_size: int = VOCAB_SIZE) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _load(out_dir: Path):
+def _load(out_dir: Path) -> "Tokenizer":
     from tokenizers import Tokenizer
 
-    return Tokenizer.from_file(str(Path(out_dir) / "tokenizer" / "tokenizer.json"))
+    return Tokenizer.from_file(str(existing(out_dir, "tokenizer", "tokenizer.json")))
 
 
 def byte_lengths(out_dir: Path) -> np.ndarray:
@@ -151,7 +162,7 @@ def write_tokens(out_dir: Path) -> dict[str, dict[str, int]]:
     boundary = np.zeros(1, np.uint16)
     folder = Path(out_dir) / "tokens"
     counts: dict[str, dict[str, int]] = {}
-    for split in ("train", "heldout"):
+    for split in SPLITS:
         for domain in DOMAINS:
             texts = [text for _, text in read_documents(out_dir, split, domain)]
             pieces = [boundary]
@@ -177,15 +188,8 @@ def tokens(out_dir: Path, split: str, domain: str | None = None) -> np.ndarray:
         uint16 `[n]`, read-only if mapped. Id 0 stands before, between and after the documents.
 
     Raises:
-        FileNotFoundError: If there are no token files.
+        ConfigError: If there are no token files.
     """
-    folder = Path(out_dir) / "tokens"
     if domain is not None:
-        file = folder / f"{split}_{domain}.npy"
-        if not file.is_file():
-            raise FileNotFoundError(
-                f"no {file}: build it with `python -m experiments.nano.corpus --out {out_dir}`; "
-                f"splits are train and heldout, domains {', '.join(DOMAINS)}"
-            )
-        return np.load(file, mmap_mode="r")
+        return np.load(existing(out_dir, "tokens", f"{split}_{domain}.npy"), mmap_mode="r")
     return np.concatenate([tokens(out_dir, split, name) for name in DOMAINS])
