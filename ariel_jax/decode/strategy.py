@@ -6,6 +6,7 @@ from typing import Any, Protocol, Self
 import jax
 import jax.numpy as jnp
 
+from ariel_jax._numerics import at_least_f32
 from ariel_jax.decode.sampling import SamplingContext, seen_tokens, standard_chain
 from ariel_jax.decode.state import DecodeState, Flag, Logprobs, StepInfo
 from ariel_jax.models import decoder
@@ -118,7 +119,7 @@ def emit(
     tokens = state.tokens.at[lead, at].set(out, mode="drop")
     logprobs = state.logprobs
     if logprobs is not None:
-        rows = jax.nn.log_softmax(logits.astype(jnp.promote_types(logits.dtype, jnp.float32)), -1)
+        rows = jax.nn.log_softmax(logits.astype(at_least_f32(logits.dtype)), -1)
         rows = rows.astype(jnp.float32)
         chosen = jnp.take_along_axis(rows, out[:, :, None], axis=-1)[:, :, 0]
         top, top_ids = jax.lax.top_k(rows, logprobs.top.shape[-1])

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ariel_jax._numerics import at_least_f32
+
 
 @struct.dataclass
 class Norm:
@@ -30,7 +32,7 @@ def norm(
     Returns:
         [..., D] in x's dtype; the arithmetic runs in at least float32.
     """
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    wide = x.astype(at_least_f32(x.dtype))
     if kind == "layer":
         wide = wide - jnp.mean(wide, -1, keepdims=True)
     wide = wide * jax.lax.rsqrt(jnp.mean(wide * wide, -1, keepdims=True) + eps)

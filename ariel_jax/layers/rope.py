@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ariel_jax._numerics import at_least_f32
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RopeConfig:
@@ -59,7 +61,7 @@ def rotate(cfg: RopeConfig, x: jax.Array, positions: jax.Array) -> jax.Array:
     Returns:
         [B, T, heads, H] in x's dtype; angles and products in at least float32.
     """
-    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    dtype = at_least_f32(x.dtype)
     freq = jnp.asarray(inverse_frequencies(cfg, x.shape[-1]), dtype)
     angle = positions.astype(dtype)[:, :, None, None] * freq[None, None, None, :]
     cos, sin = jnp.cos(angle), jnp.sin(angle)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ariel_jax._numerics import at_least_f32
 from ariel_jax.layers.linear import Linear
 from ariel_jax.layers.norms import Norm
 from ariel_jax.models.config import DecoderConfig, Precision
@@ -96,7 +97,7 @@ def init_params(
     keys = iter(jax.random.split(key, 8 * cfg.n_layers + 8))
 
     def weight(shape: tuple[int, ...], std: float = 0.02) -> jax.Array:
-        draw = jax.random.normal(next(keys), shape, jnp.promote_types(dtype, jnp.float32))
+        draw = jax.random.normal(next(keys), shape, at_least_f32(dtype))
         return (draw * std).astype(dtype)
 
     def linear(n_out: int, n_in: int, bias: bool, std: float = 0.02) -> Linear:
