@@ -20,10 +20,10 @@ class CompileClock:
         self._total = 0.0
         self._intervals: list[tuple[float, float]] = []
 
-    def record(self, event: str, duration_s: float, **_: object) -> None:
+    def record(self, event: str, duration_secs: float, **_: str | int) -> None:
         """Take note of an event that has just ended; others than compilation are ignored."""
         if event.startswith(_COMPILING):
-            self.add(time.perf_counter() - duration_s, duration_s)
+            self.add(time.perf_counter() - duration_secs, duration_secs)
 
     def add(self, begin: float, duration_s: float) -> None:
         """Add the interval that starts at `begin` seconds and unite it with those it meets."""

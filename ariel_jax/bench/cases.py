@@ -1,0 +1,220 @@
+"""What is compared: model shapes as Hugging Face configurations, cases and their targets.
+
+Host only: neither side's framework is imported here.
+"""
+
+import dataclasses
+import enum
+import functools
+import importlib.resources
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from ariel_jax.errors import ConfigError
+
+
+class Metric(enum.StrEnum):
+    """What a case times."""
+
+    DECODE = "decode ms/token"
+    PREFILL = "prefill ms"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """One line of the table.
+
+    Attributes:
+        name: how `--cases` calls it.
+        shape: key of `hf_config`.
+        batch: requests at once.
+        n_prompt: tokens of each prompt.
+        n_new: tokens generated for each.
+        metric: which of the two times is compared.
+        target: least ratio of their time to ours, or None.
+        bandwidth_target: least share of the measured read bandwidth, or None.
+        measures_bandwidth: whether that share is reported (it means nothing for tiny models).
+    """
+
+    name: str
+    shape: str
+    batch: int
+    n_prompt: int
+    n_new: int
+    metric: Metric = Metric.DECODE
+    target: float | None = None
+    bandwidth_target: float | None = None
+    measures_bandwidth: bool = True
+
+
+_FULL = (
+    Case(name="gpt2-p128", shape="gpt2", batch=1, n_prompt=128, n_new=64, target=1.2),
+    Case(name="gpt2-p896", shape="gpt2", batch=1, n_prompt=896, n_new=64, target=1.35),
+    Case(name="gpt2-b8", shape="gpt2", batch=8, n_prompt=512, n_new=64, target=1.1),
+    Case(name="nano", shape="nano", batch=1, n_prompt=64, n_new=256, target=2.5),
+    Case(
+        name="llama-1b",
+        shape="llama-1b",
+        batch=1,
+        n_prompt=16,
+        n_new=16,
+        target=0.97,
+        bandwidth_target=0.85,
+    ),
+    Case(
+        name="gpt2-prefill",
+        shape="gpt2",
+        batch=1,
+        n_prompt=512,
+        n_new=2,
+        metric=Metric.PREFILL,
+        target=0.75,
+    ),
+)
+# No targets: at this size the fixed costs of a call decide, and those say nothing about models.
+_SMOKE = (
+    Case(name="tiny", shape="tiny", batch=1, n_prompt=16, n_new=32, measures_bandwidth=False),
+    Case(name="tiny-b2", shape="tiny", batch=2, n_prompt=16, n_new=16, measures_bandwidth=False),
+    Case(name="tiny-prefill", shape="tiny", batch=1, n_prompt=64, n_new=2, metric=Metric.PREFILL),
+)
+CASES = {case.name: case for case in (*_FULL, *_SMOKE)}
+SCALES = {"full": tuple(c.name for c in _FULL), "smoke": tuple(c.name for c in _SMOKE)}
+
+
+def select(names: Sequence[str]) -> tuple[Case, ...]:
+    """The cases of these names; `full` and `smoke` stand for their whole lists.
+
+    Raises:
+        ConfigError: an unknown name.
+    """
+    flat = [n for name in names for n in SCALES.get(name, (name,))]
+    unknown = sorted(set(flat) - set(CASES))
+    if unknown:
+        raise ConfigError(
+            f"no benchmark case {', '.join(map(repr, unknown))}: pass any of {', '.join(CASES)}, "
+            f"or the lists {', '.join(SCALES)}."
+        )
+    return tuple(CASES[name] for name in dict.fromkeys(flat))
+
+
+_GPT2 = {
+    "model_type": "gpt2",
+    "architectures": ["GPT2LMHeadModel"],
+    "vocab_size": 50257,
+    "n_positions": 1024,
+    "n_embd": 768,
+    "n_layer": 12,
+    "n_head": 12,
+    "n_inner": None,
+    "activation_function": "gelu_new",
+    "layer_norm_epsilon": 1e-5,
+    "tie_word_embeddings": True,
+}
+_LLAMA_1B = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 128256,
+    "max_position_embeddings": 131072,
+    "hidden_size": 2048,
+    "intermediate_size": 8192,
+    "num_hidden_layers": 16,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 500000.0,
+    "rope_scaling": {
+        "rope_type": "llama3",
+        "factor": 32.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 8192,
+    },
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": True,
+}
+_TINY = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 128,
+    "max_position_embeddings": 256,
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 10000.0,
+    "attention_bias": False,
+    "mlp_bias": False,
+    "tie_word_embeddings": True,
+}
+
+
+@functools.cache
+def _nano() -> dict[str, Any]:
+    file = importlib.resources.files("ariel_jax") / "assets" / "nano" / "config.json"
+    return json.loads(file.read_text())
+
+
+def hf_config(shape: str) -> dict[str, Any]:
+    """The Hugging Face configuration of a shape; both sides build their model from it."""
+    known = {"gpt2": _GPT2, "llama-1b": _LLAMA_1B, "tiny": _TINY}
+    return dict(_nano() if shape == "nano" else known[shape])
+
+
+def decoder_config(shape: str) -> Any:
+    """The same configuration as this library's `DecoderConfig`."""
+    from ariel_jax.layers.rope import RopeConfig
+    from ariel_jax.models.config import DecoderConfig
+
+    hf = hf_config(shape)
+    if hf["model_type"] == "gpt2":
+        width, heads = hf["n_embd"], hf["n_head"]
+        return DecoderConfig.create(
+            family="gpt2",
+            n_layers=hf["n_layer"],
+            d_model=width,
+            n_heads=heads,
+            n_kv_heads=heads,
+            head_dim=width // heads,
+            d_ff=4 * width,
+            vocab_size=hf["vocab_size"],
+            max_positions=hf["n_positions"],
+            norm="layer",
+            norm_eps=hf["layer_norm_epsilon"],
+            pos="learned",
+            act="gelu_tanh",
+            gated=False,
+            qkv_bias=True,
+            out_bias=True,
+            mlp_bias=True,
+        )
+    return DecoderConfig.create(
+        family="llama",
+        n_layers=hf["num_hidden_layers"],
+        d_model=hf["hidden_size"],
+        n_heads=hf["num_attention_heads"],
+        n_kv_heads=hf["num_key_value_heads"],
+        head_dim=hf["head_dim"],
+        d_ff=hf["intermediate_size"],
+        vocab_size=hf["vocab_size"],
+        max_positions=hf["max_position_embeddings"],
+        norm_eps=hf["rms_norm_eps"],
+        rope=RopeConfig(theta=hf["rope_theta"]),
+    )
+
+
+def n_float32_bytes(shape: str) -> int:
+    """Roughly how much memory one side's weights take, for deciding who may be loaded at once."""
+    hf = hf_config(shape)
+    width = hf.get("hidden_size") or hf["n_embd"]
+    layers = hf.get("num_hidden_layers") or hf["n_layer"]
+    inner = hf.get("intermediate_size") or 4 * width
+    per_layer = 4 * width * width + 3 * width * inner
+    return 4 * (layers * per_layer + hf["vocab_size"] * width)

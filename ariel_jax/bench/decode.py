@@ -1,0 +1,245 @@
+"""The decode comparison: alternating pairs, ratios, verdicts, and the memory of the programs."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from ariel_jax._checks import positive_int
+from ariel_jax.bench.cases import Case, Metric, n_float32_bytes
+from ariel_jax.bench.worker import Worker
+from ariel_jax.errors import missing_extra
+
+OURS = "ariel_jax.bench.ours_worker"
+THEIRS = {"transformers": "ariel_jax.bench.transformers_worker"}
+TEMP_LIMIT = 0.05  # of the cache's bytes
+
+Say = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Row:
+    """One figure of the table.
+
+    Attributes:
+        case: name of the case.
+        metric: what the values are, unit included.
+        ours: this library's median.
+        theirs: the other program's median, or None.
+        ratio: median over pairs of theirs / ours (above 1: we are faster), or the value itself
+            where there is no other side.
+        low: least of the pairs.
+        high: largest of the pairs.
+        target: what `ratio` must reach (or stay below, see `at_most`), or None.
+        at_most: the target is an upper limit.
+        note: what else was measured.
+    """
+
+    case: str
+    metric: str
+    ours: float
+    theirs: float | None
+    ratio: float
+    low: float
+    high: float
+    target: float | None = None
+    at_most: bool = False
+    note: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """`PASS`, `FAIL`, or an empty text without a target."""
+        if self.target is None:
+            return ""
+        good = self.ratio <= self.target if self.at_most else self.ratio >= self.target
+        return "PASS" if good else "FAIL"
+
+
+def compare(
+    case: Case,
+    *,
+    against: str | None = "transformers",
+    pairs: int = 5,
+    threads: int = 2,
+    say: Say = lambda text: None,
+) -> list[Row]:
+    """Rows of one case: its time on each side, and the share of the read bandwidth we reach.
+
+    Each side runs in its own process. Both are warmed up, then measured in turn; who goes first
+    changes with each pair. Where memory does not allow both at once, each measurement gets a
+    process of its own.
+
+    Args:
+        case: from `select`.
+        against: the other side, or None to measure only ours.
+        pairs: how many times each side is measured.
+        threads: processors that each side may use.
+        say: told what is going on.
+
+    Raises:
+        MissingExtraError: the other side is not installed.
+        WorkerError: a side died.
+    """
+    positive_int(pairs=pairs, threads=threads)
+    _check_installed(against)
+    modules = [OURS] if against is None else [OURS, THEIRS[against]]
+    spec = dataclasses.asdict(case) | {"threads": threads}
+    together = len(modules) * _peak_bytes(case) < 0.7 * available_bytes()
+    say(f"{case.name}: loading" + ("" if together else ", one side at a time (memory is short)"))
+    times: dict[str, list[dict[str, Any]]] = {module: [] for module in modules}
+    ceilings: list[float] = []
+    facts: dict[str, Any] = {}
+    with_ceiling = case.measures_bandwidth and case.metric == Metric.DECODE
+    with _sides(modules, spec, together=together) as side:
+        for pair in range(pairs):
+            for module in modules if pair % 2 == 0 else modules[::-1]:
+                with side(module) as worker:
+                    times[module].append(worker.ask({"ask": "measure"}))
+                    facts[module] = worker.facts
+                    if module == OURS and with_ceiling and pair in (0, pairs - 1):
+                        ceilings.append(worker.ask({"ask": "ceiling"})["read_bytes_per_s"])
+            say(f"{case.name}: pair {pair + 1} of {pairs}")
+    return _rows(case, times, facts, ceilings)
+
+
+def _check_installed(against: str | None) -> None:
+    if against is None:
+        return
+    for package in ("torch", "transformers"):
+        if importlib.util.find_spec(package) is None:
+            raise missing_extra(package, "test", f"a comparison with {against}")
+
+
+def _peak_bytes(case: Case) -> int:
+    # Weights, one copy of the largest matrix while loading, caches, the frameworks themselves.
+    return int(1.5 * n_float32_bytes(case.shape)) + (1 << 30)
+
+
+def available_bytes() -> int:
+    """Memory that a new process could use now, in bytes."""
+    with contextlib.suppress(OSError), open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+
+
+@contextlib.contextmanager
+def _sides(
+    modules: Sequence[str], spec: dict[str, Any], *, together: bool
+) -> Iterator[Callable[[str], contextlib.AbstractContextManager[Worker]]]:
+    if not together:
+        yield lambda module: Worker(module, spec)
+        return
+    with contextlib.ExitStack() as stack:
+        running = {module: stack.enter_context(Worker(module, spec)) for module in modules}
+        yield lambda module: contextlib.nullcontext(running[module])
+
+
+def _seconds(case: Case, measured: dict[str, Any]) -> float:
+    if case.metric == Metric.PREFILL:
+        return measured["first_s"]
+    return measured["rest_s"] / measured["n_steps"]
+
+
+def _rows(
+    case: Case,
+    times: dict[str, list[dict[str, Any]]],
+    facts: dict[str, Any],
+    ceilings: Sequence[float],
+) -> list[Row]:
+    ours = [_seconds(case, m) for m in times[OURS]]
+    note = f"{facts[OURS]['n_params'] / 1e6:.1f} M parameters"
+    others = [name for name in times if name != OURS]
+    rows = []
+    if others:
+        theirs = [_seconds(case, m) for m in times[others[0]]]
+        ratios = [b / a for a, b in zip(ours, theirs, strict=True)]
+        rows.append(
+            Row(
+                case=case.name,
+                metric=case.metric.value,
+                ours=statistics.median(ours) * 1e3,
+                theirs=statistics.median(theirs) * 1e3,
+                ratio=statistics.median(ratios),
+                low=min(ratios),
+                high=max(ratios),
+                target=case.target,
+                note=note,
+            )
+        )
+    else:
+        ms = [s * 1e3 for s in ours]
+        rows.append(_alone(case.name, case.metric.value, ms, note=note))
+    if ceilings:
+        # The ceiling is the best that this machine showed during the case.
+        share = [100 * facts[OURS]["bytes_per_step"] / s / max(ceilings) for s in ours]
+        target = None if case.bandwidth_target is None else 100 * case.bandwidth_target
+        note = f"of {max(ceilings) / 1e9:.1f} GB/s read"
+        rows.append(_alone(case.name, "% of read bandwidth", share, target=target, note=note))
+    return rows
+
+
+def _alone(
+    case: str, metric: str, values: Sequence[float], *, target: float | None = None, note: str = ""
+) -> Row:
+    middle = statistics.median(values)
+    return Row(
+        case=case,
+        metric=metric,
+        ours=middle,
+        theirs=None,
+        ratio=middle,
+        low=min(values),
+        high=max(values),
+        target=target,
+        note=note,
+    )
+
+
+def memory_rows(case: Case, *, batches: Sequence[int] = (1, 4), threads: int = 2) -> list[Row]:
+    """Temporary bytes of the compiled segment program as a percentage of the cache's bytes.
+
+    Args:
+        case: whose shape, prompt length and number of new tokens to take.
+        batches: for which batch sizes.
+        threads: processors that the process may use.
+    """
+    spec = dataclasses.asdict(case) | {"threads": threads, "batch": 1}
+    rows = []
+    with Worker(OURS, spec) as worker:
+        for batch in batches:
+            found = worker.ask({"ask": "memory", "batch": batch})
+            percent = 100 * found["temp_bytes"] / found["cache_bytes"]
+            row = _alone(
+                f"{case.name}, B={batch}",
+                "temporary bytes, % of cache",
+                [percent],
+                target=100 * TEMP_LIMIT,
+                note=f"{found['temp_bytes']:,} of {found['cache_bytes']:,} bytes",
+            )
+            rows.append(dataclasses.replace(row, at_most=True))
+    return rows
+
+
+def markdown(rows: Sequence[Row]) -> str:
+    """The rows as a Markdown table."""
+    lines = [
+        "| case | metric | ours | theirs | theirs / ours (min..max) | target | verdict | note |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        theirs = "" if row.theirs is None else f"{row.theirs:.2f}"
+        spread = f"{row.ratio:.2f} ({row.low:.2f}..{row.high:.2f})" if row.theirs else ""
+        if row.theirs is None and row.low != row.high:
+            spread = f"({row.low:.2f}..{row.high:.2f})"
+        sign = "at most" if row.at_most else "at least"
+        target = "" if row.target is None else f"{sign} {row.target:g}"
+        lines.append(
+            f"| {row.case} | {row.metric} | {row.ours:.2f} | {theirs} | {spread} | {target} "
+            f"| {row.verdict} | {row.note} |"
+        )
+    return "\n".join(lines)

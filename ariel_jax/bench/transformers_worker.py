@@ -1,0 +1,86 @@
+"""The other side of a comparison, run as a process of its own: transformers `generate` on torch.
+
+The only file of this library that imports them, inside the class, in the process that is that
+side. Default attention (sdpa), default cache, eager, float32, greedy.
+"""
+
+import time
+from typing import Any
+
+from ariel_jax.bench import weights
+from ariel_jax.bench.cases import hf_config
+from ariel_jax.bench.worker import serve
+
+
+class _Clock:
+    """A streamer that only notes when each step's tokens arrive (the first call is the prompt)."""
+
+    def __init__(self) -> None:
+        self.times: list[float] = []
+
+    def put(self, value: Any) -> None:
+        self.times.append(time.perf_counter())
+
+    def end(self) -> None:
+        pass
+
+
+class Theirs:
+    """A loaded, warmed-up case. Calling it measures once."""
+
+    def __init__(self, spec: dict[str, Any]) -> None:
+        import torch
+        import transformers
+        from transformers.initialization import no_init_weights
+
+        transformers.logging.set_verbosity_error()
+        torch.set_num_threads(spec["threads"])
+        self.spec = spec
+        hf = hf_config(spec["shape"])
+        config = transformers.AutoConfig.for_model(**hf)
+        with no_init_weights():
+            self.model = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        self.model.eval()
+        with torch.no_grad():
+            for parameter in self.model.parameters():
+                if parameter.ndim == 1:
+                    parameter.fill_(1.0)
+                else:
+                    weights.fill(parameter.numpy())
+            for name, parameter in self.model.named_parameters():
+                if name.endswith("bias"):
+                    parameter.fill_(0.0)
+        ids = weights.prompt(spec["batch"], spec["n_prompt"], hf["vocab_size"])
+        self.ids = torch.tensor(ids)
+        self.mask = torch.ones_like(self.ids)
+        self.options = transformers.GenerationConfig(
+            max_new_tokens=spec["n_new"],
+            do_sample=False,
+            eos_token_id=None,
+            pad_token_id=0,
+        )
+        self({})
+        self({})
+        self.facts = {
+            "n_params": sum(p.numel() for p in self.model.parameters()),
+            "version": f"transformers {transformers.__version__}, torch {torch.__version__}",
+            "attention": self.model.config._attn_implementation,
+        }
+
+    def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Seconds from the call to the first tokens, and for the rest."""
+        clock = _Clock()
+        called = time.perf_counter()
+        self.model.generate(
+            self.ids, attention_mask=self.mask, generation_config=self.options, streamer=clock
+        )
+        first, last = clock.times[1], clock.times[-1]
+        return {
+            "first_s": first - called,
+            "rest_s": last - first,
+            "n_steps": len(clock.times) - 2,
+        }
+
+
+if __name__ == "__main__":
+    serve(Theirs)

@@ -1,0 +1,69 @@
+"""`ariel-jax bench decode`: how fast decoding is here, beside transformers."""
+
+import dataclasses
+import platform as host
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ariel_jax import bench, durable
+from ariel_jax._checks import positive_int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Flags of `ariel-jax bench`."""
+
+    what: Annotated[Literal["decode"], tyro.conf.Positional]
+    """What to measure."""
+    against: Literal["transformers", "none"] = "none"
+    """The other side: transformers `generate` in a process of its own, or nobody."""
+    cases: tuple[str, ...] = ("full",)
+    """Names of cases, or the lists `full` and `smoke`."""
+    pairs: int = 5
+    """How many times each side is measured, in turn."""
+    threads: int = 2
+    """Processors that each side may use."""
+    memory: bool = True
+    """Also report the temporary bytes of the compiled programs."""
+    json: str | None = None
+    """Also write the rows to this file."""
+
+
+def run(args: Args) -> int:
+    """Prints the table; returns 0 if every target was reached, else 1."""
+    positive_int(pairs=args.pairs, threads=args.threads)
+    cases = bench.select(args.cases)
+    against = None if args.against == "none" else args.against
+    rows: list[bench.Row] = []
+    for case in cases:
+        rows += bench.compare(
+            case, against=against, pairs=args.pairs, threads=args.threads, say=_say
+        )
+    if args.memory:
+        _say("memory of the compiled programs")
+        rows += bench.memory_rows(cases[0], threads=args.threads)
+    print(bench.markdown(rows))
+    if args.json is not None:
+        durable.write_json(args.json, document(rows, args))
+    failed = [row for row in rows if row.verdict == "FAIL"]
+    if failed:
+        _say(f"{len(failed)} of {len(rows)} rows missed their target")
+    return 1 if failed else 0
+
+
+def document(rows: list[bench.Row], args: Args) -> dict[str, Any]:
+    """The rows with what they depend on, ready for JSON."""
+    return {
+        "command": "bench decode",
+        "arguments": dataclasses.asdict(args),
+        "python": host.python_version(),
+        "machine": host.machine(),
+        "rows": [dataclasses.asdict(row) | {"verdict": row.verdict} for row in rows],
+    }
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

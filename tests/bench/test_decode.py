@@ -1,0 +1,109 @@
+"""Alternating pairs, ratios, verdicts and memory shortage, with workers that are not slow."""
+
+import contextlib
+from typing import ClassVar
+
+import pytest
+
+from ariel_jax.bench import decode, markdown, select
+from ariel_jax.bench.cases import CASES, Metric, n_float32_bytes
+from ariel_jax.errors import ConfigError, MissingExtraError
+
+CASE = select(["tiny"])[0]
+FACTS = {"n_params": 1_000_000, "bytes_per_step": 5e6}
+
+
+class FakeWorker:
+    """Answers at once; ours takes 1 ms a step, theirs 3."""
+
+    started: ClassVar[list[str]] = []
+    asked: ClassVar[list[str]] = []
+
+    def __init__(self, module, spec):
+        self.module, self.facts = module, FACTS
+        self.started.append(module)
+
+    def ask(self, request):
+        if request["ask"] == "ceiling":
+            return {"read_bytes_per_s": 10e9}
+        if request["ask"] == "memory":
+            return {"temp_bytes": 4 * request["batch"], "cache_bytes": 100}
+        self.asked.append(self.module)
+        each = 1e-3 if self.module == decode.OURS else 3e-3
+        return {"first_s": 10 * each, "rest_s": 20 * each, "n_steps": 20}
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+@pytest.fixture
+def fake(monkeypatch):
+    monkeypatch.setattr(decode, "Worker", FakeWorker)
+    monkeypatch.setattr(FakeWorker, "started", [])
+    monkeypatch.setattr(FakeWorker, "asked", [])
+    return FakeWorker
+
+
+def test_sides_alternate_and_ratios_are_theirs_over_ours(fake):
+    rows = decode.compare(CASE, pairs=3)
+    theirs = decode.THEIRS["transformers"]
+    assert fake.asked == [decode.OURS, theirs, theirs, decode.OURS, decode.OURS, theirs]
+    assert fake.started == [decode.OURS, theirs]
+    assert len(rows) == 1
+    assert rows[0].ratio == pytest.approx(3)
+    assert rows[0].ours == pytest.approx(1)
+    assert rows[0].verdict == ""
+
+
+def test_short_memory_gives_every_measurement_its_own_process(fake, monkeypatch):
+    monkeypatch.setattr(decode, "available_bytes", lambda: 1 << 30)
+    decode.compare(CASE, pairs=2)
+    assert len(fake.started) == 4
+
+
+def test_bandwidth_is_bytes_over_time_over_ceiling(fake):
+    rows = decode.compare(CASES["llama-1b"], against=None, pairs=2)
+    assert [row.metric for row in rows] == [Metric.DECODE, "% of read bandwidth"]
+    assert rows[1].ratio == pytest.approx(100 * 5e6 / 1e-3 / 10e9)
+    assert rows[1].verdict == "FAIL"  # 50 against 85
+
+
+def test_prefill_compares_the_time_to_the_first_token(fake):
+    (row,) = decode.compare(CASES["gpt2-prefill"], pairs=2)
+    assert row.ours == pytest.approx(10)
+    assert row.theirs == pytest.approx(30)
+    assert row.verdict == "PASS"
+
+
+def test_memory_rows_are_upper_limits(fake):
+    rows = decode.memory_rows(CASE, batches=(1, 4))
+    assert [row.verdict for row in rows] == ["PASS", "FAIL"]  # 4 % and 16 %
+    assert "at most 5" in markdown(rows)
+
+
+def test_a_target_needs_the_ratio_not_the_time(fake):
+    (row,) = decode.compare(CASE, against=None, pairs=2)
+    assert row.theirs is None
+    assert row.verdict == ""
+
+
+def test_unknown_case_names_the_known_ones():
+    with pytest.raises(ConfigError, match="gpt2-p128"):
+        select(["nothing"])
+    assert [c.name for c in select(["smoke", "tiny"])] == ["tiny", "tiny-b2", "tiny-prefill"]
+
+
+def test_missing_transformers_names_the_extra(monkeypatch):
+    monkeypatch.setattr(decode.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"ariel-jax\[test\]"):
+        decode.compare(CASE)
+
+
+def test_sizes_are_those_of_the_models():
+    assert n_float32_bytes("llama-1b") == pytest.approx(1.24e9 * 4, rel=0.1)
+    assert n_float32_bytes("gpt2") == pytest.approx(124e6 * 4, rel=0.3)
+    with contextlib.suppress(FileNotFoundError):
+        assert n_float32_bytes("nano") < 16e6 * 4

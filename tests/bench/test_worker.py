@@ -1,0 +1,80 @@
+"""A worker process answers, fails with its own words, and both real sides measure a tiny model."""
+
+import sys
+import textwrap
+
+import pytest
+
+from ariel_jax.bench import Worker, WorkerError, compare, memory_rows, select
+from ariel_jax.bench import worker as worker_module
+from ariel_jax.bench.weights import fill, prompt
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Writes a module that a child process can run with -m; returns its writer."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+    def write(body):
+        text = "from ariel_jax.bench.worker import serve\n" + textwrap.dedent(body)
+        (tmp_path / "side_for_test.py").write_text(text)
+        return "side_for_test"
+
+    return write
+
+
+def test_what_a_library_prints_is_no_answer(module):
+    name = module("""
+        import os
+        def load(spec):
+            print("noise")
+            return lambda request: {"twice": 2 * request["n"], "cpus": len(os.sched_getaffinity(0))}
+        serve(load)
+    """)
+    with Worker(name, {"threads": 1}) as side:
+        assert side.facts == {}
+        assert side.ask({"n": 4}) == {"twice": 8, "cpus": 1}
+
+
+def test_a_dead_worker_reports_its_last_words(module):
+    name = module("""
+        import sys
+        def load(spec):
+            sys.exit("no weights here")
+        serve(load)
+    """)
+    with pytest.raises(WorkerError, match="no weights here"):
+        Worker(name, {"threads": 1})
+
+
+def test_fill_repeats_one_block(monkeypatch):
+    import numpy as np
+
+    from ariel_jax.bench import weights
+
+    a = np.empty((1030, 1024), np.float32)
+    fill(a)
+    assert np.array_equal(a.reshape(-1)[: weights._BLOCK][:6], a.reshape(-1)[weights._BLOCK :][:6])
+    assert abs(a.std() - 0.02) < 1e-3
+    assert prompt(2, 5, 100) == prompt(2, 5, 100)
+    assert max(max(row) for row in prompt(4, 100, 7)) == 6
+
+
+@pytest.mark.hf
+def test_both_sides_measure_the_same_model():
+    (case,) = select(["tiny"])
+    (row,) = compare(case, pairs=1)
+    assert row.theirs is not None
+    assert row.ours > 0
+    assert row.ratio == pytest.approx(row.theirs / row.ours)
+
+
+def test_temporaries_of_the_segment_are_reported():
+    (case,) = select(["tiny"])
+    (row,) = memory_rows(case, batches=(2,))
+    assert row.case == "tiny, B=2"
+    assert "bytes" in row.note
+
+
+def test_workers_run_the_interpreter_of_this_process():
+    assert worker_module.sys.executable == sys.executable
