@@ -11,13 +11,27 @@ __version__ = "0.1.0"
 
 # public name -> module that defines it
 _HOME = {
+    "Arithmetic": "ariel_jax.decode",
     "ArielError": "ariel_jax.errors",
+    "Autoregressive": "ariel_jax.decode",
+    "SamplingParams": "ariel_jax.decode",
+    "Upfront": "ariel_jax.decode",
+    "generate": "ariel_jax.decode",
 }
 
 if TYPE_CHECKING:
-    from ariel_jax.errors import ArielError as ArielError
+    from ariel_jax.decode import Arithmetic, Autoregressive, SamplingParams, Upfront, generate
+    from ariel_jax.errors import ArielError
 
-__all__ = ["ArielError", "__version__"]
+__all__ = [
+    "ArielError",
+    "Arithmetic",
+    "Autoregressive",
+    "SamplingParams",
+    "Upfront",
+    "__version__",
+    "generate",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -31,14 +31,15 @@ def attention_oracle(q, k, v, *, length, scale, softcap, window, q_positions=Non
             for t in range(T):
                 position = length[b] + t if q_positions is None else q_positions[b, t]
                 first = 0 if window is None else max(0, position - window + 1)
-                keys = k[b, n // G, first : length[b]]
+                last = min(length[b], position + 1)
+                keys = k[b, n // G, first:last]
                 if len(keys) == 0:
                     continue
                 s = keys @ q[b, t, n] * scale
                 if softcap is not None:
                     s = softcap * np.tanh(s / softcap)
                 lse[b, n, t] = np.log(np.sum(np.exp(s)))
-                out[b, t, n] = np.exp(s - lse[b, n, t]) @ v[b, n // G, first : length[b]]
+                out[b, t, n] = np.exp(s - lse[b, n, t]) @ v[b, n // G, first:last]
     return out, lse
 
 
@@ -120,6 +121,29 @@ def test_decode_attention_equals_numpy(impl, spec):
     seen = lse_oracle > -1e29
     assert np.all(np.asarray(lse)[~seen] == np.float32(-1e30))
     assert_near(np.asarray(lse)[seen], lse_oracle[seen], spec.dtype)
+
+
+@pytest.mark.parametrize("impl", [i.name for i in attention_api.OP.implementations])
+@pytest.mark.parametrize("window", [None, 2])
+def test_a_query_sees_no_row_in_its_future(impl, window):
+    spec = attention_specs.SPECS["verification_rows"]
+    q, k, v = spec.arrays(0)
+    options = {"scale": spec.head_dim**-0.5, "softcap": None, "window": window}
+    positions = np.asarray([[0, 1, 2, 3, 4], [9, 3, 12, 13, 20]], np.int32)
+    found = compiled(
+        attention_api.decode_attention,
+        *(q, k, v),
+        length=jnp.asarray([5, 13], jnp.int32),
+        q_positions=jnp.asarray(positions),
+        **options,
+        impl=impl,
+    )
+    oracle = attention_oracle(*wide((q, k, v)), length=(5, 13), q_positions=positions, **options)
+    assert_near(found[0], oracle[0], "float32")
+    seen = oracle[1] > -1e29
+    assert_near(np.asarray(found[1])[seen], oracle[1][seen], "float32")
+    # The last query lies 7 rows beyond the cache: with a window of 2 it sees nothing.
+    assert np.all(seen) == (window is None)
 
 
 @pytest.mark.parametrize(("impl", "spec"), cases(attention_api.OP, attention_specs.SPECS))
