@@ -107,5 +107,5 @@ class Arithmetic:
         return round_up(max(min(wanted, limit), prompt_len + rows), self.granularity)
 
     def next(self, capacity: int, need: int, limit: int) -> int:
-        """r more rows, no more than the limit, at least what is needed, rounded up."""
+        """R more rows, no more than the limit, at least what is needed, rounded up."""
         return round_up(max(min(capacity + self.r, limit), need), self.granularity)

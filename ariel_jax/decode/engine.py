@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ariel_jax._checks import positive_int
+from ariel_jax._checks import non_negative_int, positive_int
 from ariel_jax.decode import programs
 from ariel_jax.decode.capacity import CapacityPolicy, Upfront, check_choice
 from ariel_jax.decode.compiling import compile_seconds
@@ -230,6 +230,8 @@ def start(
         )
     lengths = np.array([len(p) for p in prompts], np.int32)
     limit = lengths + np.array(n_new, np.int32)
+    if top_logprobs is not None:
+        non_negative_int(top_logprobs=top_logprobs)
     need = int(lengths.max()) + strategy.rows
     rows = check_choice(
         policy.initial(int(lengths.max()), strategy.rows, int(limit.max()) - 2 + strategy.rows),
@@ -340,7 +342,16 @@ def shard_state(state: DecodeState, mesh: jax.sharding.Mesh) -> DecodeState:
     """The state on a mesh: cache leaves over (`data`, `tensor`) = (rows, kv heads), rest over `data`.
 
     An axis that does not divide its dimension is left replicated.
+
+    Raises:
+        ConfigError: a cache that is not the dense one.
     """
+    dense = state.cache
+    if not isinstance(dense, KVCache):
+        raise ConfigError(
+            f"shard_state got a {type(dense).__name__}; only the dense KVCache can be placed on a "
+            "mesh. Decode without `mesh=`."
+        )
     spec = jax.sharding.PartitionSpec
     sizes = dict(mesh.shape)
 
@@ -357,8 +368,8 @@ def shard_state(state: DecodeState, mesh: jax.sharding.Mesh) -> DecodeState:
         return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, axes))
 
     cache = KVCache(
-        k=tuple(place_kv(leaf) for leaf in state.cache.k),
-        v=tuple(place_kv(leaf) for leaf in state.cache.v),
-        length=place(state.cache.length),
+        k=tuple(place_kv(leaf) for leaf in dense.k),
+        v=tuple(place_kv(leaf) for leaf in dense.v),
+        length=place(dense.length),
     )
     return jax.tree.map(place, state.replace(cache=None)).replace(cache=cache)

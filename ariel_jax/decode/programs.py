@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ariel_jax.decode.state import DecodeState, StepInfo
 from ariel_jax.decode.strategy import Strategy
 from ariel_jax.layers.attention import causal
-from ariel_jax.layers.kv_cache import KVCache
+from ariel_jax.layers.kv_cache import CacheOps, KVCache
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -121,13 +121,16 @@ def _grow_leaf() -> Callable[..., jax.Array]:
     return jax.jit(run, static_argnames=("capacity",))
 
 
-def grow(cache: KVCache, capacity: int) -> KVCache:
+def grow(cache: CacheOps, capacity: int) -> CacheOps:
     """The cache with room for `capacity` rows; the old leaves are deleted one by one.
 
     Static: capacity. Traced: one leaf. Donated: nothing (the shapes differ); instead each old leaf
     is freed as soon as its copy exists, so the peak is the old cache plus one new leaf at a time.
-    Sharding is kept: the capacity axis is never sharded.
+    Sharding is kept: the capacity axis is never sharded. Other caches than the dense one grow by
+    their own `grow`.
     """
+    if not isinstance(cache, KVCache):
+        return cache.grow(capacity)
 
     def move(leaf: jax.Array) -> jax.Array:
         new = _grow_leaf()(leaf, capacity=capacity)

@@ -65,8 +65,7 @@ class SamplerKind:
     top_logprobs: int | None = None  # None: no log-probabilities are kept
 
 
-@struct.dataclass
-class SamplingRows:
+class SamplingRows(struct.PyTreeNode):
     """Per-request settings as arrays, so that one program serves mixed requests."""
 
     temperature: jax.Array  # [B] f32
@@ -87,15 +86,13 @@ def make_rows(
     Args:
         params: one per request.
         eos: token ids that end a request (may be empty).
-        top_logprobs: how many top log-probabilities to keep per token; None keeps none at all.
+        top_logprobs: how many top log-probabilities are kept per token; None for none at all.
 
     Raises:
         ConfigError: a setting out of range.
     """
     for p in params:
         p.check()
-    if top_logprobs is not None:
-        non_negative_int(top_logprobs=top_logprobs)
     kind = SamplerKind(
         draws=any(p.temperature > 0 for p in params),
         truncates=any(p.top_k or p.top_p < 1 or p.min_p > 0 for p in params),
@@ -120,8 +117,7 @@ def make_rows(
     )
 
 
-@struct.dataclass
-class SamplingContext:
+class SamplingContext(struct.PyTreeNode):
     """What a transform may look at beside the logits of one token per row."""
 
     rows: SamplingRows

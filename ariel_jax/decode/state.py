@@ -13,8 +13,7 @@ from ariel_jax.errors import ConfigError
 from ariel_jax.layers.kv_cache import CacheOps
 
 
-@struct.dataclass
-class Stats:
+class Stats(struct.PyTreeNode):
     """Counters of each row since its prefill."""
 
     steps: jax.Array  # [B] int32 strategy steps the row took part in
@@ -22,8 +21,7 @@ class Stats:
     accepted: jax.Array  # [B] int32 draft tokens accepted
 
 
-@struct.dataclass
-class Logprobs:
+class Logprobs(struct.PyTreeNode):
     """Log-probabilities under the model's own distribution, before any sampling transform."""
 
     token: jax.Array  # [B, Nmax] f32, of the token at each generated position
@@ -31,8 +29,7 @@ class Logprobs:
     top_ids: jax.Array  # [B, Nmax, k] int32
 
 
-@struct.dataclass
-class DecodeState:
+class DecodeState(struct.PyTreeNode):
     """A decoding batch between two steps.
 
     Invariant: known tokens = cache.length + 1; the last one is pending, its keys and values are
@@ -65,8 +62,7 @@ class DecodeState:
         return jnp.take_along_axis(self.tokens, self.cache.length[:, None], axis=1)[:, 0]
 
 
-@struct.dataclass
-class StepInfo:
+class StepInfo(struct.PyTreeNode):
     """What one step (or one segment: the sums) did."""
 
     emitted: jax.Array  # [B] int32

@@ -87,8 +87,10 @@ def merge_attention(
     """Attention over the union of two disjoint sets of keys, from the two partial results.
 
     Args:
-        out_a, out_b: [B, T, N, H] normalised attention over each set.
-        lse_a, lse_b: [B, N, T] log-sum-exp of each set's scores.
+        out_a: [B, T, N, H] normalised attention over the first set.
+        lse_a: [B, N, T] log-sum-exp of its scores.
+        out_b: the same over the second set.
+        lse_b: the same over the second set.
 
     Returns:
         (out [B, T, N, H], lse [B, N, T]), equal to one joint softmax up to rounding.

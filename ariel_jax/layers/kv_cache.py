@@ -20,11 +20,19 @@ class CacheOps(Protocol):
     `cache.commit(carry, n)`. Rolling back is committing fewer rows than were written.
     """
 
-    length: jax.Array  # [B] int32, rows that hold known positions
+    @property
+    def length(self) -> jax.Array:
+        """[B] int32 rows that hold known positions."""
+        ...
 
     @property
     def capacity(self) -> int:
         """Rows each batch row has room for."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all keys and values."""
         ...
 
     def attend(
@@ -58,8 +66,7 @@ class CacheOps(Protocol):
         ...
 
 
-@struct.dataclass
-class KVCache:
+class KVCache(struct.PyTreeNode):
     """Keys and values of every layer; row b holds positions 0..length[b]-1, left-aligned.
 
     Rows at and beyond `length` are finite garbage that no query sees; the next step overwrites
@@ -95,7 +102,6 @@ class KVCache:
         Returns:
             (attend, carry); the carry holds the leaves and goes through the model.
         """
-        B, T = positions.shape
         rows = jnp.where(active[:, None], positions, self.capacity)
 
         def attend(layer: int, q: jax.Array, k: jax.Array, v: jax.Array, carry: Any):

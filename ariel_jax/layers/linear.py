@@ -6,8 +6,7 @@ from flax import struct
 from ariel_jax.pallas_kernels.linear import linear as linear_op
 
 
-@struct.dataclass
-class Linear:
+class Linear(struct.PyTreeNode):
     """Weights of `y = x @ w.T + b`, stored as in Hugging Face files."""
 
     w: jax.Array  # [out, in]

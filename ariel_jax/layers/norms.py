@@ -9,8 +9,7 @@ from flax import struct
 from ariel_jax._numerics import at_least_f32
 
 
-@struct.dataclass
-class Norm:
+class Norm(struct.PyTreeNode):
     """Scale and, for layer norm, bias."""
 
     scale: jax.Array  # [D]

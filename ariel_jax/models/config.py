@@ -28,6 +28,7 @@ class DecoderConfig:
         norm: `rms`, `rms_plus_one` (weight stored as scale - 1) or `layer`.
         norm_eps: added under the square root.
         norm_place: `pre`, `post` (after the residual sum) or `sandwich` (before and after).
+        final_norm: a norm before the logits (never with `norm_place == "post"`).
         pos: `rope`, `learned` or `none`.
         pos_offset: rows skipped at the start of the learned position table (OPT: 2).
         rope: rotary settings, None unless `pos == "rope"`.
@@ -56,6 +57,7 @@ class DecoderConfig:
     norm: Literal["rms", "rms_plus_one", "layer"] = "rms"
     norm_eps: float = 1e-5
     norm_place: Literal["pre", "post", "sandwich"] = "pre"
+    final_norm: bool = True
     pos: Literal["rope", "learned", "none"] = "rope"
     pos_offset: int = 0
     rope: RopeConfig | None = None
@@ -119,6 +121,10 @@ class DecoderConfig:
         if "local" in self.layer_kinds and not self.window:
             raise ConfigError(
                 "layer_kinds names local layers but window is not set; give a window."
+            )
+        if self.norm_place == "post" and self.final_norm:
+            raise ConfigError(
+                "norm_place='post' already normalises what the last layer gives; set final_norm=False."
             )
         if self.pos == "rope" and (self.rope is None or self.head_dim % 2):
             raise ConfigError(

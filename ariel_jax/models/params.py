@@ -12,8 +12,7 @@ from ariel_jax.layers.norms import Norm
 from ariel_jax.models.config import DecoderConfig, Precision
 
 
-@struct.dataclass
-class AttnParams:
+class AttnParams(struct.PyTreeNode):
     """Projections of one attention layer; heads are folded into the out axis."""
 
     q: Linear  # w [N*H, D]
@@ -24,8 +23,7 @@ class AttnParams:
     k_norm: Norm | None = None
 
 
-@struct.dataclass
-class MlpParams:
+class MlpParams(struct.PyTreeNode):
     """Feed-forward weights; `gate` only where the config says gated."""
 
     up: Linear  # w [F, D]
@@ -33,8 +31,7 @@ class MlpParams:
     gate: Linear | None = None  # w [F, D]
 
 
-@struct.dataclass
-class BlockParams:
+class BlockParams(struct.PyTreeNode):
     """One transformer block. Norms that the family does not have are None."""
 
     attn_norm: Norm
@@ -45,8 +42,7 @@ class BlockParams:
     mlp_post_norm: Norm | None = None
 
 
-@struct.dataclass
-class DecoderParams:
+class DecoderParams(struct.PyTreeNode):
     """All weights of a decoder, and the precision they are used in.
 
     `layers` is a tuple for decoding; `stack_layers` makes it one BlockParams whose leaves have a
@@ -66,7 +62,7 @@ class DecoderParams:
 def stack_layers(params: DecoderParams) -> DecoderParams:
     """The same weights with `layers` as one BlockParams of `[L, ...]` leaves."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params.layers)
-    return params.replace(layers=stacked)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
+    return params.replace(layers=stacked)
 
 
 def unstack_layers(params: DecoderParams) -> DecoderParams:
@@ -74,7 +70,7 @@ def unstack_layers(params: DecoderParams) -> DecoderParams:
     n_layers = jax.tree.leaves(params.layers)[0].shape[0]
     leaves, treedef = jax.tree.flatten(params.layers)
     layers = tuple(treedef.unflatten([leaf[i] for leaf in leaves]) for i in range(n_layers))
-    return params.replace(layers=layers)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
+    return params.replace(layers=layers)
 
 
 def init_params(
@@ -135,7 +131,7 @@ def init_params(
         embed=weight((cfg.vocab_size, E)),
         pos_embed=weight((cfg.max_positions + cfg.pos_offset, D)) if cfg.pos == "learned" else None,
         layers=tuple(block() for _ in range(cfg.n_layers)),
-        final_norm=None if cfg.norm_place == "post" else norm(D),
+        final_norm=norm(D) if cfg.final_norm else None,
         unembed=None if cfg.tie_embed else linear(cfg.vocab_size, E, False),
         embed_in=linear(D, E, False) if E != D else None,
         embed_out=linear(E, D, False) if E != D else None,

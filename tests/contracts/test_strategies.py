@@ -153,9 +153,7 @@ def test_float64_is_exact_at_batch_1_and_8(strategy):
 
 def test_limits_and_end_of_sequence_are_exact(tiny, strategy, expected):
     wanted = [1, 2, 7, N_NEW]
-    run = start(
-        *tiny, PROMPTS, max_new=wanted, strategy=strategy, sampling=SAMPLING, eos=EOS
-    )
+    run = start(*tiny, PROMPTS, max_new=wanted, strategy=strategy, sampling=SAMPLING, eos=EOS)
     run.advance()
     for row, n in enumerate(wanted):
         assert run.new_tokens(row) == expected[row][0][:n]
@@ -326,7 +324,9 @@ def test_many_request_lengths_compile_only_the_distinct_shapes(
             capacity=Arithmetic(64, 64),
         )
         n_max = run.state.tokens.shape[1]
-        prefills.add((run.state.cache.capacity, n_max, min(n_max, 64 << ((n_prompt - 1) // 64).bit_length())))
+        prefills.add(
+            (run.state.cache.capacity, n_max, min(n_max, 64 << ((n_prompt - 1) // 64).bit_length()))
+        )
         segments.add((run.state.cache.capacity, n_max))
         run.advance(3)
         segments.add((run.state.cache.capacity, n_max))

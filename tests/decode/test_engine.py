@@ -1,0 +1,218 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ariel_jax.decode import (
+    Arithmetic,
+    SamplingParams,
+    Upfront,
+    fork,
+    from_padded,
+    generate,
+    rekey,
+    rollback,
+    start,
+)
+from ariel_jax.decode.engine import bucket
+from ariel_jax.errors import CapacityError, ConfigError
+from ariel_jax.layers.rope import RopeConfig
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import init_params
+
+
+class Letters:
+    """One character per token, so that expected texts can be read off."""
+
+    def encode(self, text):
+        return [ord(c) - 97 for c in text]
+
+    def decode(self, ids):
+        return "".join(chr(97 + i) for i in ids)
+
+
+@dataclasses.dataclass
+class Toy:
+    cfg: DecoderConfig
+    params: object
+    tokenizer: Letters
+    eos_ids: tuple[int, ...] = (25,)
+
+
+@pytest.fixture(scope="module")
+def toy():
+    cfg = DecoderConfig.create(
+        family="llama",
+        n_layers=1,
+        d_model=16,
+        n_heads=2,
+        n_kv_heads=1,
+        head_dim=8,
+        d_ff=24,
+        vocab_size=26,
+        max_positions=64,
+        rope=RopeConfig(),
+    )
+    params = jax.tree.map(lambda x: x * 8, init_params(cfg, key=jax.random.key(3)))
+    return Toy(cfg, params, Letters())
+
+
+@pytest.fixture(scope="module")
+def whole(toy):
+    return generate(toy, ["abc", "q"], max_new=24, ignore_eos=True)
+
+
+def test_text_in_text_out(toy, whole):
+    first, second = whole.completions
+    assert len(first.tokens) == len(second.tokens) == 24
+    assert first.finish_reason == "length"
+    assert (first.n_prompt, second.n_prompt) == (3, 1)
+    assert toy.tokenizer.decode(t for t in first.tokens if t != 25) == first.text
+    assert whole.report.new_tokens == 48
+    assert whole.report.decode_tokens == 46
+    assert whole.report.decode_steps == 23
+    assert whole.report.tokens_per_s > 0
+
+
+def test_streamed_pieces_add_up_to_the_text(toy, whole):
+    pieces = {0: "", 1: ""}
+
+    def on_text(request, text):
+        assert text
+        pieces[request] += text
+
+    out = generate(toy, ["abc", "q"], max_new=24, ignore_eos=True, on_text=on_text, stream_every=5)
+    assert [pieces[0], pieces[1]] == out.texts == whole.texts
+
+
+def test_a_stop_string_ends_a_text_and_rolls_its_row_back(toy, whole):
+    text = whole.texts[0]
+    stop = text[7:9]
+    cut = text.index(stop)
+    pieces = []
+    out = generate(
+        toy,
+        ["abc", "q"],
+        max_new=24,
+        ignore_eos=True,
+        stop=[stop],
+        stream_every=4,
+        on_text=lambda request, new: pieces.append(new) if request == 0 else None,
+    )
+    first = out.completions[0]
+    assert first.finish_reason == "stop"
+    assert first.text == text[:cut] == "".join(pieces)
+    assert toy.tokenizer.decode(first.tokens).endswith(stop)
+    other = whole.texts[1].split(stop)[0]
+    assert out.texts[1] == other
+
+
+def test_eos_ends_a_text_and_is_not_in_it(toy, whole):
+    eos = whole.completions[0].tokens[5]
+    ending = dataclasses.replace(toy, eos_ids=(eos,))
+    out = generate(ending, "abc", max_new=24)
+    n = whole.completions[0].tokens.index(eos)
+    assert out.completions[0].finish_reason == "eos"
+    assert out.completions[0].tokens == whole.completions[0].tokens[: n + 1]
+    assert out.texts[0] == toy.tokenizer.decode(whole.completions[0].tokens[:n])
+
+
+def test_growth_is_counted_to_the_row(toy, whole):
+    out = generate(toy, ["abc", "q"], max_new=24, ignore_eos=True, capacity=Arithmetic(8, 8))
+    assert out.texts == whole.texts
+    # 3 prompt rows and 8 spare ones, rounded to 16; then 8 more up to the limit of 26 rows.
+    assert out.report.growths == 2
+    assert out.report.rows_copied == (16 + 24) * 2
+    assert out.report.capacity == 32
+    leaf = 2 * 1 * 32 * 8 * 4
+    assert out.report.cache_bytes == 2 * leaf * toy.cfg.n_layers
+
+
+def test_a_request_seed_gives_the_same_text_in_any_batch(toy):
+    hot = SamplingParams(temperature=1.5, seed=4)
+    alone = generate(toy, "abc", max_new=16, sampling=hot)
+    others = [SamplingParams(temperature=0.7), hot, SamplingParams()]
+    mixed = generate(toy, ["zz", "abc", "qrstu"], max_new=16, sampling=others)
+    assert mixed.texts[1] == alone.texts[0]
+    again = generate(toy, "abc", max_new=16, sampling=dataclasses.replace(hot, seed=5))
+    assert again.texts[0] != alone.texts[0]
+
+
+def test_the_callers_key_survives(toy):
+    key = jax.random.key(8)
+    generate(toy, "abc", max_new=4, sampling=SamplingParams(temperature=1.0), key=key)
+    assert not key.is_deleted()
+
+
+def test_padded_batches_are_read_from_either_side():
+    tokens = np.array([[0, 0, 5, 6], [1, 2, 3, 4], [7, 8, 0, 0]])
+    mask = np.array([[0, 0, 1, 1], [1, 1, 1, 1], [1, 1, 0, 0]])
+    assert from_padded(tokens, mask) == [[5, 6], [1, 2, 3, 4], [7, 8]]
+    with pytest.raises(ConfigError, match="holes"):
+        from_padded(tokens, np.array([[1, 0, 1, 1]] * 3))
+    with pytest.raises(ConfigError, match=r"\[B, T\]"):
+        from_padded(tokens, mask[:, :2])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "options", "words"),
+    [
+        ([[]], {}, "prompt 0 is empty"),
+        ([], {}, "at least one prompt"),
+        ([[1], [2, 99]], {}, "prompt 1 holds token id 99"),
+        ([[-1]], {}, "token id -1"),
+        ([[1] * 70], {}, "64 positions"),
+        ([[1] * 10], {"max_new": 60}, "at most 54 new tokens"),
+        ([[1]], {"max_new": 0}, "max_new"),
+        ([[1]], {"sampling": [SamplingParams()] * 2}, "2 sampling settings for 1 prompts"),
+        ([[1]], {"sampling": SamplingParams(top_p=2.0)}, "top_p"),
+        ([[1]], {"top_logprobs": -1}, "top_logprobs"),
+    ],
+)
+def test_bad_requests_are_refused(toy, prompts, options, words):
+    with pytest.raises(ConfigError, match=words):
+        start(toy.cfg, toy.params, prompts, **({"max_new": 4} | options))
+
+
+def test_a_policy_that_reserves_too_little_is_refused(toy):
+    with pytest.raises(CapacityError, match="Upfront"):
+        start(toy.cfg, toy.params, [[1, 2, 3]], max_new=20, capacity=Upfront(8))
+
+    class Stingy:
+        def initial(self, prompt_len, rows, limit):
+            return prompt_len - 1
+
+    with pytest.raises(CapacityError, match="needs 3"):
+        start(toy.cfg, toy.params, [[1, 2, 3]], max_new=20, capacity=Stingy())
+
+
+def test_not_a_number_is_reported_by_row(toy):
+    params = toy.params.replace(embed=toy.params.embed.at[7].set(jnp.nan), unembed=None)
+    run = start(toy.cfg, params, [[1, 2]], max_new=8)
+    with pytest.raises(FloatingPointError, match=r"row\(s\) \[0\]"):
+        run.advance()
+
+
+def test_state_operations_refuse_nonsense(toy):
+    run = start(toy.cfg, toy.params, [[1, 2], [3]], max_new=8)
+    run.advance(2)
+    with pytest.raises(ConfigError, match="fork got rows"):
+        fork(run.state, [2])
+    with pytest.raises(ConfigError, match="fork got rows"):
+        fork(run.state, [])
+    with pytest.raises(ConfigError, match="rollback got"):
+        rollback(run.state, [1, 1])
+    with pytest.raises(ConfigError, match="rollback got"):
+        rollback(run.state, [2, 40])
+    with pytest.raises(ConfigError, match="rekey got"):
+        rekey(run.state, jax.random.split(jax.random.key(0), 5))
+    with pytest.raises(ConfigError, match="empty string"):
+        generate(toy, "abc", stop=[""])
+    with pytest.raises(ConfigError, match="stream_every"):
+        generate(toy, "abc", stream_every=0)
+
+
+def test_buckets_are_powers_of_two_from_64():
+    assert [bucket(n) for n in (1, 64, 65, 128, 129, 1000)] == [64, 64, 128, 128, 256, 1024]
