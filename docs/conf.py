@@ -14,7 +14,9 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb", ".rst": "restructuredtext"}
+# .rst first: in that form autosummary writes the pages of the reference.
+source_suffix = {".rst": "restructuredtext", ".md": "myst-nb", ".ipynb": "myst-nb"}
+templates_path = ["_templates"]
 myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are run by `make notebooks`; their stored outputs are shown
@@ -33,4 +35,4 @@ napoleon_custom_sections = [
 
 html_theme = "furo"
 html_title = f"ariel_jax {release}"
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "_templates"]
