@@ -170,44 +170,9 @@ def hf_config(shape: str) -> dict[str, Any]:
 
 def decoder_config(shape: str) -> Any:
     """The same configuration as this library's `DecoderConfig`."""
-    from ariel_jax.layers.rope import RopeConfig
-    from ariel_jax.models.config import DecoderConfig
+    from ariel_jax.models.hf import config_map
 
-    hf = hf_config(shape)
-    if hf["model_type"] == "gpt2":
-        width, heads = hf["n_embd"], hf["n_head"]
-        return DecoderConfig.create(
-            family="gpt2",
-            n_layers=hf["n_layer"],
-            d_model=width,
-            n_heads=heads,
-            n_kv_heads=heads,
-            head_dim=width // heads,
-            d_ff=4 * width,
-            vocab_size=hf["vocab_size"],
-            max_positions=hf["n_positions"],
-            norm="layer",
-            norm_eps=hf["layer_norm_epsilon"],
-            pos="learned",
-            act="gelu_tanh",
-            gated=False,
-            qkv_bias=True,
-            out_bias=True,
-            mlp_bias=True,
-        )
-    return DecoderConfig.create(
-        family="llama",
-        n_layers=hf["num_hidden_layers"],
-        d_model=hf["hidden_size"],
-        n_heads=hf["num_attention_heads"],
-        n_kv_heads=hf["num_key_value_heads"],
-        head_dim=hf["head_dim"],
-        d_ff=hf["intermediate_size"],
-        vocab_size=hf["vocab_size"],
-        max_positions=hf["max_position_embeddings"],
-        norm_eps=hf["rms_norm_eps"],
-        rope=RopeConfig(theta=hf["rope_theta"]),
-    )
+    return config_map.parse(hf_config(shape), f"the shape {shape}")
 
 
 def n_float32_bytes(shape: str) -> int:

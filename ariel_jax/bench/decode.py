@@ -64,6 +64,7 @@ def compare(
     against: str | None = "transformers",
     pairs: int = 5,
     threads: int = 2,
+    platform: str = "cpu",
     say: Say = lambda text: None,
 ) -> list[Row]:
     """Rows of one case: its time on each side, and the share of the read bandwidth we reach.
@@ -77,6 +78,7 @@ def compare(
         against: the other side, or None to measure only ours.
         pairs: how many times each side is measured.
         threads: processors that each side may use.
+        platform: `cpu`, `gpu` or `tpu`; the other side runs on the first two.
         say: told what is going on.
 
     Raises:
@@ -86,7 +88,7 @@ def compare(
     positive_int(pairs=pairs, threads=threads)
     _check_installed(against)
     modules = [OURS] if against is None else [OURS, THEIRS[against]]
-    spec = dataclasses.asdict(case) | {"threads": threads}
+    spec = dataclasses.asdict(case) | {"threads": threads, "platform": platform}
     together = len(modules) * _peak_bytes(case) < 0.7 * available_bytes()
     say(f"{case.name}: loading" + ("" if together else ", one side at a time (memory is short)"))
     times: dict[str, list[dict[str, Any]]] = {module: [] for module in modules}
@@ -132,10 +134,12 @@ def _sides(
     modules: Sequence[str], spec: dict[str, Any], *, together: bool
 ) -> Iterator[Callable[[str], contextlib.AbstractContextManager[Worker]]]:
     if not together:
-        yield lambda module: Worker(module, spec)
+        yield lambda module: Worker(module, spec)  # one at a time
         return
     with contextlib.ExitStack() as stack:
         running = {module: stack.enter_context(Worker(module, spec)) for module in modules}
+        for worker in running.values():  # they load at the same time
+            worker.wait()
         yield lambda module: contextlib.nullcontext(running[module])
 
 
@@ -200,15 +204,18 @@ def _alone(
     )
 
 
-def memory_rows(case: Case, *, batches: Sequence[int] = (1, 4), threads: int = 2) -> list[Row]:
+def memory_rows(
+    case: Case, *, batches: Sequence[int] = (1, 4), threads: int = 2, platform: str = "cpu"
+) -> list[Row]:
     """Temporary bytes of the compiled segment program as a percentage of the cache's bytes.
 
     Args:
         case: whose shape, prompt length and number of new tokens to take.
         batches: for which batch sizes.
         threads: processors that the process may use.
+        platform: `cpu`, `gpu` or `tpu`.
     """
-    spec = dataclasses.asdict(case) | {"threads": threads, "batch": 1}
+    spec = dataclasses.asdict(case) | {"threads": threads, "platform": platform, "batch": 1}
     rows = []
     with Worker(OURS, spec) as worker:
         for batch in batches:

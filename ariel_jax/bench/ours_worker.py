@@ -19,8 +19,10 @@ class Ours:
 
         from ariel_jax import backend, decode
         from ariel_jax.decode.traffic import bytes_per_step
+        from ariel_jax.models.config import Precision
         from ariel_jax.models.params import init_params
 
+        backend.use(spec["platform"])
         backend.enable_compile_cache()
         self.spec = spec
         self.cfg = decoder_config(spec["shape"])
@@ -33,7 +35,11 @@ class Ours:
                 weights.fill(host)
             return jax.device_put(host)
 
-        shapes = jax.eval_shape(lambda: init_params(self.cfg, key=jax.random.key(0)))
+        # On both sides float32 means float32, on accelerators too.
+        precision = Precision(matmul="highest")
+        shapes = jax.eval_shape(
+            lambda: init_params(self.cfg, key=jax.random.key(0), precision=precision)
+        )
         self.params = jax.block_until_ready(jax.tree_util.tree_map_with_path(make, shapes))
         self._start = decode.start
         length = np.full(spec["batch"], spec["n_prompt"] + spec["n_new"] / 2)

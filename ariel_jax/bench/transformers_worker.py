@@ -50,8 +50,10 @@ class Theirs:
             for name, parameter in self.model.named_parameters():
                 if name.endswith("bias"):
                     parameter.fill_(0.0)
+        device = {"cpu": "cpu", "gpu": "cuda"}[spec["platform"]]
+        self.model.to(device)
         ids = weights.prompt(spec["batch"], spec["n_prompt"], hf["vocab_size"])
-        self.ids = torch.tensor(ids)
+        self.ids = torch.tensor(ids, device=device)
         self.mask = torch.ones_like(self.ids)
         self.options = transformers.GenerationConfig(
             max_new_tokens=spec["n_new"],

@@ -4,6 +4,7 @@ A worker reads JSON lines on stdin and answers each with one JSON line on stdout
 that it prints goes to stderr, which is kept for the error message.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -24,7 +25,8 @@ class Worker:
 
     Args:
         module: `ariel_jax.bench....`, run with `python -m`.
-        spec: what it shall load, sent as the first line; the process is ready when it has answered.
+        spec: what it shall load, sent as the first line. Loading goes on in the background until
+            `wait`, `facts` or `ask` is called.
     """
 
     def __init__(self, module: str, spec: dict[str, Any]) -> None:
@@ -41,11 +43,24 @@ class Worker:
             env=env,
             text=True,
         )
-        try:
-            self.facts = self.ask(spec)
-        except BaseException:
-            self.close()
-            raise
+        self._facts: dict[str, Any] | None = None
+        self._write(spec)
+
+    def wait(self) -> None:
+        """Return when it is loaded and warmed up.
+
+        Raises:
+            WorkerError: it died; the message holds the end of what it wrote to stderr.
+        """
+        if self._facts is None:
+            self._facts = self._read()
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What it said about itself when it was ready."""
+        self.wait()
+        assert self._facts is not None
+        return self._facts
 
     def ask(self, request: dict[str, Any]) -> dict[str, Any]:
         """The worker's answer to one request.
@@ -53,14 +68,19 @@ class Worker:
         Raises:
             WorkerError: it died; the message holds the end of what it wrote to stderr.
         """
+        self.wait()
+        self._write(request)
+        return self._read()
+
+    def _write(self, request: dict[str, Any]) -> None:
         assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it died: reading its answer will say why
             self._process.stdin.write(json.dumps(request) + "\n")
             self._process.stdin.flush()
-            line = self._process.stdout.readline()
-        except BrokenPipeError:
-            line = ""
+
+    def _read(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
         if not line:
             status = self._process.wait()
             raise WorkerError(
@@ -84,7 +104,8 @@ class Worker:
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
-                pipe.close()
+                with contextlib.suppress(BrokenPipeError):  # unread requests
+                    pipe.close()
         self._stderr.close()
 
     def __enter__(self) -> "Worker":

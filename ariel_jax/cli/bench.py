@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from ariel_jax import bench, durable
+from ariel_jax import backend, bench, durable
 from ariel_jax._checks import positive_int
 
 
@@ -37,14 +37,20 @@ def run(args: Args) -> int:
     positive_int(pairs=args.pairs, threads=args.threads)
     cases = bench.select(args.cases)
     against = None if args.against == "none" else args.against
+    platform = backend.platform()
     rows: list[bench.Row] = []
     for case in cases:
         rows += bench.compare(
-            case, against=against, pairs=args.pairs, threads=args.threads, say=_say
+            case,
+            against=against,
+            pairs=args.pairs,
+            threads=args.threads,
+            platform=platform,
+            say=_say,
         )
     if args.memory:
         _say("memory of the compiled programs")
-        rows += bench.memory_rows(cases[0], threads=args.threads)
+        rows += bench.memory_rows(cases[0], threads=args.threads, platform=platform)
     print(bench.markdown(rows))
     if args.json is not None:
         durable.write_json(args.json, document(rows, args))

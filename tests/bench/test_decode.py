@@ -32,6 +32,9 @@ class FakeWorker:
         each = 1e-3 if self.module == decode.OURS else 3e-3
         return {"first_s": 10 * each, "rest_s": 20 * each, "n_steps": 20}
 
+    def wait(self):
+        pass
+
     def __enter__(self):
         return self
 

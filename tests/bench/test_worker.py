@@ -43,8 +43,8 @@ def test_a_dead_worker_reports_its_last_words(module):
             sys.exit("no weights here")
         serve(load)
     """)
-    with pytest.raises(WorkerError, match="no weights here"):
-        Worker(name, {"threads": 1})
+    with Worker(name, {"threads": 1}) as side, pytest.raises(WorkerError, match="no weights here"):
+        side.wait()
 
 
 def test_fill_repeats_one_block(monkeypatch):
