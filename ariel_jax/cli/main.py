@@ -19,6 +19,8 @@ PLATFORMS = ("cpu", "gpu", "tpu")
 
 # command -> what it does; its module is cli/<command, with _ for ->.py and offers Args and run
 COMMANDS = {
+    "generate": "Stream text from a model and say what it cost.",
+    "bench": "Measure decoding, alone or beside another program.",
     "info": "Print the backend, devices, versions, measured ceilings and kernel choices.",
 }
 
