@@ -1,0 +1,15 @@
+"""Models in Hugging Face form: folders of `config.json`, safetensors and `tokenizer.json`."""
+
+from ariel_jax.models.hf.load import load_pretrained
+from ariel_jax.models.hf.model import GenerationDefaults, Model
+from ariel_jax.models.hf.save import save_pretrained
+from ariel_jax.models.hf.tokenizer import Detokenizer, Tokenizer
+
+__all__ = [
+    "Detokenizer",
+    "GenerationDefaults",
+    "Model",
+    "Tokenizer",
+    "load_pretrained",
+    "save_pretrained",
+]

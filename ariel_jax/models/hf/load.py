@@ -1,0 +1,262 @@
+"""`load_pretrained`: a folder in Hugging Face form to a `Model`."""
+
+import math
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ariel_jax import backend
+from ariel_jax.errors import CheckpointError, ConfigError
+from ariel_jax.models import paths
+from ariel_jax.models.config import DecoderConfig, Precision
+from ariel_jax.models.hf import config_map, weight_map
+from ariel_jax.models.hf.model import GenerationDefaults, Model
+from ariel_jax.models.hf.safetensors_io import ALIGNMENT, Checkpoint, aligned_empty, read_json
+from ariel_jax.models.hf.tokenizer import NoTokenizer, Tokenizer, check_vocabulary
+from ariel_jax.models.hf.weight_map import Source
+from ariel_jax.models.params import DecoderParams
+from ariel_jax.models.sharding import leaf_specs
+
+ASSETS = pathlib.Path(__file__).parents[2] / "assets"
+SHIPPED = ("nano",)
+_FLOATS = ("float64", "float32", "bfloat16", "float16")
+
+# Settings of generation_config.json that are read, by our name.
+_SAMPLING = {
+    "temperature": "temperature",
+    "top_k": "top_k",
+    "top_p": "top_p",
+    "min_p": "min_p",
+    "repetition_penalty": "repetition_penalty",
+    "max_new_tokens": "max_new",
+}
+# Settings that change no token.
+_BOOKKEEPING = frozenset(
+    {
+        "_from_model_config",
+        "cache_implementation",
+        "max_length",
+        "output_attentions",
+        "output_hidden_states",
+        "output_logits",
+        "output_scores",
+        "return_dict_in_generate",
+        "transformers_version",
+        "trust_remote_code",
+        "use_cache",
+    }
+)
+
+
+def load_pretrained(
+    folder_or_name: str | pathlib.Path,
+    *,
+    precision: Precision | None = None,
+    mesh: jax.sharding.Mesh | None = None,
+) -> Model:
+    """Loads a model from a folder in Hugging Face form, or the one that ships in this package.
+
+    Nothing is downloaded, no code of the folder runs, and nothing in it is unpickled. On a CPU,
+    tensors that lie 64-byte aligned in the file (as `save_pretrained` writes them) in the wanted
+    dtype are used where they are, without a copy: do not write into such a file afterwards
+    (replacing it is safe). Others are copied one by one.
+
+    Args:
+        folder_or_name: a folder with `config.json`, safetensors weights and `tokenizer.json`; or
+            `"nano"`.
+        precision: dtypes; None means float32 on a CPU and for float32 files, bfloat16 on a GPU or
+            TPU for bfloat16 files.
+        mesh: spreads the weights over devices, see `models.sharding.param_specs`; None puts them on
+            the default device.
+
+    Returns:
+        The model. Without a `tokenizer.json` it takes and gives token ids only.
+
+    Raises:
+        CheckpointError: a file is missing, damaged or not understood: unsupported architecture,
+            unknown config attribute, missing or unknown tensor, wrong shape, missing or truncated
+            shard, vocabularies that disagree. The message names it.
+        ConfigError: a precision that cannot be had, or a mesh with other axes.
+    """
+    folder = _folder(folder_or_name)
+    attributes = read_json(folder / "config.json")
+    cfg = config_map.parse(attributes, str(folder / "config.json"))
+    tokenizer = _tokenizer(folder, cfg)
+    generation = _generation(folder, attributes, tokenizer)
+    checkpoint = Checkpoint(folder)
+    stored = {name: info.shape for name, info in checkpoint.items()}
+    sources, tied = weight_map.resolve(cfg, stored, str(folder))
+    _check_tied(folder, checkpoint, sources["embed"].key, tied)
+    platform = mesh.devices.flat[0].platform if mesh is not None else backend.platform()
+    if precision is None:
+        precision = default_precision(platform, checkpoint[sources["embed"].key].dtype)
+    params = _load_params(cfg, checkpoint, sources, precision, platform, mesh)
+    return Model(cfg=cfg, params=params, tokenizer=tokenizer, generation=generation, source=folder)
+
+
+def default_precision(platform: str, stored: np.dtype) -> Precision:
+    """bfloat16 where the file and the device are made for it, else float32.
+
+    XLA:CPU converts bfloat16 weights to float32 in every product, which takes several times as
+    long as reading float32 ones.
+    """
+    if platform != "cpu" and stored == np.dtype(jnp.bfloat16):
+        return Precision.bf16()
+    return Precision.f32()
+
+
+def _folder(folder_or_name: str | pathlib.Path) -> pathlib.Path:
+    name = str(folder_or_name)
+    folder = ASSETS / name if name in SHIPPED else pathlib.Path(folder_or_name).expanduser()
+    if not (folder / "config.json").is_file():
+        what = "has no config.json" if folder.is_dir() else "is no folder"
+        raise CheckpointError(
+            f"{name!r} {what}. Pass {' or '.join(repr(n) for n in SHIPPED)}, or a folder with "
+            "config.json, model.safetensors and tokenizer.json (nothing is downloaded)."
+        )
+    return folder
+
+
+def _tokenizer(folder: pathlib.Path, cfg: DecoderConfig) -> Tokenizer | NoTokenizer:
+    if not (folder / "tokenizer.json").is_file():
+        return NoTokenizer(str(folder))
+    tokenizer = Tokenizer.from_folder(folder)
+    check_vocabulary(tokenizer, cfg.vocab_size)
+    return tokenizer
+
+
+def _generation(
+    folder: pathlib.Path, attributes: dict[str, Any], tokenizer: Tokenizer | NoTokenizer
+) -> GenerationDefaults:
+    path = folder / "generation_config.json"
+    given = read_json(path) if path.is_file() else {}
+    known = {*_SAMPLING, *_BOOKKEEPING, "do_sample", "eos_token_id", "bos_token_id", "pad_token_id"}
+    unknown = {k: v for k, v in given.items() if k not in known and v is not None}
+    if unknown:
+        raise CheckpointError(
+            f"{path} asks for {unknown}, which this library does not do. Known: {sorted(known)}. "
+            "Remove the attribute if texts generated without it are what you want."
+        )
+
+    def ids(name: str) -> tuple[int, ...]:
+        value = given.get(name, attributes.get(name))
+        listed = value if isinstance(value, list) else [] if value is None else [value]
+        # OPT and others write -1 for "none".
+        if any(type(i) is not int or i < -1 for i in listed):
+            raise CheckpointError(
+                f"{folder}: {name}={value!r} must be a token id or a list of them."
+            )
+        return tuple(i for i in listed if i >= 0)
+
+    eos = ids("eos_token_id")
+    if not eos and isinstance(tokenizer, Tokenizer) and tokenizer.eos_id is not None:
+        eos = (tokenizer.eos_id,)
+    for name in _SAMPLING:
+        value = given.get(name)
+        if value is not None and (type(value) not in (int, float) or not math.isfinite(value)):
+            raise CheckpointError(f"{path}: {name}={value!r} must be a finite number.")
+    sampling: dict[str, Any] = {ours: given.get(name) for name, ours in _SAMPLING.items()}
+    return GenerationDefaults(
+        eos_ids=eos,
+        bos_id=next(iter(ids("bos_token_id")), None),
+        pad_id=next(iter(ids("pad_token_id")), None),
+        do_sample=given.get("do_sample") is True,
+        **sampling,
+    )
+
+
+def _check_tied(
+    folder: pathlib.Path, checkpoint: Checkpoint, embed: str, tied: tuple[str, ...]
+) -> None:
+    """Raises unless every stored head that the config calls tied equals the embedding."""
+    for head in tied:
+        one, other = checkpoint.view(embed), checkpoint.view(head)
+        same = one.shape == other.shape and one.dtype == other.dtype
+        step = max(1, (8 << 20) // max(1, one[:1].nbytes))
+        for first in range(0, len(one) if same else 0, step):
+            # As bytes: NaNs are equal to themselves and no arithmetic is done.
+            pieces = (
+                np.ascontiguousarray(x[first : first + step]).view(np.uint8) for x in (one, other)
+            )
+            same = same and np.array_equal(*pieces)
+        checkpoint.release(embed)
+        checkpoint.release(head)
+        if not same:
+            raise CheckpointError(
+                f"{folder}: config.json says tie_word_embeddings, but {head!r} differs from "
+                f"{embed!r}. Set tie_word_embeddings to false if the head is meant to be used."
+            )
+
+
+def _load_params(
+    cfg: DecoderConfig,
+    checkpoint: Checkpoint,
+    sources: dict[str, Source],
+    precision: Precision,
+    platform: str,
+    mesh: jax.sharding.Mesh | None,
+) -> DecoderParams:
+    dtype = precision.dtype("param")
+    if dtype.name not in _FLOATS:
+        raise ConfigError(f"precision.param={precision.param!r}; allowed: {', '.join(_FLOATS)}.")
+    if dtype == np.float64 and not jax.config.jax_enable_x64:
+        raise ConfigError(
+            "precision.param='float64' needs jax.config.update('jax_enable_x64', True) first."
+        )
+    for found in sources.values():
+        info = checkpoint[found.key]
+        if info.dtype.name not in _FLOATS:
+            raise CheckpointError(
+                f"tensor {found.key!r} is stored as {info.dtype.name}; allowed: "
+                f"{', '.join(_FLOATS)}. Quantised checkpoints are not supported; use the original."
+            )
+    specs = None if mesh is None else leaf_specs(cfg, mesh)
+    leaves: dict[str, jax.Array] = {}
+    # Largest first: what a tensor needs beside its result is then needed while little is loaded.
+    for path in sorted(sources, key=lambda p: -checkpoint[sources[p].key].nbytes):
+        if mesh is None or specs is None:
+            leaves[path] = _to_device(checkpoint, sources[path], dtype, platform)
+        else:
+            sharding = jax.sharding.NamedSharding(mesh, specs[path])
+            leaves[path] = _to_mesh(checkpoint, sources[path], dtype, sharding)
+    params = paths.assemble(cfg, leaves)
+    return params.replace(precision=precision)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
+
+
+def _to_device(checkpoint: Checkpoint, found: Source, dtype: np.dtype, platform: str) -> jax.Array:
+    stored = checkpoint.view(found.key)
+    is_aligned = stored.ctypes.data % ALIGNMENT == 0
+    if platform == "cpu" and found.is_whole and stored.dtype == dtype and is_aligned:
+        return jax.device_put(stored, may_alias=True)
+    if found.is_whole:
+        host = checkpoint.copy(found.key, dtype)
+    else:
+        part = found.pick(stored)
+        host = aligned_empty(part.shape, dtype)
+        host[...] = part
+        checkpoint.release(found.key)
+    # The copy is ours alone and aligned, so jax may keep it instead of copying once more.
+    array = jax.device_put(host, may_alias=True)
+    if platform != "cpu":
+        array.block_until_ready()  # else host copies of many tensors wait for their transfer
+    return array
+
+
+def _to_mesh(
+    checkpoint: Checkpoint, found: Source, dtype: np.dtype, sharding: jax.sharding.NamedSharding
+) -> jax.Array:
+    part = found.pick(checkpoint.view(found.key))
+
+    def shard(index: Any) -> np.ndarray:
+        piece = part[index]
+        host = aligned_empty(piece.shape, dtype)
+        host[...] = piece
+        return host
+
+    array = jax.make_array_from_callback(part.shape, sharding, shard)
+    array.block_until_ready()
+    checkpoint.release(found.key)
+    return array

@@ -1,0 +1,131 @@
+"""`save_pretrained`: a `Model` to a folder in Hugging Face form."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from ariel_jax import durable
+from ariel_jax._checks import positive_int
+from ariel_jax.errors import ConfigError
+from ariel_jax.models import paths
+from ariel_jax.models.hf import config_map, safetensors_io, weight_map
+from ariel_jax.models.hf.model import GenerationDefaults, Model
+from ariel_jax.models.hf.tokenizer import Tokenizer
+
+_OWN_FILES = frozenset(
+    {
+        "config.json",
+        "generation_config.json",
+        "model.safetensors.index.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+    }
+)
+
+
+def save_pretrained(
+    model: Model, folder: str | pathlib.Path, *, max_shard_bytes: int = 5_000_000_000
+) -> None:
+    """Saves a model so that `load_pretrained` and transformers can load it.
+
+    Args:
+        model: to save; its weights are stored in the dtype that they have.
+        folder: to create, or to replace if it holds a model and nothing else; its parent exists.
+        max_shard_bytes: weights above this are split into several files.
+
+    Guarantees:
+        The folder appears complete or not at all; on an error what was there before is unchanged.
+        Every tensor whose size is a multiple of 64 bytes begins at such a multiple in its file.
+
+    Raises:
+        ConfigError: the folder holds files that saving would remove.
+        CheckpointError: the family's format cannot say what the config computes.
+        StorageError: the disk is full, read-only or the parent folder is missing.
+    """
+    positive_int(max_shard_bytes=max_shard_bytes)
+    target = pathlib.Path(folder)
+    _check_target(target)
+    leaves = paths.flatten(model.params)
+    dtype = np.dtype(leaves["embed"].dtype)
+    config = config_map.to_hf(model.cfg, dtype=dtype.name) | _ids(model.generation)
+    groups = weight_map.to_stored(model.cfg, leaves)
+    shapes = weight_map.stored_shapes(model.cfg)
+    tensors = {
+        key: (shapes[key], np.dtype(leaves[group[0][0]].dtype)) for key, group in groups.items()
+    }
+    with durable.replacing_directory(target) as new:
+        _write_json(new / "config.json", config)
+        _write_json(new / "generation_config.json", _generation_json(model.generation))
+        if isinstance(model.tokenizer, Tokenizer):
+            _write_tokenizer(new, model.tokenizer)
+        shards = safetensors_io.split_shards(tensors, max_shard_bytes)
+        where: dict[str, str] = {}
+        for name, keys in zip(safetensors_io.names(shards), shards, strict=True):
+            with open(new / name, "wb") as file:
+                safetensors_io.write(
+                    file,
+                    {key: tensors[key] for key in keys},
+                    lambda key: weight_map.join(groups[key], leaves),
+                )
+            where |= dict.fromkeys(keys, name)
+        if len(shards) > 1:
+            total = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in tensors.values())
+            index = {"metadata": {"total_size": total}, "weight_map": where}
+            _write_json(new / "model.safetensors.index.json", index)
+
+
+def _check_target(folder: pathlib.Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise ConfigError(f"{folder} is a file; pass the name of a folder to create.")
+    foreign = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() or (entry.name not in _OWN_FILES and not _is_weights(entry.name))
+    )
+    if foreign:
+        raise ConfigError(
+            f"{folder} holds {foreign[:5]}, which saving would remove. Choose a new folder."
+        )
+
+
+def _is_weights(name: str) -> bool:
+    return name.startswith("model") and name.endswith(".safetensors")
+
+
+def _ids(generation: GenerationDefaults) -> dict[str, Any]:
+    eos = list(generation.eos_ids)
+    return {
+        "eos_token_id": (eos[0] if len(eos) == 1 else eos) if eos else None,
+        "bos_token_id": generation.bos_id,
+        "pad_token_id": generation.pad_id,
+    }
+
+
+def _generation_json(generation: GenerationDefaults) -> dict[str, Any]:
+    settings = {
+        "do_sample": generation.do_sample or None,
+        "temperature": generation.temperature,
+        "top_k": generation.top_k,
+        "top_p": generation.top_p,
+        "min_p": generation.min_p,
+        "repetition_penalty": generation.repetition_penalty,
+        "max_new_tokens": generation.max_new,
+    }
+    return {k: v for k, v in {**_ids(generation), **settings}.items() if v is not None}
+
+
+def _write_tokenizer(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
+    text = tokenizer.backend.to_str(pretty=True)
+    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **tokenizer.settings}
+    _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

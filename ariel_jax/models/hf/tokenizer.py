@@ -1,0 +1,293 @@
+"""Text to tokens and back: a thin wrapper over the `tokenizers` package, with chat templates."""
+
+import dataclasses
+import datetime
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tokenizers
+
+from ariel_jax.errors import CheckpointError, ConfigError
+from ariel_jax.models.hf.safetensors_io import read_json
+
+MAX_PADDING_ROWS = 1024  # embedding rows beyond the tokenizer that count as padding
+MAX_CHAT_CHARACTERS = 4 << 20
+_REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are no character (yet)
+_LONGEST_CHARACTER = 4  # bytes in UTF-8
+
+
+def _token_text(value: Any) -> str | None:
+    """A special token as `tokenizer_config.json` writes it: a string or an object with `content`."""
+    if isinstance(value, Mapping):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Tokenizer:
+    """A `tokenizer.json` with the special tokens and chat template of `tokenizer_config.json`.
+
+    Attributes:
+        backend: the `tokenizers.Tokenizer`.
+        settings: content of `tokenizer_config.json`, `chat_template` included whatever file it
+            came from.
+        source: the folder it was read from, for messages.
+    """
+
+    backend: tokenizers.Tokenizer
+    settings: dict[str, Any] = dataclasses.field(default_factory=dict)
+    source: str = "tokenizer"
+
+    @classmethod
+    def from_folder(cls, folder: pathlib.Path) -> "Tokenizer":
+        """The tokenizer of a model folder.
+
+        Raises:
+            CheckpointError: a file is damaged or not understood.
+        """
+        path = folder / "tokenizer.json"
+        try:
+            backend = tokenizers.Tokenizer.from_file(str(path))
+        except Exception as error:  # the package raises plain Exception
+            raise CheckpointError(
+                f"{path} cannot be read: {error}. Save it again with the fast tokenizer of "
+                "transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))."
+            ) from error
+        # Lengths are checked against the context by the caller, who can say what to do.
+        backend.no_truncation()
+        backend.no_padding()
+        config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
+        settings = read_json(config) if config.is_file() else {}
+        if template.is_file():
+            settings["chat_template"] = template.read_text(encoding="utf-8")
+        return cls(backend, settings, str(folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """One more than the largest id."""
+        return max(self.backend.get_vocab(with_added_tokens=True).values(), default=-1) + 1
+
+    def special(self, name: str) -> str | None:
+        """Text of a special token such as `bos_token`, or None."""
+        return _token_text(self.settings.get(name))
+
+    def id_of(self, token: str) -> int | None:
+        """Id of a token's text, or None if there is no such token."""
+        return self.backend.token_to_id(token)
+
+    @property
+    def eos_id(self) -> int | None:
+        """Id of the end-of-sequence token that `tokenizer_config.json` names, or None."""
+        text = self.special("eos_token")
+        return None if text is None else self.id_of(text)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text.
+
+        Args:
+            text: any text.
+            add_special_tokens: put before and after what the tokenizer file says (a
+                beginning-of-sequence token in Llama). Off for a rendered chat, which has them.
+
+        Raises:
+            ConfigError: `text` is no string.
+        """
+        if not isinstance(text, str):
+            raise ConfigError(f"encode got {type(text).__name__}; pass a string.")
+        ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        if add_special_tokens and self.settings.get("add_bos_token") is True:
+            bos = self.special("bos_token")
+            first = None if bos is None else self.id_of(bos)
+            if first is not None and ids[:1] != [first]:
+                return [first, *ids]
+        return ids
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
+        return self.backend.decode(list(ids), skip_special_tokens=skip_special_tokens)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The default chat template, or None."""
+        template = self.settings.get("chat_template")
+        if isinstance(template, list):  # several templates, by name
+            named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+            template = named.get("default")
+        return template if isinstance(template, str) else None
+
+    def render_chat(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        *,
+        add_generation_prompt: bool = True,
+        **variables: Any,
+    ) -> str:
+        """The text that the model was trained to see for a conversation.
+
+        Args:
+            messages: `{"role": ..., "content": ...}` in order.
+            add_generation_prompt: end with the mark after which the model answers.
+            **variables: further variables of the template.
+
+        Returns:
+            A text to encode with `add_special_tokens=False`.
+
+        Guarantees:
+            The template runs in jinja2's immutable sandbox: it reaches no file, attribute or
+            function beyond its variables, and renders at most 4 Mi characters.
+
+        Raises:
+            ConfigError: there is no template, or it refuses the messages.
+            CheckpointError: the template itself is broken or not allowed.
+        """
+        template = self.chat_template
+        if template is None:
+            raise ConfigError(
+                f"{self.source} has no chat template; pass a plain text prompt, or a folder whose "
+                "tokenizer_config.json has a chat_template."
+            )
+        specials = {
+            name: text
+            for name in ("bos_token", "eos_token", "pad_token", "unk_token")
+            if (text := self.special(name)) is not None
+        }
+        values = {
+            **specials,
+            "messages": [dict(m) for m in messages],
+            "add_generation_prompt": add_generation_prompt,
+            **variables,
+        }
+        return _render(template, values, self.source)
+
+    def encode_chat(self, messages: Sequence[Mapping[str, Any]], **variables: Any) -> list[int]:
+        """Token ids of a rendered conversation, see `render_chat`."""
+        return self.encode(self.render_chat(messages, **variables), add_special_tokens=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class NoTokenizer:
+    """Stands where a folder has no `tokenizer.json`: token ids work, text is refused."""
+
+    source: str
+
+    def _error(self) -> CheckpointError:
+        return CheckpointError(
+            f"{self.source} has no tokenizer.json, so it takes and gives token ids only. For text, "
+            "add one: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER) in "
+            "transformers."
+        )
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """Refuses.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise self._error()
+
+    def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Refuses.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise self._error()
+
+
+class Detokenizer:
+    """Text of a growing token sequence, never half a character.
+
+    The pieces of `add` and the one of `finish`, joined, equal `decode` of all ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True):
+        self._tokenizer, self._skip = tokenizer, skip_special_tokens
+        self._ids: list[int] = []
+        self._context = 0  # decoding starts here: blanks before a word depend on the one before
+        self._sent = 0  # ids whose text was handed out
+
+    def _decode(self, start: int, stop: int | None = None) -> str:
+        return self._tokenizer.decode(self._ids[start:stop], skip_special_tokens=self._skip)
+
+    def add(self, token: int) -> str:
+        """The text that is certain after one more token; may be empty."""
+        self._ids.append(token)
+        before, now = self._decode(self._context, self._sent), self._decode(self._context)
+        if now.endswith(_REPLACEMENT) and len(self._ids) - self._sent < _LONGEST_CHARACTER:
+            return ""
+        if len(now) <= len(before) or not now.startswith(before) or now.endswith(_REPLACEMENT):
+            return ""
+        self._context, self._sent = self._sent, len(self._ids)
+        return now[len(before) :]
+
+    def finish(self) -> str:
+        """The rest, once no token follows; an unfinished character is U+FFFD."""
+        before, now = self._decode(self._context, self._sent), self._decode(self._context)
+        self._context = self._sent = len(self._ids)
+        return now[len(before) :]
+
+
+def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
+    """Raises unless every token has an embedding row and the rest of the rows is padding.
+
+    Raises:
+        CheckpointError: tokenizer and config disagree.
+    """
+    tokens = tokenizer.vocab_size
+    if not tokens <= vocab_size <= tokens + MAX_PADDING_ROWS:
+        raise CheckpointError(
+            f"{tokenizer.source}: tokenizer.json has {tokens} tokens, config.json says "
+            f"vocab_size={vocab_size}; it must be at least that many, and at most "
+            f"{MAX_PADDING_ROWS} more (padding). They are of different models; download both again."
+        )
+
+
+def _render(template: str, values: dict[str, Any], source: str) -> str:
+    import jinja2
+    import jinja2.exceptions
+    import jinja2.sandbox
+
+    class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        # 'x' * 10**10 would fill the memory before the length of the output is looked at.
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            both = (left, right)
+            if not all(isinstance(v, int) and abs(v) < 1 << 20 for v in both):
+                raise jinja2.exceptions.SecurityError(f"{operator} needs small whole numbers")
+            if operator == "**" and abs(right) > 32:
+                raise jinja2.exceptions.SecurityError("the exponent is too large")
+            return super().call_binop(context, operator, left, right)
+
+    def raise_exception(message: str) -> None:
+        raise ConfigError(f"the chat template of {source} refuses these messages: {message}")
+
+    def tojson(value: Any, indent: int | None = None, **_: Any) -> str:
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+
+    environment = Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = tojson
+    environment.globals["raise_exception"] = raise_exception
+    environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
+    try:
+        pieces, length = [], 0
+        for piece in environment.from_string(template).generate(**values):
+            length += len(piece)
+            if length > MAX_CHAT_CHARACTERS:
+                raise CheckpointError(
+                    f"the chat template of {source} renders more than {MAX_CHAT_CHARACTERS} "
+                    "characters; pass fewer or shorter messages."
+                )
+            pieces.append(piece)
+        return "".join(pieces)
+    except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
+        if isinstance(error, (ConfigError, CheckpointError)):
+            raise
+        raise CheckpointError(
+            f"the chat template of {source} cannot be rendered: {error}. "
+            "Check the messages (role and content), or use a plain prompt."
+        ) from error
