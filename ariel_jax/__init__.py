@@ -17,11 +17,14 @@ _HOME = {
     "SamplingParams": "ariel_jax.decode",
     "Upfront": "ariel_jax.decode",
     "generate": "ariel_jax.decode",
+    "load_pretrained": "ariel_jax.models.hf",
+    "save_pretrained": "ariel_jax.models.hf",
 }
 
 if TYPE_CHECKING:
     from ariel_jax.decode import Arithmetic, Autoregressive, SamplingParams, Upfront, generate
     from ariel_jax.errors import ArielError
+    from ariel_jax.models.hf import load_pretrained, save_pretrained
 
 __all__ = [
     "ArielError",
@@ -31,6 +34,8 @@ __all__ = [
     "Upfront",
     "__version__",
     "generate",
+    "load_pretrained",
+    "save_pretrained",
 ]
 
 
