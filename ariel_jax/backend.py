@@ -111,7 +111,7 @@ def compiler_options(platform: str) -> dict[str, str | bool]:
         platform: `"cpu"`, `"gpu"` or `"tpu"`.
 
     Returns:
-        A dictionary for `jax.jit(..., compiler_options=...)`; empty where nothing is known to help.
+        A value for the argument `compiler_options` of `jax.jit`; empty where nothing is known to help.
     """
     _checks.one_of(PLATFORMS, platform=platform)
     if platform != "cpu":
