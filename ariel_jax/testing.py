@@ -256,7 +256,7 @@ class TraceCounter:
     def __init__(self) -> None:
         self.count = 0
 
-    def __call__(self, event: str, duration_s: float, **_: Any) -> None:
+    def __call__(self, event: str) -> None:
         """Take note of an event of `jax.monitoring`."""
         self.count += event == _TRACING
 
@@ -264,9 +264,9 @@ class TraceCounter:
 _counters: list[TraceCounter] = []
 
 
-def _listen(event: str, duration_s: float, **rest: Any) -> None:
+def _listen(event: str, duration_secs: float, **_: str | int) -> None:
     for counter in _counters:
-        counter(event, duration_s, **rest)
+        counter(event)
 
 
 @contextlib.contextmanager

@@ -178,10 +178,8 @@ def _check_tied(
         step = max(1, (8 << 20) // max(1, one[:1].nbytes))
         for first in range(0, len(one) if same else 0, step):
             # As bytes: NaNs are equal to themselves and no arithmetic is done.
-            pieces = (
-                np.ascontiguousarray(x[first : first + step]).view(np.uint8) for x in (one, other)
-            )
-            same = same and np.array_equal(*pieces)
+            piece = one[first : first + step].tobytes()
+            same = same and piece == other[first : first + step].tobytes()
         checkpoint.release(embed)
         checkpoint.release(head)
         if not same:
@@ -202,7 +200,7 @@ def _load_params(
     dtype = precision.dtype("param")
     if dtype.name not in _FLOATS:
         raise ConfigError(f"precision.param={precision.param!r}; allowed: {', '.join(_FLOATS)}.")
-    if dtype == np.float64 and not jax.config.jax_enable_x64:
+    if dtype == np.float64 and jnp.result_type(float) != np.float64:
         raise ConfigError(
             "precision.param='float64' needs jax.config.update('jax_enable_x64', True) first."
         )

@@ -362,7 +362,7 @@ def write(
     file.write(header)
     for name in order:
         shape, dtype = tensors[name]
-        data = np.ascontiguousarray(get(name))
+        data = np.asarray(get(name), order="C")
         if data.shape != shape or data.dtype != dtype:
             raise CheckpointError(
                 f"tensor {name!r} was announced as {dtype.name} {list(shape)} and is "

@@ -2,9 +2,10 @@
 
 import dataclasses
 import datetime
+import functools
 import json
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tokenizers
@@ -14,6 +15,7 @@ from ariel_jax.models.hf.safetensors_io import read_json
 
 MAX_PADDING_ROWS = 1024  # embedding rows beyond the tokenizer that count as padding
 MAX_CHAT_CHARACTERS = 4 << 20
+_MAX_TEMPLATE_NUMBER = 1 << 20
 _REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are no character (yet)
 _LONGEST_CHARACTER = 4  # bytes in UTF-8
 
@@ -135,8 +137,9 @@ class Tokenizer:
             A text to encode with `add_special_tokens=False`.
 
         Guarantees:
-            The template runs in jinja2's immutable sandbox: it reaches no file, attribute or
-            function beyond its variables, and renders at most 4 Mi characters.
+            The template runs in jinja2's immutable sandbox: it reaches no file, private attribute
+            or function beyond its variables, and renders at most 4 Mi characters. It can still
+            waste time and memory; render templates of unknown origin under a limit of your own.
 
         Raises:
             ConfigError: there is no template, or it refuses the messages.
@@ -249,17 +252,33 @@ def _render(template: str, values: dict[str, Any], source: str) -> str:
     import jinja2.exceptions
     import jinja2.sandbox
 
+    def check_numbers(*values: Any) -> None:
+        # 'x' * 10**10 and its relatives fill the memory before the output's length is looked at.
+        if any(isinstance(v, int) and abs(v) >= _MAX_TEMPLATE_NUMBER for v in values):
+            raise jinja2.exceptions.SecurityError(f"numbers must stay below {_MAX_TEMPLATE_NUMBER}")
+
     class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
-        # 'x' * 10**10 would fill the memory before the length of the output is looked at.
-        intercepted_binops = frozenset(("*", "**"))
+        intercepted_binops = frozenset(("*", "**", "%"))
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-            both = (left, right)
-            if not all(isinstance(v, int) and abs(v) < 1 << 20 for v in both):
+            check_numbers(left, right)
+            if not (isinstance(left, int) and isinstance(right, int)) or (
+                operator == "**" and abs(right) > 32
+            ):
                 raise jinja2.exceptions.SecurityError(f"{operator} needs small whole numbers")
-            if operator == "**" and abs(right) > 32:
-                raise jinja2.exceptions.SecurityError("the exponent is too large")
             return super().call_binop(context, operator, left, right)
+
+        def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride] the names are ours
+            check_numbers(*args, *kwargs.values())
+            return super().call(context, obj, *args, **kwargs)
+
+    def guarded(fun: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(fun)  # keeps the marks that tell jinja2 to pass the context
+        def checked(*args: Any, **kwargs: Any) -> Any:
+            check_numbers(*args, *kwargs.values())
+            return fun(*args, **kwargs)
+
+        return checked
 
     def raise_exception(message: str) -> None:
         raise ConfigError(f"the chat template of {source} refuses these messages: {message}")
@@ -270,7 +289,11 @@ def _render(template: str, values: dict[str, Any], source: str) -> str:
     environment = Sandbox(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = tojson
+    environment.filters = {
+        name: guarded(fun)
+        for name, fun in {**environment.filters, "tojson": tojson}.items()
+        if name != "format"  # '%0999999999d' hides the number in a text
+    }
     environment.globals["raise_exception"] = raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     try:

@@ -1,0 +1,162 @@
+import json
+import pathlib
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ariel_jax import testing
+from ariel_jax.errors import CheckpointError, ConfigError
+from ariel_jax.models.hf import tokenizer as module
+from ariel_jax.models.hf.tokenizer import Detokenizer, Tokenizer, check_vocabulary
+
+USER = [{"role": "user", "content": "hi"}]
+TOY = testing.toy_tokenizer()
+
+
+def with_template(template: object, **settings: object) -> Tokenizer:
+    return Tokenizer(TOY.backend, {"chat_template": template, **settings}, "here")
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=60, deadline=None)
+def test_any_text_survives(text):
+    assert TOY.decode(TOY.encode(text)) == text
+
+
+@given(st.lists(st.integers(4, testing.TOY_VOCAB_SIZE - 1), max_size=30))
+@settings(max_examples=150, deadline=None)
+def test_pieces_join_to_the_whole_text_and_split_no_character(ids):
+    stream = Detokenizer(TOY)
+    pieces = [stream.add(i) for i in ids]
+    pieces.append(stream.finish())
+    assert "".join(pieces) == TOY.decode(ids)
+
+
+@given(st.text(max_size=20))
+@settings(max_examples=60, deadline=None)
+def test_a_sound_text_streams_without_replacement_characters(text):
+    stream = Detokenizer(TOY)
+    pieces = [stream.add(i) for i in TOY.encode(text)] + [stream.finish()]
+    assert "".join(pieces) == text
+    if "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_a_character_is_held_until_it_is_whole():
+    stream = Detokenizer(TOY)
+    ids = TOY.encode("a☃b")
+    assert len(ids) == 5
+    assert [stream.add(i) for i in ids] == ["a", "", "", "☃", "b"]
+    assert stream.finish() == ""
+    for i in TOY.encode("é")[:1]:
+        assert stream.add(i) == ""
+    assert stream.finish() == "\ufffd"
+
+
+def test_special_tokens_are_skipped_unless_asked_for():
+    ids = [0, *TOY.encode("x"), 3]
+    assert TOY.decode(ids) == "x"
+    assert TOY.decode(ids, skip_special_tokens=False) == "<|endoftext|>x<|end|>"
+    assert TOY.encode("<|end|>") == [3]
+    assert (TOY.eos_id, TOY.special("bos_token"), TOY.special("pad_token")) == (
+        0,
+        "<|endoftext|>",
+        None,
+    )
+
+
+def test_a_beginning_of_sequence_token_is_added_once():
+    adding = Tokenizer(TOY.backend, TOY.settings | {"add_bos_token": True})
+    assert adding.encode("x") == [0, *TOY.encode("x")]
+    assert adding.encode("<|endoftext|>x") == [0, *TOY.encode("x")]
+    assert adding.encode("x", add_special_tokens=False) == TOY.encode("x")
+    as_object = TOY.settings | {"add_bos_token": True, "bos_token": {"content": "<|user|>"}}
+    assert Tokenizer(TOY.backend, as_object).encode("x")[0] == 1
+    with pytest.raises(ConfigError, match="bytes"):
+        TOY.encode(b"x")  # type: ignore[arg-type]
+
+
+def test_truncation_in_the_file_is_not_silent(tmp_path: pathlib.Path):
+    backend = testing.toy_tokenizer().backend
+    backend.enable_truncation(2)
+    backend.enable_padding(length=9)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    assert len(Tokenizer.from_folder(tmp_path).encode("abcdefgh")) == 8
+
+
+def test_a_damaged_tokenizer_is_refused(tmp_path: pathlib.Path):
+    (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):
+        Tokenizer.from_folder(tmp_path)
+    TOY.backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="JSON object"):
+        Tokenizer.from_folder(tmp_path)
+
+
+def test_vocabularies_must_agree_up_to_padding():
+    n = TOY.vocab_size
+    assert n == testing.TOY_VOCAB_SIZE
+    check_vocabulary(TOY, n)
+    check_vocabulary(TOY, n + module.MAX_PADDING_ROWS)
+    for size in (n - 1, n + module.MAX_PADDING_ROWS + 1):
+        with pytest.raises(CheckpointError, match=f"{n} tokens.*vocab_size={size}"):
+            check_vocabulary(TOY, size)
+
+
+def test_chat_template():
+    assert TOY.render_chat(USER) == "<|endoftext|><|user|>hi<|end|><|assistant|>"
+    assert TOY.render_chat(USER, add_generation_prompt=False).endswith("<|end|>")
+    assert TOY.encode_chat(USER)[:2] == [0, 1]
+    with pytest.raises(ConfigError, match="unknown role system"):
+        TOY.render_chat([{"role": "system", "content": "x"}])
+    with pytest.raises(ConfigError, match="no chat template"):
+        Tokenizer(TOY.backend, {}).render_chat(USER)
+
+
+def test_templates_from_a_file_and_from_a_list(tmp_path: pathlib.Path):
+    TOY.backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "chat_template.jinja").write_text("file")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": "config"}))
+    assert Tokenizer.from_folder(tmp_path).render_chat(USER) == "file"
+    several = [{"name": "tool", "template": "t"}, {"name": "default", "template": "d"}]
+    assert with_template(several).render_chat(USER) == "d"
+    assert with_template(several[:1]).chat_template is None
+
+
+def test_what_real_templates_use():
+    text = with_template(
+        "{%- for m in messages %}\n    {{- m | tojson }}\n    {%- break %}\n{%- endfor %}"
+        "{{ strftime_now('%Y') | length }}{{ tools }}{{ 2 * 3 }}"
+        "{{ 'a b' | replace(' ', '_') | upper }}{{ 7 % 2 }}{{ [3, 4] | map('string') | join('+') }}"
+    ).render_chat([{"role": "user", "content": "é"}], tools=1)
+    assert text == '{"role": "user", "content": "é"}416A_B13+4'
+
+
+HOSTILE = {
+    "attribute": "{{ messages.__class__.__mro__ }}",
+    "subclasses": "{{ ''.__class__.__base__.__subclasses__() }}",
+    "globals": "{{ raise_exception.__globals__['x'] }}",
+    "mutation": "{{ messages.append(1) }}",
+    "include": "{% include '/etc/passwd' %}",
+    "import": "{% import 'os' as os %}",
+    "large text": "{{ 'x' * 10**9 }}",
+    "large power": "{{ 2 ** 1000000000 }}",
+    "large range": "{% for i in range(10**9) %}x{% endfor %}",
+    "long output": "{% for i in range(99999) %}{{ '%01000d' | format(i) }}{% endfor %}",
+    "format": "{{ '{0.__class__.__mro__}'.format(messages) }}",
+    "wide number": "{{ '%0999999999d' | format(1) }}",
+    "wide number by operator": "{{ '%0999999999d' % 1 }}",
+    "wide text": "{{ 'x'.ljust(10**9) }}",
+    "wide text by filter": "{{ 'x' | center(10**9) }}",
+    "many batches": "{{ [1] | batch(10**9, 0) | list }}",
+    "syntax": "{% if %}",
+    "undefined": "{{ nothing.at.all }}",
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_template_is_refused(case):
+    with pytest.raises(CheckpointError, match="here"):
+        with_template(HOSTILE[case]).render_chat(USER)
