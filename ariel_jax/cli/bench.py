@@ -1,6 +1,7 @@
 """`ariel-jax bench decode`: how fast decoding is here, beside transformers."""
 
 import dataclasses
+import pathlib
 import platform as host
 import sys
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import tyro
 
 from ariel_jax import backend, bench, durable
 from ariel_jax._checks import positive_int
+from ariel_jax.errors import ConfigError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,6 +38,11 @@ def run(args: Args) -> int:
     """Prints the table; returns 0 if every target was reached, else 1."""
     positive_int(pairs=args.pairs, threads=args.threads)
     cases = bench.select(args.cases)
+    if args.json is not None and not pathlib.Path(args.json).absolute().parent.is_dir():
+        # Said now, not after half an hour of measuring.
+        raise ConfigError(
+            f"--json {args.json}: its folder does not exist. Make it, or choose another."
+        )
     against = None if args.against == "none" else args.against
     platform = backend.platform()
     rows: list[bench.Row] = []
