@@ -1,6 +1,6 @@
 """The only module that knows one jax version from another.
 
-The code runs on jax 0.10.2 with Python 3.11 and is written for jax 0.11 with Python 3.12. What
+The code runs on jax 0.10.2 with Python 3.11 (as in CI) and on later versions with Python 3.12. What
 differs, or is not public in one of them, is asked here and nowhere else.
 """
 
