@@ -199,7 +199,9 @@ def _load_params(
 ) -> DecoderParams:
     dtype = precision.dtype("param")
     if dtype.name not in _FLOATS:
-        raise ConfigError(f"precision.param={precision.param!r}; allowed: {', '.join(_FLOATS)}.")
+        raise ConfigError(
+            f"precision.param={precision.param!r} is not allowed: pass one of {', '.join(_FLOATS)}."
+        )
     if dtype == np.float64 and jnp.result_type(float) != np.float64:
         raise ConfigError(
             "precision.param='float64' needs jax.config.update('jax_enable_x64', True) first."

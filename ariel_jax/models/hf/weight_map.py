@@ -208,7 +208,7 @@ def resolve(
         raise CheckpointError(
             f"{where} has tensors that a {cfg.family} decoder of this config does not use: "
             f"{_some(unknown)}. Config and weights are of different models, or the checkpoint has "
-            "parts (a classifier, an adapter) that are not supported."
+            "parts (a classifier, an adapter) that are not supported. Use the plain language model."
         )
     return sources, tied
 
