@@ -1,0 +1,123 @@
+"""Training checkpoints: arrays and the data cursor of one step in one folder, written by Orbax."""
+
+import contextlib
+import logging
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+
+from ariel_jax.errors import CheckpointError
+
+
+class Checkpoints:
+    """The last few checkpoints of a run in a folder, each `FOLDER/STEP`.
+
+    Guarantees:
+        A checkpoint appears under its name only when it is complete; one that could not be written
+        leaves the earlier ones as they were.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2):
+        import orbax.checkpoint as ocp
+
+        # Orbax reports every save and restore at info level through absl.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.folder = pathlib.Path(folder).absolute()
+        self._ocp = ocp
+        with self._explained("open"):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=keep, enable_async_checkpointing=False, create=False
+                ),
+                item_names=("state", "cursor"),
+            )
+
+    @contextlib.contextmanager
+    def _explained(self, doing: str) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:  # Orbax and tensorstore raise whatever their layers raise
+            raise CheckpointError(
+                f"cannot {doing} the checkpoints in {self.folder}: {error}. Earlier checkpoints "
+                "are unchanged. The folder must be writable and have room for the parameters and "
+                "the optimiser's state; free some space or choose another folder."
+            ) from error
+
+    def latest(self) -> int | None:
+        """The step of the newest complete checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, cursor: dict[str, Any]) -> None:
+        """Writes a checkpoint and removes the oldest beyond `keep`.
+
+        Args:
+            step: steps made so far; nothing happens if this step is stored already.
+            state: a pytree of arrays.
+            cursor: JSON values.
+
+        Raises:
+            CheckpointError: it could not be written.
+        """
+        if step in self._manager.all_steps():
+            return
+        args = self._ocp.args
+        try:
+            with self._explained("write"):
+                self._manager.save(
+                    step,
+                    args=args.Composite(
+                        state=args.StandardSave(state), cursor=args.JsonSave(cursor)
+                    ),
+                )
+                self._manager.wait_until_finished()
+        except CheckpointError:
+            for left in self.folder.glob(f"{step}.*tmp*"):
+                shutil.rmtree(left, ignore_errors=True)
+            raise
+
+    def restore(self, state: Any, *, step: int | None = None) -> tuple[int, Any, dict[str, Any]]:
+        """The newest checkpoint, or that of a step.
+
+        Args:
+            state: a pytree of arrays of the stored shapes and dtypes; the result has its structure
+                and is placed as it is.
+            step: which; None for the newest.
+
+        Returns:
+            (step, state, cursor).
+
+        Raises:
+            CheckpointError: there is none, or it does not fit `state`.
+        """
+        step = self.latest() if step is None else step
+        if step is None:
+            raise CheckpointError(
+                f"there is no complete checkpoint in {self.folder}; name the folder of an earlier "
+                "run, or start without resuming."
+            )
+        args = self._ocp.args
+        abstract = jax.tree.map(_abstract, state)
+        with self._explained("read"):
+            stored = self._manager.restore(
+                step,
+                args=args.Composite(
+                    state=args.StandardRestore(abstract), cursor=args.JsonRestore()
+                ),
+            )
+        return step, stored["state"], dict(stored["cursor"])
+
+    def close(self) -> None:
+        """Releases what Orbax holds."""
+        self._manager.close()
+
+
+def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)

@@ -1,0 +1,100 @@
+"""The two programs of a training step; the reduction between them is the host's."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from ariel_jax.training.step import GradFn, Info, Tree
+
+
+@functools.partial(jax.jit, static_argnames=("grad_fn", "microbatches"))
+def grads(
+    params: Tree,
+    batch: Any,
+    is_padding: jax.Array,
+    key: jax.Array,
+    *,
+    grad_fn: GradFn,
+    microbatches: int = 1,
+) -> tuple[Tree, Info]:
+    """`grad_fn` of a batch, in `microbatches` equal parts one after another.
+
+    Static: grad_fn, microbatches. Traced: params, batch, is_padding, key. Donated: nothing.
+
+    Args:
+        params: the trained tree.
+        batch: pytree whose leaves are [rows, ...]; scalar leaves go to every part.
+        is_padding: [rows] bool.
+        key: one typed key; part i uses `fold_in(key, i)`.
+        grad_fn: see `step.GradFn`.
+        microbatches: divides rows. Part i holds the rows i, i + microbatches, ...: with the rows
+            sharded over devices every part is, too.
+
+    Returns:
+        (tree, info): the means over parts weighted by `info["weight"]`, whose own entry is the sum.
+        Sums over parts run in at least float32.
+    """
+    if microbatches == 1:
+        return grad_fn(params, batch, is_padding, jax.random.fold_in(key, 0))
+
+    def split(leaf: jax.Array) -> jax.Array:
+        rows = leaf.reshape(leaf.shape[0] // microbatches, microbatches, *leaf.shape[1:])
+        return jnp.swapaxes(rows, 0, 1)
+
+    leaves, treedef = jax.tree.flatten(batch)
+    whole = [leaf if jnp.ndim(leaf) == 0 else None for leaf in leaves]
+    parts = [split(leaf) for leaf in leaves if jnp.ndim(leaf)]
+
+    def part(index: jax.Array, rows: list[jax.Array], padding: jax.Array) -> tuple[Tree, Info]:
+        taken = iter(rows)
+        here = treedef.unflatten([next(taken) if leaf is None else leaf for leaf in whole])
+        return grad_fn(params, here, padding, jax.random.fold_in(key, index))
+
+    def widen(dtype: jnp.dtype) -> jnp.dtype:
+        return jnp.promote_types(dtype, jnp.float32)
+
+    def body(total: tuple[tuple[Tree, Info], jax.Array], item: tuple[Any, ...]):
+        sums, weight_sum = total
+        result = part(*item)
+        weight = result[1]["weight"]
+        sums = jax.tree.map(
+            lambda a, x: a + x.astype(a.dtype) * weight.astype(a.dtype), sums, result
+        )
+        return (sums, weight_sum + weight), None
+
+    items = (jnp.arange(microbatches, dtype=jnp.int32), parts, split(is_padding))
+    shapes = jax.eval_shape(part, *jax.tree.map(lambda x: x[0], items))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, widen(x.dtype)), shapes)
+    (sums, weight), _ = jax.lax.scan(body, (zeros, jnp.float32(0)), items)
+    safe = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
+    tree, info = jax.tree.map(
+        lambda a, x: (a / safe.astype(a.dtype)).astype(x.dtype), sums, shapes
+    )
+    return tree, info | {"weight": weight}
+
+
+@functools.partial(jax.jit, static_argnames=("tx",), donate_argnames=("params", "opt_state"))
+def apply(
+    params: Tree, opt_state: Any, tree: Tree, *, tx: optax.GradientTransformation
+) -> tuple[Tree, Any, Info]:
+    """One optimiser step with an already reduced tree.
+
+    Static: tx. Traced: params, opt_state, tree. Donated: params, opt_state.
+
+    Returns:
+        (params, opt_state, info) with `info["grad_norm"]`, the global norm of the tree.
+    """
+    updates, opt_state = tx.update(tree, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, {"grad_norm": optax.global_norm(tree)}
+
+
+@functools.partial(jax.jit, static_argnames=("tx",))
+def init_optimizer(params: Tree, *, tx: optax.GradientTransformation) -> Any:
+    """The optimiser's first state.
+
+    Static: tx. Traced: params. Donated: nothing.
+    """
+    return tx.init(params)

@@ -1,0 +1,232 @@
+"""What one training step differentiates: the language-model loss and the LayerSkip recipe."""
+
+import dataclasses
+import math
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ariel_jax.errors import ConfigError
+from ariel_jax.layers.linear import linear
+from ariel_jax.layers.norms import norm
+from ariel_jax.models import decoder
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams
+from ariel_jax.training.attention import training_attend
+from ariel_jax.training.loss import head_cross_entropy
+
+IGNORE = -1  # a target that is not learned
+
+Tree = Any
+Info = dict[str, jax.Array]
+
+
+@struct.dataclass
+class LMBatch:
+    """Sequences and what to predict after each of their tokens."""
+
+    tokens: jax.Array  # [B, T] int32
+    targets: jax.Array  # [B, T] int32, -1 where nothing is learned
+    step: jax.Array  # [] int32, training steps made before this one
+
+
+class GradFn(Protocol):
+    """How a trainer turns a batch into a tree that `reduce` and the optimiser then take.
+
+    The tree usually is the mean gradient; `info["weight"]` (float32 scalar) says of how much, and
+    makes the weighted mean over microbatches. The other entries of `info` are scalars to report,
+    averaged with the same weights. An implementation is hashable and equal to its like (a frozen
+    dataclass), so that two equal ones share a compiled program.
+    """
+
+    def __call__(
+        self, params: Tree, batch: Any, is_padding: jax.Array, key: jax.Array, /
+    ) -> tuple[Tree, Info]:
+        """`(tree, info)` of a batch whose rows with is_padding [B] bool do not exist."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LayerSkip:
+    """The LayerSkip training recipe (Elhoushi et al. 2024, arXiv 2404.16710).
+
+    Attributes:
+        exit_scale: s in the loss (CE_last + s CE_exit) / (1 + s).
+        max_dropout: probability of skipping the last layer, per sample, at the end of the
+            curriculum; it grows exponentially over depth from 0 at the first layer.
+        curriculum_steps: steps over which the probabilities grow exponentially from 0 (training
+            from scratch); 0 uses them in full at once (fine-tuning).
+        depth_power: an exit after e layers has its turn in proportion to e ** -depth_power; 0 is
+            the plain rotation, larger values favour shallow exits.
+
+    Deviations:
+        One exit per step has its loss beside the last layer, in a fixed weighted rotation, where
+        the paper weights exits by their depth: with few layers depth weights starve the shallow
+        exits that drafting needs most.
+    """
+
+    exit_scale: float = 1.0
+    max_dropout: float = 0.1
+    curriculum_steps: int = 0
+    depth_power: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_dropout < 1:
+            raise ConfigError(
+                f"max_dropout={self.max_dropout} is not allowed: give a probability in [0, 1)."
+            )
+        if self.exit_scale < 0 or self.curriculum_steps < 0 or self.depth_power < 0:
+            raise ConfigError(
+                "exit_scale, curriculum_steps and depth_power must not be negative; got "
+                f"{self.exit_scale}, {self.curriculum_steps}, {self.depth_power}."
+            )
+
+    def rotation(self, n_layers: int) -> tuple[int, ...]:
+        """The exits in turn, one per step, each between 1 and n_layers - 1 layers deep.
+
+        Every exit appears at least twice; turns of one exit are spread evenly.
+        """
+        exits = range(1, n_layers)
+        weights = {e: e**-self.depth_power for e in exits}
+        smallest = min(weights.values())
+        counts = {e: round(2 * w / smallest) for e, w in weights.items()}
+        turns = [((i + 0.5) / counts[e], e) for e in exits for i in range(counts[e])]
+        return tuple(e for _, e in sorted(turns))
+
+    def skip_probabilities(self, n_layers: int, step: jax.Array) -> jax.Array:
+        """[L] float32 probability of skipping each layer at a step ([] int32)."""
+        depth = jnp.arange(n_layers, dtype=jnp.float32) / max(1, n_layers - 1)
+        grown = jnp.float32(1)
+        if self.curriculum_steps:
+            at = jnp.minimum(step.astype(jnp.float32) / self.curriculum_steps, 1.0)
+            grown = jnp.exp(at * math.log(2)) - 1
+        return grown * (jnp.exp(depth * math.log(2)) - 1) * self.max_dropout
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LMGrad:
+    """The `GradFn` of plain language-model training, with LayerSkip as an option.
+
+    Attributes:
+        cfg: the decoder.
+        layerskip: the recipe, or None.
+    """
+
+    cfg: DecoderConfig
+    layerskip: LayerSkip | None = None
+
+    def __call__(
+        self, params: DecoderParams, batch: LMBatch, is_padding: jax.Array, key: jax.Array
+    ) -> tuple[Tree, Info]:
+        """The gradient of `lm_loss` and its info."""
+
+        def loss(params: DecoderParams) -> tuple[jax.Array, Info]:
+            return lm_loss(
+                self.cfg, params, batch, is_padding, key=key, layerskip=self.layerskip
+            )
+
+        (_, info), tree = jax.value_and_grad(loss, has_aux=True)(params)
+        return tree, info
+
+
+def lm_loss(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    batch: LMBatch,
+    is_padding: jax.Array,
+    *,
+    key: jax.Array,
+    layerskip: LayerSkip | None = None,
+) -> tuple[jax.Array, Info]:
+    """Mean cross-entropy of the next token, in nats.
+
+    Args:
+        cfg: the decoder.
+        params: its weights, `layers` as a tuple.
+        batch: sequences of T tokens with their targets.
+        is_padding: [B] bool; such rows count nothing.
+        key: consumed, by layer dropout.
+        layerskip: the recipe, or None for the plain loss.
+
+    Returns:
+        (loss, info): float32 scalar; info holds `loss`, `loss_last`, `weight` (targets learned),
+        and with LayerSkip `loss_exit` and `exit` (layers run before that exit).
+    """
+    B, T = batch.tokens.shape
+    learned = (batch.targets != IGNORE) & ~is_padding[:, None]
+    count = jnp.sum(learned.astype(jnp.float32))
+    row_weights = (learned / jnp.maximum(count, 1.0)).astype(jnp.float32).reshape(-1)
+    targets = jnp.where(learned, batch.targets, 0).reshape(-1)
+    with params.precision.scope():
+        last, early, exit_layer = _hidden(cfg, params, batch, key=key, layerskip=layerskip)
+        weights = params.embed if params.unembed is None else params.unembed.w
+        if layerskip is None or early is None:
+            rows = _before_head(cfg, params, last).reshape(B * T, -1)
+            total, _ = head_cross_entropy(
+                rows, weights, targets, row_weights, softcap=cfg.final_softcap
+            )
+            return total, {"loss": total, "loss_last": total, "weight": count}
+        both = _before_head(cfg, params, jnp.stack([last, early])).reshape(2 * B * T, -1)
+        share = layerskip.exit_scale / (1 + layerskip.exit_scale)
+        total, nll = head_cross_entropy(
+            both,
+            weights,
+            jnp.tile(targets, 2),
+            jnp.concatenate([row_weights * (1 - share), row_weights * share]),
+            softcap=cfg.final_softcap,
+        )
+    nll_last, nll_exit = jnp.split(nll, 2)
+    return total, {
+        "loss": total,
+        "loss_last": jnp.sum(nll_last * row_weights),
+        "loss_exit": jnp.sum(nll_exit * row_weights),
+        "exit": exit_layer.astype(jnp.float32),
+        "weight": count,
+    }
+
+
+def _hidden(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    batch: LMBatch,
+    *,
+    key: jax.Array,
+    layerskip: LayerSkip | None,
+) -> tuple[jax.Array, jax.Array | None, jax.Array]:
+    """(residual after the last layer, after the exit, the exit): [B, T, D], [B, T, D], []."""
+    B, T = batch.tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
+    attend = training_attend(cfg.attention, T)
+    x = decoder.embed(cfg, params, batch.tokens, positions)
+    exit_layer = jnp.int32(cfg.n_layers)
+    skip, early = None, None
+    if layerskip is not None:
+        turns = jnp.asarray(layerskip.rotation(cfg.n_layers), jnp.int32)
+        exit_layer = turns[batch.step % turns.shape[0]]
+        if layerskip.max_dropout:
+            chance = layerskip.skip_probabilities(cfg.n_layers, batch.step)
+            skip = jax.random.uniform(key, (cfg.n_layers, B)) < chance[:, None]
+    for i in range(cfg.n_layers):
+        y, _ = decoder.block(cfg, params.layers[i], i, x, positions, attend, None)
+        x = y if skip is None else _skipping(skip[i], x, y)
+        if layerskip is not None and i + 1 < cfg.n_layers:
+            early = x if early is None else jnp.where(exit_layer == i + 1, x, early)
+    return x, early, exit_layer
+
+
+def _skipping(skip: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    """x where skip [B] bool is set, else y; both [B, T, D]."""
+    # The branch is a wall for XLA:CPU's fusion, which otherwise makes one expression of the choices
+    # of all layers, in which x stands twice at every layer: five times slower, and slow to compile.
+    return jax.lax.cond(
+        jnp.any(skip), lambda: jnp.where(skip[:, None, None], x, y), lambda: y
+    )
+
+
+def _before_head(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
+    """What `decoder.unembed` multiplies with the head: residual [..., D] after the final norm."""
+    if params.final_norm is not None:
+        x = norm(cfg.norm, cfg.norm_eps, params.final_norm, x)
+    return x if params.embed_out is None else linear(x, params.embed_out)

@@ -1,0 +1,105 @@
+"""Trains nano, the model that ships with the package, or its plain twin.
+
+    python -m experiments.nano.corpus --out CORPUS
+    python -m experiments.nano.train --corpus CORPUS --out RUN --recipe layerskip
+
+The same command continues a run that was stopped. On two cores of a 2020s server about 100 minutes.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.nano.tokenizer import DOMAINS
+
+STEPS = 2600
+TOKENS_PER_BATCH = 4096
+MICROBATCHES = 2
+MIXTURE = {"code": 0.6, "english": 0.2, "templates": 0.2}
+LENGTHS = ((0, 256), (1950, 512), (2300, 2048))
+SEED = 20
+
+
+def nano_config():
+    """The decoder of nano: about 6.1 million parameters in 12 layers."""
+    from ariel_jax.layers.rope import RopeConfig
+    from ariel_jax.models.config import DecoderConfig
+
+    return DecoderConfig.create(
+        family="llama",
+        n_layers=12,
+        d_model=192,
+        n_heads=3,
+        n_kv_heads=3,
+        head_dim=64,
+        d_ff=512,
+        vocab_size=4096,
+        max_positions=2048,
+        rope=RopeConfig(theta=10000.0),
+    )
+
+
+def optimizer_config(steps: int):
+    """AdamW, constant learning rate after a warm-up, a straight line to zero at the end."""
+    from ariel_jax.training.optimizer import OptimizerConfig
+
+    return OptimizerConfig(
+        lr=2.5e-3,
+        steps=steps,
+        warmup_steps=min(120, steps // 4),
+        schedule="wsd",
+        decay_steps=steps // 4,
+        b2=0.98,
+        weight_decay=0.1,
+        clip=1.0,
+    )
+
+
+def run(corpus: Path, out: Path, *, recipe: str, steps: int = STEPS) -> bool:
+    """Trains until the last step or a signal; returns whether the last step was reached."""
+    import jax
+
+    from ariel_jax.models.params import init_params
+    from ariel_jax.training.data import TokenFileSource
+    from ariel_jax.training.loop import LoopConfig, train
+    from ariel_jax.training.optimizer import make_optimizer
+    from ariel_jax.training.step import LayerSkip, LMGrad
+
+    cfg = nano_config()
+    source = TokenFileSource(
+        files=tuple(str(corpus / "tokens" / f"train_{name}.npy") for name in DOMAINS),
+        weights=tuple(MIXTURE[name] for name in DOMAINS),
+        tokens_per_batch=TOKENS_PER_BATCH,
+        lengths=LENGTHS,
+        seed=SEED,
+        vocab_size=cfg.vocab_size,
+    )
+    layerskip = LayerSkip(curriculum_steps=steps) if recipe == "layerskip" else None
+    result = train(
+        init_params(cfg, key=jax.random.key(SEED)),
+        grad_fn=LMGrad(cfg=cfg, layerskip=layerskip),
+        tx=make_optimizer(optimizer_config(steps)),
+        source=source,
+        folder=out / recipe,
+        config=LoopConfig(steps=steps, microbatches=MICROBATCHES, seed=SEED),
+    )
+    print(json.dumps({"recipe": recipe, "step": result.step, "done": not result.interrupted}))
+    return not result.interrupted
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Command line; returns 0, or 130 when a signal ended the run (continue it the same way)."""
+    parser = argparse.ArgumentParser(prog="python -m experiments.nano.train", description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder of nano.corpus")
+    parser.add_argument("--out", type=Path, required=True, help="gets RECIPE/checkpoints")
+    parser.add_argument("--recipe", choices=("layerskip", "plain"), default="layerskip")
+    parser.add_argument("--steps", type=int, default=STEPS)
+    options = parser.parse_args(arguments)
+    finished = run(options.corpus, options.out, recipe=options.recipe, steps=options.steps)
+    return 0 if finished else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
