@@ -23,7 +23,7 @@ from ariel_jax import testing
 from ariel_jax.errors import BackendError
 from ariel_jax.models import presets
 from ariel_jax.models.config import DecoderConfig
-from ariel_jax.models.hf import config_map, safetensors_io, weight_map
+from ariel_jax.models.hf import config_write, safetensors_io, weight_map
 from experiments import runner
 from experiments.runner import Case, Figure, Settings
 
@@ -74,7 +74,7 @@ def write_sparse(folder: pathlib.Path, cfg: DecoderConfig, *, is_aligned: bool) 
     with open(folder / "model.safetensors", "wb") as file:
         file.write(header)
         file.truncate(len(header) + n_bytes)
-    (folder / "config.json").write_text(json.dumps(config_map.to_hf(cfg, dtype="float32")))
+    (folder / "config.json").write_text(json.dumps(config_write.to_hf(cfg, dtype="float32")))
     return n_bytes
 
 

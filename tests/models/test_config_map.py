@@ -7,7 +7,7 @@ from ariel_jax import testing
 from ariel_jax.errors import CheckpointError
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import DecoderConfig
-from ariel_jax.models.hf import config_map
+from ariel_jax.models.hf import config_map, config_write
 from ariel_jax.models.presets import PRESETS
 
 CLASSES = {
@@ -61,7 +61,7 @@ def test_published_configs_are_the_presets(family):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_survive_the_format(name):
     cfg = PRESETS[name]
-    assert config_map.parse(config_map.to_hf(cfg, dtype="float32")) == cfg
+    assert config_map.parse(config_write.to_hf(cfg, dtype="float32")) == cfg
 
 
 @pytest.mark.parametrize("family", CLASSES)
@@ -69,7 +69,7 @@ def test_every_default_of_transformers_is_understood(family):
     attributes = json.loads(CLASSES[family]().to_json_string(use_diff=False))
     cfg = config_map.parse(attributes)
     assert cfg.family == family
-    ours = config_map.to_hf(cfg, dtype="float32")
+    ours = config_write.to_hf(cfg, dtype="float32")
     theirs = CLASSES[family](**{k: v for k, v in ours.items() if k != "architectures"})
     again = json.loads(theirs.to_json_string(use_diff=False))
     assert config_map.parse(again) == cfg
@@ -78,11 +78,11 @@ def test_every_default_of_transformers_is_understood(family):
 @pytest.mark.parametrize("variant", testing.VARIANTS)
 def test_variants_survive_the_format(variant):
     cfg = testing.tiny_config(variant)
-    assert config_map.parse(config_map.to_hf(cfg, dtype="float32")) == cfg
+    assert config_map.parse(config_write.to_hf(cfg, dtype="float32")) == cfg
 
 
 def llama(**changes) -> dict:
-    base = config_map.to_hf(testing.tiny_config("llama"), dtype="float32")
+    base = config_write.to_hf(testing.tiny_config("llama"), dtype="float32")
     return {k: v for k, v in (base | changes).items() if v is not ...}
 
 
@@ -149,7 +149,7 @@ def test_forms_of_older_files():
 
 
 def test_windows():
-    base = config_map.to_hf(testing.tiny_config("qwen2"), dtype="float32")
+    base = config_write.to_hf(testing.tiny_config("qwen2"), dtype="float32")
     del base["layer_types"]
     window = {"use_sliding_window": True, "sliding_window": 9, "max_window_layers": 1}
 
@@ -165,7 +165,7 @@ def test_windows():
         kinds(layer_types=["sliding_attention", "full_attention"])
     with pytest.raises(CheckpointError, match="layer_types"):
         kinds(**window, layer_types=["sliding_attention"])
-    mistral = config_map.to_hf(testing.tiny_config("mistral"), dtype="float32")
+    mistral = config_write.to_hf(testing.tiny_config("mistral"), dtype="float32")
     assert config_map.parse(mistral | {"sliding_window": None}).layer_kinds == ()
     del mistral["sliding_window"]
     assert config_map.parse(mistral).window == 4096

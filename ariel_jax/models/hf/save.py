@@ -10,7 +10,7 @@ from ariel_jax import durable
 from ariel_jax._checks import positive_int
 from ariel_jax.errors import ConfigError
 from ariel_jax.models import paths
-from ariel_jax.models.hf import config_map, safetensors_io, weight_map
+from ariel_jax.models.hf import config_write, safetensors_io, weight_map
 from ariel_jax.models.hf.model import GenerationDefaults, Model
 from ariel_jax.models.hf.tokenizer import Tokenizer
 
@@ -51,7 +51,7 @@ def save_pretrained(
     _check_target(target)
     leaves = paths.flatten(model.params)
     dtype = np.dtype(leaves["embed"].dtype)
-    config = config_map.to_hf(model.cfg, dtype=dtype.name) | _ids(model.generation)
+    config = config_write.to_hf(model.cfg, dtype=dtype.name) | _ids(model.generation)
     groups = weight_map.to_stored(model.cfg, leaves)
     shapes = weight_map.stored_shapes(model.cfg)
     tensors = {
