@@ -145,7 +145,9 @@ def _map_tokens(path: str) -> np.ndarray:
     return data
 
 
-def save_tokens(path: str | pathlib.Path, documents: Sequence[Sequence[int]], separator: int) -> int:
+def save_tokens(
+    path: str | pathlib.Path, documents: Sequence[Sequence[int]], separator: int
+) -> int:
     """Writes a token file: the separator, a document, the separator, and so on, one at the end.
 
     Returns:

@@ -13,10 +13,12 @@ import jax
 import optax
 
 from ariel_jax._checks import positive_int
+from ariel_jax.errors import ConfigError
 from ariel_jax.training import programs
 from ariel_jax.training.checkpoints import Checkpoints
 from ariel_jax.training.data import BatchSource
 from ariel_jax.training.metrics import MetricsLog, Progress
+from ariel_jax.training.placement import any_process, place_batch, place_key, place_params
 from ariel_jax.training.step import GradFn, Info, Tree
 
 Reduce = Callable[[Tree, int], tuple[Tree, bool]]
@@ -80,6 +82,7 @@ def train(
     folder: str | os.PathLike[str],
     config: LoopConfig,
     reduce: Reduce = identity,
+    mesh: jax.sharding.Mesh | None = None,
     resume: bool = True,
 ) -> TrainResult:
     """Trains until `config.steps`, from the newest checkpoint in `folder` if there is one.
@@ -88,11 +91,13 @@ def train(
         params: the first parameters; given up to the run (donated).
         grad_fn: what a step computes of a batch.
         tx: the optimiser.
-        source: batches.
-        folder: gets `checkpoints/` and `metrics.jsonl`.
+        source: batches; with several processes each makes the same ones and keeps its rows.
+        folder: gets `checkpoints/` and `metrics.jsonl`; all processes see the same one.
         config: the run.
         reduce: between gradient and optimiser, on the host: `(tree, step) -> (tree, ok)`. With
             ok False nothing is applied; the step counts all the same.
+        mesh: with an axis `data`, over which the rows of a batch are split, and perhaps others over
+            which `params` already lie; None trains on one device.
         resume: False refuses a folder that holds checkpoints.
 
     Returns:
@@ -100,73 +105,110 @@ def train(
 
     Guarantees:
         A run that is killed at any moment and started again with the same arguments ends with the
-        same bits as one that was not. SIGINT and SIGTERM end the step in progress, write a
-        checkpoint and return with `interrupted`.
+        same bits as one that was not. SIGINT and SIGTERM end the step in progress (with several
+        processes, that of the next report), write a checkpoint and return with `interrupted`.
 
     Raises:
         CheckpointError: a checkpoint cannot be written or read; earlier ones are still there.
+        ConfigError: the folder holds checkpoints and `resume` is False, or the rows of a batch
+            cannot be divided over devices and microbatches.
     """
-    folder = pathlib.Path(folder)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep)
-    state = {
-        "params": params,
-        "opt_state": programs.init_optimizer(params, tx=tx),
-        "key": jax.random.key_data(jax.random.key(config.seed)),
-    }
-    step, cursor = 0, source.init()
-    if checkpoints.latest() is not None:
-        _may_resume(resume, folder)
-        step, state, cursor = checkpoints.restore(state)
-    params, opt_state, key_data = state["params"], state["opt_state"], state["key"]
-    del state
-    root = jax.random.wrap_key_data(key_data)
-
-    def save() -> None:
-        state = {"params": params, "opt_state": opt_state, "key": key_data}
-        checkpoints.save(step, state, cursor)
-
-    log = MetricsLog(folder / "metrics.jsonl", step=step)
-    saved_at = logged_at = time.monotonic()
-    logged_step = step
-    with Progress(config.steps, step) as progress, _until_signal() as signalled:
-        while step < config.steps and not signalled():
-            (batch, is_padding), cursor = source.next(cursor)
-            tree, info = programs.grads(
-                params,
-                batch,
-                is_padding,
-                jax.random.fold_in(root, step),
-                grad_fn=grad_fn,
-                microbatches=config.microbatches,
-            )
-            tree, ok = reduce(tree, step)
-            if ok:
-                params, opt_state, more = programs.apply(params, opt_state, tree, tx=tx)
-                info = info | more
-            step += 1
-            if step % config.log_every == 0 or step == config.steps:
-                row = _row(step, info, ok)
-                now = time.monotonic()
-                row["s_per_step"] = round((now - logged_at) / (step - logged_step), 4)
-                logged_at, logged_step = now, step
-                log.write(row)
-                progress.update(step, f"loss {row['loss']:.4f}" if "loss" in row else None)
-            if time.monotonic() - saved_at > config.checkpoint_every_s:
-                save()
-                saved_at = time.monotonic()
-    save()
-    checkpoints.close()
-    return TrainResult(params=params, step=step, interrupted=step < config.steps)
+    run = _Run(params, tx=tx, source=source, folder=pathlib.Path(folder), config=config, mesh=mesh)
+    run.restore(resume)
+    with Progress(config.steps, run.step) as progress, _until_signal() as signalled:
+        stop = False
+        while run.step < config.steps and not stop:
+            info, ok = run.advance(grad_fn, reduce)
+            reports = run.step % config.log_every == 0 or run.step == config.steps
+            if reports:
+                row = run.report(info, ok)
+                progress.update(run.step, f"loss {row['loss']:.4f}" if "loss" in row else None)
+            if reports or jax.process_count() == 1:
+                stop, is_due = any_process(signalled(), run.checkpoint_is_due())
+                if is_due:
+                    run.save()
+    run.save()
+    run.checkpoints.close()
+    return TrainResult(params=run.params, step=run.step, interrupted=run.step < config.steps)
 
 
-def _may_resume(resume: bool, folder: pathlib.Path) -> None:
-    from ariel_jax.errors import ConfigError
+class _Run:
+    """What a run holds between steps, and what it writes."""
 
-    if not resume:
-        raise ConfigError(
-            f"{folder} already holds checkpoints of a run: continue it with resume, or choose "
-            "another folder."
+    def __init__(
+        self,
+        params: Tree,
+        *,
+        tx: optax.GradientTransformation,
+        source: BatchSource,
+        folder: pathlib.Path,
+        config: LoopConfig,
+        mesh: jax.sharding.Mesh | None,
+    ):
+        self.tx, self.source, self.folder, self.config, self.mesh = tx, source, folder, config, mesh
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep)
+        self.params = place_params(params, mesh)
+        self.opt_state = place_params(programs.init_optimizer(self.params, tx=tx), mesh)
+        self.key_data = place_key(jax.random.key_data(jax.random.key(config.seed)), mesh)
+        self.step, self.cursor = 0, source.init()
+
+    def restore(self, resume: bool) -> None:
+        if self.checkpoints.latest() is not None:
+            if not resume:
+                raise ConfigError(
+                    f"{self.folder} already holds checkpoints of a run: continue it with resume, "
+                    "or choose another folder."
+                )
+            self.step, state, self.cursor = self.checkpoints.restore(self._state())
+            self.params, self.opt_state = state["params"], state["opt_state"]
+            self.key_data = state["key"]
+        self.log = None
+        if jax.process_index() == 0:
+            self.log = MetricsLog(self.folder / "metrics.jsonl", step=self.step)
+        self.saved_at = self.reported_at = time.monotonic()
+        self.reported_step = self.step
+
+    def _state(self) -> dict[str, Any]:
+        return {"params": self.params, "opt_state": self.opt_state, "key": self.key_data}
+
+    def advance(self, grad_fn: GradFn, reduce: Reduce) -> tuple[Info, bool]:
+        config = self.config
+        (batch, is_padding), self.cursor = self.source.next(self.cursor)
+        batch, is_padding = place_batch(batch, is_padding, self.mesh, config.microbatches)
+        key = jax.random.fold_in(jax.random.wrap_key_data(self.key_data), self.step)
+        tree, info = programs.grads(
+            self.params,
+            batch,
+            is_padding,
+            key,
+            grad_fn=grad_fn,
+            microbatches=config.microbatches,
+            mesh=self.mesh,
         )
+        tree, ok = reduce(tree, self.step)
+        if ok:
+            self.params, self.opt_state, more = programs.apply(
+                self.params, self.opt_state, tree, tx=self.tx
+            )
+            info = info | more
+        self.step += 1
+        return info, bool(ok)
+
+    def report(self, info: Info, ok: bool) -> dict[str, Any]:
+        row = _row(self.step, info, ok)
+        now = time.monotonic()
+        row["s_per_step"] = round((now - self.reported_at) / (self.step - self.reported_step), 4)
+        self.reported_at, self.reported_step = now, self.step
+        if self.log is not None:
+            self.log.write(row)
+        return row
+
+    def checkpoint_is_due(self) -> bool:
+        return time.monotonic() - self.saved_at > self.config.checkpoint_every_s
+
+    def save(self) -> None:
+        self.checkpoints.save(self.step, self._state(), self.cursor)
+        self.saved_at = time.monotonic()
 
 
 def _row(step: int, info: Info, ok: bool) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Cross-entropy of a vocabulary head without keeping the logits of all rows."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -74,7 +75,7 @@ def _forward(
     return (jnp.sum(nll * row_weights), nll), (d_hidden, d_weights.astype(weights.dtype), nll)
 
 
-def _backward(softcap: float | None, saved, cotangents):
+def _backward(softcap: float | None, saved: Any, cotangents: Any):
     d_hidden, d_weights, nll = saved
     scale, _ = cotangents
     return (
@@ -106,7 +107,7 @@ def _chunk(
     *,
     needs_gradient: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """nll [r], and the gradients of `sum(row_weights * nll)` in hidden and weights."""
+    """Returns nll [r], and the gradients of `sum(row_weights * nll)` in hidden and weights."""
     head = weights.astype(hidden.dtype)
     logits = jnp.einsum("rd,vd->rv", hidden, head, preferred_element_type=jnp.float32)
     if softcap is not None:

@@ -9,8 +9,10 @@ import optax
 
 from ariel_jax.training.step import GradFn, Info, Tree
 
+DATA = "data"
 
-@functools.partial(jax.jit, static_argnames=("grad_fn", "microbatches"))
+
+@functools.partial(jax.jit, static_argnames=("grad_fn", "microbatches", "mesh"))
 def grads(
     params: Tree,
     batch: Any,
@@ -19,30 +21,74 @@ def grads(
     *,
     grad_fn: GradFn,
     microbatches: int = 1,
+    mesh: jax.sharding.Mesh | None = None,
 ) -> tuple[Tree, Info]:
-    """`grad_fn` of a batch, in `microbatches` equal parts one after another.
+    """`grad_fn` of a batch, spread over devices and in parts one after another.
 
-    Static: grad_fn, microbatches. Traced: params, batch, is_padding, key. Donated: nothing.
+    Static: grad_fn, microbatches, mesh. Traced: params, batch, is_padding, key. Donated: nothing.
 
     Args:
         params: the trained tree.
         batch: pytree whose leaves are [rows, ...]; scalar leaves go to every part.
         is_padding: [rows] bool.
-        key: one typed key; part i uses `fold_in(key, i)`.
+        key: one typed key; part i of device d uses `fold_in(key, d * microbatches + i)`.
         grad_fn: see `step.GradFn`.
-        microbatches: divides rows. Part i holds the rows i, i + microbatches, ...: with the rows
-            sharded over devices every part is, too.
+        microbatches: parts of the rows of each device.
+        mesh: with an axis `data`, over which the rows are split; every device runs the program of
+            a single one on its rows. None is one device.
 
     Returns:
         (tree, info): the means over parts weighted by `info["weight"]`, whose own entry is the sum.
         Sums over parts run in at least float32.
     """
+    if mesh is None:
+        return _in_parts(params, batch, is_padding, key, grad_fn, microbatches, jnp.int32(0))
+
+    def local(params: Tree, batch: Any, is_padding: jax.Array, key: jax.Array):
+        first = jax.lax.axis_index(DATA) * microbatches
+        tree, info = _in_parts(params, batch, is_padding, key, grad_fn, microbatches, first)
+        weight = info["weight"]
+        total = jax.lax.psum(weight, DATA)
+        share = weight / jnp.maximum(total, jnp.finfo(jnp.float32).tiny)
+
+        def mean(x: jax.Array) -> jax.Array:
+            wide = x.astype(_widen(x.dtype))
+            return jax.lax.psum(wide * share.astype(wide.dtype), DATA).astype(x.dtype)
+
+        tree, info = jax.tree.map(mean, (tree, info))
+        return tree, info | {"weight": total}
+
+    everywhere, rows = jax.sharding.PartitionSpec(), jax.sharding.PartitionSpec(DATA)
+    batch_specs = jax.tree.map(lambda leaf: rows if jnp.ndim(leaf) else everywhere, batch)
+    spread = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(everywhere, batch_specs, rows, everywhere),
+        out_specs=(everywhere, everywhere),
+        axis_names={DATA},
+        check_vma=False,
+    )
+    return spread(params, batch, is_padding, key)
+
+
+def _widen(dtype: jnp.dtype) -> jnp.dtype:
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _in_parts(
+    params: Tree,
+    batch: Any,
+    is_padding: jax.Array,
+    key: jax.Array,
+    grad_fn: GradFn,
+    microbatches: int,
+    first: jax.Array,
+) -> tuple[Tree, Info]:
     if microbatches == 1:
-        return grad_fn(params, batch, is_padding, jax.random.fold_in(key, 0))
+        return grad_fn(params, batch, is_padding, jax.random.fold_in(key, first))
 
     def split(leaf: jax.Array) -> jax.Array:
-        rows = leaf.reshape(leaf.shape[0] // microbatches, microbatches, *leaf.shape[1:])
-        return jnp.swapaxes(rows, 0, 1)
+        return leaf.reshape(microbatches, leaf.shape[0] // microbatches, *leaf.shape[1:])
 
     leaves, treedef = jax.tree.flatten(batch)
     whole = [leaf if jnp.ndim(leaf) == 0 else None for leaf in leaves]
@@ -53,9 +99,6 @@ def grads(
         here = treedef.unflatten([next(taken) if leaf is None else leaf for leaf in whole])
         return grad_fn(params, here, padding, jax.random.fold_in(key, index))
 
-    def widen(dtype: jnp.dtype) -> jnp.dtype:
-        return jnp.promote_types(dtype, jnp.float32)
-
     def body(total: tuple[tuple[Tree, Info], jax.Array], item: tuple[Any, ...]):
         sums, weight_sum = total
         result = part(*item)
@@ -65,14 +108,12 @@ def grads(
         )
         return (sums, weight_sum + weight), None
 
-    items = (jnp.arange(microbatches, dtype=jnp.int32), parts, split(is_padding))
+    items = (first + jnp.arange(microbatches, dtype=jnp.int32), parts, split(is_padding))
     shapes = jax.eval_shape(part, *jax.tree.map(lambda x: x[0], items))
-    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, widen(x.dtype)), shapes)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, _widen(x.dtype)), shapes)
     (sums, weight), _ = jax.lax.scan(body, (zeros, jnp.float32(0)), items)
     safe = jnp.maximum(weight, jnp.finfo(jnp.float32).tiny)
-    tree, info = jax.tree.map(
-        lambda a, x: (a / safe.astype(a.dtype)).astype(x.dtype), sums, shapes
-    )
+    tree, info = jax.tree.map(lambda a, x: (a / safe.astype(a.dtype)).astype(x.dtype), sums, shapes)
     return tree, info | {"weight": weight}
 
 

@@ -123,9 +123,7 @@ class LMGrad:
         """The gradient of `lm_loss` and its info."""
 
         def loss(params: DecoderParams) -> tuple[jax.Array, Info]:
-            return lm_loss(
-                self.cfg, params, batch, is_padding, key=key, layerskip=self.layerskip
-            )
+            return lm_loss(self.cfg, params, batch, is_padding, key=key, layerskip=self.layerskip)
 
         (_, info), tree = jax.value_and_grad(loss, has_aux=True)(params)
         return tree, info
@@ -157,7 +155,7 @@ def lm_loss(
     B, T = batch.tokens.shape
     learned = (batch.targets != IGNORE) & ~is_padding[:, None]
     count = jnp.sum(learned.astype(jnp.float32))
-    row_weights = (learned / jnp.maximum(count, 1.0)).astype(jnp.float32).reshape(-1)
+    row_weights = (learned.astype(jnp.float32) / jnp.maximum(count, 1.0)).reshape(-1)
     targets = jnp.where(learned, batch.targets, 0).reshape(-1)
     with params.precision.scope():
         last, early, exit_layer = _hidden(cfg, params, batch, key=key, layerskip=layerskip)
@@ -217,12 +215,10 @@ def _hidden(
 
 
 def _skipping(skip: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
-    """x where skip [B] bool is set, else y; both [B, T, D]."""
+    """Takes x where skip [B] bool is set, else y; both [B, T, D]."""
     # The branch is a wall for XLA:CPU's fusion, which otherwise makes one expression of the choices
     # of all layers, in which x stands twice at every layer: five times slower, and slow to compile.
-    return jax.lax.cond(
-        jnp.any(skip), lambda: jnp.where(skip[:, None, None], x, y), lambda: y
-    )
+    return jax.lax.cond(jnp.any(skip), lambda: jnp.where(skip[:, None, None], x, y), lambda: y)
 
 
 def _before_head(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
