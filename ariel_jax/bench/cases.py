@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import CheckpointError, ConfigError
 
 
 class Metric(enum.StrEnum):
@@ -159,7 +159,13 @@ _TINY = {
 @functools.cache
 def _nano() -> dict[str, Any]:
     file = importlib.resources.files("ariel_jax") / "assets" / "nano" / "config.json"
-    return json.loads(file.read_text())
+    try:
+        return json.loads(file.read_text())
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"the model nano is not in this installation ({file} is missing). Install the package "
+            "again, or choose other --cases."
+        ) from error
 
 
 def hf_config(shape: str) -> dict[str, Any]:

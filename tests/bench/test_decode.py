@@ -5,9 +5,9 @@ from typing import ClassVar
 
 import pytest
 
-from ariel_jax.bench import decode, markdown, select
+from ariel_jax.bench import cases, decode, markdown, select
 from ariel_jax.bench.cases import CASES, Metric, n_float32_bytes
-from ariel_jax.errors import ConfigError, MissingExtraError
+from ariel_jax.errors import CheckpointError, ConfigError, MissingExtraError
 
 CASE = select(["tiny"])[0]
 FACTS = {"n_params": 1_000_000, "bytes_per_step": 5e6}
@@ -110,3 +110,11 @@ def test_sizes_are_those_of_the_models():
     assert n_float32_bytes("gpt2") == pytest.approx(124e6 * 4, rel=0.3)
     with contextlib.suppress(FileNotFoundError):
         assert n_float32_bytes("nano") < 16e6 * 4
+
+
+def test_an_installation_without_nano_says_so(monkeypatch, tmp_path):
+    monkeypatch.setattr(cases.importlib.resources, "files", lambda package: tmp_path)
+    cases._nano.cache_clear()
+    with pytest.raises(CheckpointError, match="Install the package again"):
+        decode.compare(CASES["nano"])
+    cases._nano.cache_clear()
