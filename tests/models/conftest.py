@@ -10,8 +10,6 @@ import torch
 import transformers
 
 VOCAB, LENGTH, WINDOW, ORIGINAL_CONTEXT = 96, 40, 7, 16
-MIN_LOGIT_STD = 3.0
-MAX_ENTROPY_SHARE = 0.85  # of the entropy of uniform attention
 
 LLAMA: dict[str, Any] = {
     "vocab_size": VOCAB,

@@ -17,7 +17,6 @@ MAX_PADDING_ROWS = 1024  # embedding rows beyond the tokenizer that count as pad
 MAX_CHAT_CHARACTERS = 4 << 20
 _MAX_TEMPLATE_NUMBER = 1 << 20
 _REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are no character (yet)
-_LONGEST_CHARACTER = 4  # bytes in UTF-8
 
 
 def _token_text(value: Any) -> str | None:
@@ -202,7 +201,8 @@ class NoTokenizer:
 class Detokenizer:
     """Text of a growing token sequence, never half a character.
 
-    The pieces of `add` and the one of `finish`, joined, equal `decode` of all ids.
+    The pieces of `add` and the one of `finish`, joined, equal `decode` of all ids. Bytes that are
+    no character are held back until a character follows, or the end.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True):
@@ -218,8 +218,6 @@ class Detokenizer:
         """The text that is certain after one more token; may be empty."""
         self._ids.append(token)
         before, now = self._decode(self._context, self._sent), self._decode(self._context)
-        if now.endswith(_REPLACEMENT) and len(self._ids) - self._sent < _LONGEST_CHARACTER:
-            return ""
         if len(now) <= len(before) or not now.startswith(before) or now.endswith(_REPLACEMENT):
             return ""
         self._context, self._sent = self._sent, len(self._ids)
