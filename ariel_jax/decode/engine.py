@@ -63,7 +63,7 @@ class Report:
 class Run:
     """A batch being decoded: owns the state, grows its cache, counts what it did.
 
-    `start` makes one. `advance` decodes; `state` may be read, forked or rolled back in between.
+    `start` makes one from prompts; calling it continues any state, forked or rolled back.
     """
 
     def __init__(
@@ -72,12 +72,27 @@ class Run:
         params: DecoderParams,
         state: DecodeState,
         *,
-        strategy: Strategy,
-        policy: CapacityPolicy,
-        extra: Any,
-        report: Report,
+        strategy: Strategy | None = None,
+        policy: CapacityPolicy | None = None,
+        extra: Any = None,
+        report: Report | None = None,
     ) -> None:
-        """Use `start`."""
+        """A run that continues `state`, which the first `advance` donates.
+
+        Args:
+            cfg: the decoder.
+            params: its weights.
+            state: after prefill.
+            strategy: the one that made the state; default plain decoding.
+            policy: how the cache grows; default to the batch's limit at once.
+            extra: the strategy's read-only arrays.
+            report: counters to go on with; default new ones.
+        """
+        strategy, policy, report = (
+            strategy or Autoregressive(),
+            policy or Upfront(),
+            report or Report(),
+        )
         self.cfg, self.params, self.extra = cfg, params, extra
         self.state = state
         self.strategy, self.policy = strategy, policy

@@ -25,8 +25,6 @@ from matplotlib import pyplot as plt
 
 from ariel_jax.decode import (
     Arithmetic,
-    Autoregressive,
-    Report,
     Run,
     SamplingParams,
     Upfront,
@@ -79,22 +77,7 @@ print("\n" + text(run))
 branches = fork(state, [0, 0, 0])
 keys = jax.numpy.stack([state.keys[0], jax.random.key(11), jax.random.key(12)])
 branches = rekey(branches, keys)
-
-
-def go_on(state, policy=None):
-    """A run that continues a state."""
-    return Run(
-        model.cfg,
-        model.params,
-        state,
-        strategy=Autoregressive(),
-        policy=policy or Upfront(),
-        extra=None,
-        report=Report(),
-    )
-
-
-branched = go_on(branches)
+branched = Run(model.cfg, model.params, branches)
 branched.advance(24)
 run.advance(24)
 for row in range(3):
@@ -112,7 +95,7 @@ assert other_key != same_key, "another key draws other tokens"
 
 # %%
 before = run.new_tokens(0)
-again = go_on(rollback(run.state, [len(prompt) + 5]))
+again = Run(model.cfg, model.params, rollback(run.state, [len(prompt) + 5]))
 print("after rolling back:", len(again.new_tokens(0)), "generated tokens are known")
 again.advance(len(before) - 5)
 assert again.new_tokens(0) == before

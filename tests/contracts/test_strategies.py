@@ -11,6 +11,7 @@ import pytest
 from ariel_jax.decode import (
     Arithmetic,
     Autoregressive,
+    Run,
     SamplingParams,
     Upfront,
     fork,
@@ -258,9 +259,7 @@ def test_a_forked_state_goes_on_alike_until_it_gets_another_key(tiny, strategy, 
     run.advance(5)
     branch = fork(run.state, [2, 2])
     other = rekey(branch, jnp.stack([jax.random.key(12), jax.random.key(99)]))
-    run.state = other
-    run._limit = np.asarray(other.limit)
-    run._read()
+    run = Run(*tiny, other, strategy=strategy)
     run.advance()
     assert run.new_tokens(0) == expected[2][0]
     assert run.new_tokens(1)[:5] == expected[2][0][:5]
@@ -271,8 +270,7 @@ def test_a_rolled_back_state_reproduces_what_it_forgot(tiny, strategy, expected)
     run = start(*tiny, PROMPTS, max_new=N_NEW, strategy=strategy, sampling=SAMPLING, eos=EOS)
     run.advance()
     keep = [len(p) + 3 for p in PROMPTS]
-    run.state = rollback(run.state, keep)
-    run._read()
+    run = Run(*tiny, rollback(run.state, keep), strategy=strategy)
     assert run.new_tokens(1) == expected[1][0][:3]
     run.advance()
     for row in range(len(PROMPTS)):
