@@ -24,8 +24,8 @@ class Checkpoints:
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2):
         import orbax.checkpoint as ocp
 
-        # Orbax reports every save and restore at info level through absl.
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        # Orbax logs every save, and failures that this class raises as its own error.
+        logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = pathlib.Path(folder).absolute()
         self._ocp = ocp
         with self._explained("open"):
@@ -33,7 +33,10 @@ class Checkpoints:
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=keep, enable_async_checkpointing=False, create=False
+                    max_to_keep=keep,
+                    enable_async_checkpointing=False,
+                    create=False,
+                    cleanup_tmp_directories=True,
                 ),
                 item_names=("state", "cursor"),
             )
@@ -79,6 +82,7 @@ class Checkpoints:
                 )
                 self._manager.wait_until_finished()
         except CheckpointError:
+            # Its writers may still be at work; what they leave now goes when the folder is opened.
             for left in self.folder.glob(f"{step}.*tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
             raise

@@ -103,7 +103,8 @@ class TokenFileSource:
                 f"the token files {list(self.files)} hold ids from {rows.min()} to {rows.max()}, "
                 f"the model knows 0 to {self.vocab_size - 1}; encode them with its tokenizer."
             )
-        batch = LMBatch(tokens=rows[:, :-1], targets=rows[:, 1:], step=np.int32(step))
+        arrays: Any = {"tokens": rows[:, :-1], "targets": rows[:, 1:], "step": np.int32(step)}
+        batch = LMBatch(**arrays)  # NumPy until a program takes it
         after = {"step": step + 1, "stage": stage, "drawn": drawn}
         return (batch, np.zeros(n_rows, bool)), after
 

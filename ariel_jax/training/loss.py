@@ -47,8 +47,7 @@ def _head(
     row_weights: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     def chunk(_: None, rows: tuple[jax.Array, ...]) -> tuple[None, jax.Array]:
-        nll, _, _ = _chunk(softcap, weights, *rows, needs_gradient=False)
-        return None, nll
+        return None, _nll(softcap, weights, *rows)[0]
 
     _, nll = jax.lax.scan(chunk, None, _split(hidden, targets, row_weights))
     nll = nll.reshape(-1)[: targets.shape[0]]
@@ -65,7 +64,7 @@ def _forward(
     R = targets.shape[0]
 
     def chunk(d_weights: jax.Array, rows: tuple[jax.Array, ...]):
-        nll, d_rows, d_part = _chunk(softcap, weights, *rows, needs_gradient=True)
+        nll, d_rows, d_part = _nll_and_gradients(softcap, weights, *rows)
         return d_weights + d_part, (nll, d_rows)
 
     start = jnp.zeros(weights.shape, jnp.float32)
@@ -98,34 +97,42 @@ def _split(*arrays: jax.Array) -> tuple[jax.Array, ...]:
     return tuple(a.reshape(n, size, *a.shape[1:]) for a in padded)
 
 
-def _chunk(
+def _nll(
     softcap: float | None,
     weights: jax.Array,
     hidden: jax.Array,
     targets: jax.Array,
     row_weights: jax.Array,
-    *,
-    needs_gradient: bool,
-) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
-    """Returns nll [r], and the gradients of `sum(row_weights * nll)` in hidden and weights."""
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns nll [r], probabilities [r, V] and the slope [r, V] (or [1, 1]) of the soft cap."""
     head = weights.astype(hidden.dtype)
     logits = jnp.einsum("rd,vd->rv", hidden, head, preferred_element_type=jnp.float32)
+    cap_slope = jnp.ones((1, 1), jnp.float32)
     if softcap is not None:
         squashed = jnp.tanh(logits / softcap)
         logits = softcap * squashed
+        cap_slope = 1 - squashed * squashed
     top = jnp.max(logits, axis=-1, keepdims=True)
     powers = jnp.exp(logits - top)
     total = jnp.sum(powers, axis=-1, keepdims=True)
     target = jnp.take_along_axis(logits, targets[:, None], axis=1)
-    nll = (jnp.log(total) + top - target)[:, 0]
-    if not needs_gradient:
-        return nll, None, None
+    return (jnp.log(total) + top - target)[:, 0], powers / total, cap_slope
+
+
+def _nll_and_gradients(
+    softcap: float | None,
+    weights: jax.Array,
+    hidden: jax.Array,
+    targets: jax.Array,
+    row_weights: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns nll [r], and the gradients of `sum(row_weights * nll)` in hidden and weights."""
+    nll, probabilities, cap_slope = _nll(softcap, weights, hidden, targets, row_weights)
     is_target = jnp.arange(weights.shape[0], dtype=targets.dtype)[None, :] == targets[:, None]
     weight = row_weights[:, None]
-    slope = powers * (weight / total) - jnp.where(is_target, weight, 0.0)
-    if softcap is not None:
-        slope = slope * (1 - squashed * squashed)
+    slope = (probabilities * weight - jnp.where(is_target, weight, 0.0)) * cap_slope
     slope = slope.astype(hidden.dtype)
+    head = weights.astype(hidden.dtype)
     d_hidden = jnp.einsum("rv,vd->rd", slope, head, preferred_element_type=jnp.float32)
     d_weights = jnp.einsum("rv,rd->vd", slope, hidden, preferred_element_type=jnp.float32)
     return nll, d_hidden, d_weights

@@ -75,7 +75,7 @@ def place_batch(
     if mesh is None:
         return batch, is_padding
 
-    def place(leaf: np.ndarray) -> jax.Array:
+    def place(leaf: np.ndarray, mesh: jax.sharding.Mesh = mesh) -> jax.Array:
         spec = jax.sharding.PartitionSpec(DATA) if np.ndim(leaf) else jax.sharding.PartitionSpec()
         return _spread(np.asarray(leaf), jax.sharding.NamedSharding(mesh, spec))
 
@@ -94,7 +94,8 @@ def any_process(*flags: bool) -> tuple[bool, ...]:
     from jax.experimental import multihost_utils
 
     everyone = multihost_utils.process_allgather(np.asarray(flags, np.int32))
-    return tuple(bool(flag) for flag in np.asarray(everyone).reshape(-1, len(flags)).any(axis=0))
+    came = np.any(np.asarray(everyone).reshape(-1, len(flags)), axis=0)
+    return tuple(bool(flag) for flag in np.atleast_1d(came))
 
 
 def _spread(value: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

@@ -128,8 +128,10 @@ def apply(
     Returns:
         (params, opt_state, info) with `info["grad_norm"]`, the global norm of the tree.
     """
-    updates, opt_state = tx.update(tree, opt_state, params)
-    return optax.apply_updates(params, updates), opt_state, {"grad_norm": optax.global_norm(tree)}
+    # optax raises floats to integer powers, which a caller's strict promotion would refuse.
+    with jax.numpy_dtype_promotion("standard"):
+        updates, opt_state = tx.update(tree, opt_state, params)
+    return optax.apply_updates(params, updates), opt_state, {"grad_norm": optax.tree.norm(tree)}
 
 
 @functools.partial(jax.jit, static_argnames=("tx",))

@@ -2,7 +2,6 @@
 
 import pathlib
 
-import jax
 import numpy as np
 import pytest
 
@@ -60,5 +59,3 @@ def source(token_files: tuple[str, ...]) -> TokenFileSource:
 @pytest.fixture
 def folder(tmp_path: pathlib.Path) -> pathlib.Path:
     return tmp_path / "run"
-
-

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from ariel_jax.errors import ConfigError
-from ariel_jax.layers.attention import causal, causal_attention
-from ariel_jax.layers.attention import AttentionOptions
+from ariel_jax.layers.attention import AttentionOptions, causal, causal_attention
 from ariel_jax.models import decoder
 from ariel_jax.testing import tiny_config, tiny_params
 from ariel_jax.training import programs
@@ -124,7 +123,13 @@ def test_two_devices_give_the_gradients_of_one(cfg, params, batch, no_padding, k
     grad_fn = LMGrad(cfg=cfg)
     one, info = programs.grads(params, batch, no_padding, key, grad_fn=grad_fn)
     two, info_two = programs.grads(
-        params, batch, no_padding, key, grad_fn=grad_fn, microbatches=2, mesh=auto_mesh((2,), ("data",))
+        params,
+        batch,
+        no_padding,
+        key,
+        grad_fn=grad_fn,
+        microbatches=2,
+        mesh=auto_mesh((2,), ("data",)),
     )
     assert_close(two, one)
     assert info_two["weight"] == info["weight"]
@@ -133,7 +138,9 @@ def test_two_devices_give_the_gradients_of_one(cfg, params, batch, no_padding, k
 def test_equal_grad_fns_share_a_program(cfg, params, batch, no_padding, key):
     before = programs.grads._cache_size()
     for _ in range(2):
-        programs.grads(params, batch, no_padding, key, grad_fn=LMGrad(cfg=cfg.replace(norm_eps=2e-6)))
+        programs.grads(
+            params, batch, no_padding, key, grad_fn=LMGrad(cfg=cfg.replace(norm_eps=2e-6))
+        )
     assert programs.grads._cache_size() == before + 1
 
 
