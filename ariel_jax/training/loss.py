@@ -34,7 +34,8 @@ def head_cross_entropy(
         Three products of R x V x D in all, gradients included (they are formed in the forward
         pass, where the probabilities are at hand); memory for the logits of 1,024 rows.
     """
-    total, nll = _head(softcap, hidden, weights, targets, row_weights.astype(jnp.float32))
+    result: Any = _head(softcap, hidden, weights, targets, row_weights.astype(jnp.float32))
+    total, nll = result
     return total, jax.lax.stop_gradient(nll)
 
 
