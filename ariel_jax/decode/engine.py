@@ -237,12 +237,7 @@ def start(
     policy = capacity or Upfront()
     n_new = [max_new] * len(prompts) if isinstance(max_new, int) else list(max_new)
     _check_prompts(cfg, prompts, n_new)
-    if sampling is None or isinstance(sampling, SamplingParams):
-        sampling = [sampling or SamplingParams()] * len(prompts)
-    if len(sampling) != len(prompts):
-        raise ConfigError(
-            f"{len(sampling)} sampling settings for {len(prompts)} prompts; give one, or one each."
-        )
+    sampling = _one_each(sampling, len(prompts))
     lengths = np.array([len(p) for p in prompts], np.int32)
     limit = lengths + np.array(n_new, np.int32)
     if top_logprobs is not None:
@@ -281,6 +276,18 @@ def start(
     report.capacity, report.cache_bytes = rows, state.cache.nbytes
     report.new_tokens = len(prompts)
     return Run(cfg, params, state, strategy=strategy, policy=policy, extra=extra, report=report)
+
+
+def _one_each(
+    sampling: SamplingParams | Sequence[SamplingParams] | None, n: int
+) -> Sequence[SamplingParams]:
+    if sampling is None or isinstance(sampling, SamplingParams):
+        return [sampling or SamplingParams()] * n
+    if len(sampling) != n:
+        raise ConfigError(
+            f"{len(sampling)} sampling settings for {n} prompts; give one, or one each."
+        )
+    return sampling
 
 
 def _check_prompts(
