@@ -1,6 +1,6 @@
 """A trained tree as a model folder."""
 
-import os
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ def export_model(
     cfg: DecoderConfig,
     params: DecoderParams,
     tokenizer: Tokenizer,
-    folder: str | os.PathLike[str],
+    folder: str | pathlib.Path,
     *,
     dtype: str = "bfloat16",
     stop_tokens: tuple[str, ...] = (),

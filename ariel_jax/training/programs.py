@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams
+from ariel_jax.training import step
 from ariel_jax.training.step import GradFn, Info, Tree
 
 DATA = "data"
@@ -141,3 +144,19 @@ def init_optimizer(params: Tree, *, tx: optax.GradientTransformation) -> Any:
     Static: tx. Traced: params. Donated: nothing.
     """
     return tx.init(params)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg", "exits"))
+def exit_nll(
+    params: DecoderParams,
+    tokens: jax.Array,
+    targets: jax.Array,
+    *,
+    cfg: DecoderConfig,
+    exits: tuple[int, ...],
+) -> jax.Array:
+    """`step.exit_nll` as a program: [len(exits), B, T] float32 nats.
+
+    Static: cfg, exits. Traced: params, tokens, targets. Donated: nothing.
+    """
+    return step.exit_nll(cfg, params, tokens, targets, exits=exits)

@@ -185,6 +185,45 @@ def lm_loss(
     }
 
 
+def exit_nll(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    tokens: jax.Array,
+    targets: jax.Array,
+    *,
+    exits: tuple[int, ...],
+) -> jax.Array:
+    """Cross-entropy of every target after several numbers of layers.
+
+    Args:
+        cfg: the decoder.
+        params: its weights, `layers` as a tuple.
+        tokens: [B, T] int32, at positions 0..T-1.
+        targets: [B, T] int32 ids; what stands beside padding does not matter.
+        exits: layers run before the head, ascending, each from 1 to n_layers.
+
+    Returns:
+        [len(exits), B, T] float32 in nats.
+    """
+    B, T = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
+    attend = training_attend(cfg.attention, T)
+    weights = params.embed if params.unembed is None else params.unembed.w
+    ones = jnp.ones(B * T, jnp.float32)
+    found = []
+    with params.precision.scope():
+        x = decoder.embed(cfg, params, tokens, positions)
+        for i in range(max(exits)):
+            x, _ = decoder.block(cfg, params.layers[i], i, x, positions, attend, None)
+            if i + 1 in exits:
+                rows = _before_head(cfg, params, x).reshape(B * T, -1)
+                _, nll = head_cross_entropy(
+                    rows, weights, targets.reshape(-1), ones, softcap=cfg.final_softcap
+                )
+                found.append(nll.reshape(B, T))
+    return jnp.stack(found)
+
+
 def _hidden(
     cfg: DecoderConfig,
     params: DecoderParams,

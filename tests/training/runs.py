@@ -7,6 +7,7 @@ import signal
 
 import jax
 
+from ariel_jax import backend
 from ariel_jax.compat import auto_mesh
 from ariel_jax.testing import tiny_config, tiny_params
 from ariel_jax.training.data import TokenFileSource
@@ -26,6 +27,7 @@ def main() -> None:
     parser.add_argument("--process-id", type=int)
     options = parser.parse_args()
     jax.config.update("jax_num_cpu_devices", 1)
+    backend.enable_compile_cache(pathlib.Path(__file__).parents[2] / ".cache" / "xla-runs")
     if options.coordinator:
         start_distributed(options.coordinator, 2, options.process_id)
 

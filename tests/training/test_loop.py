@@ -1,3 +1,4 @@
+import gc
 import json
 import os
 import pathlib
@@ -22,10 +23,14 @@ from ariel_jax.training.step import LayerSkip, LMGrad
 
 PROGRAM = pathlib.Path(__file__).with_name("runs.py")
 
-# Writers that tensorstore leaves behind after a full disk answer to a loop that is gone.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. None:pytest.PytestUnraisableExceptionWarning"
-)
+# After a failed write or read, coroutines and callbacks of Orbax and tensorstore die unheard.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+
+@pytest.fixture(autouse=True)
+def _collected():
+    yield
+    gc.collect()  # while this module's filter holds
 
 
 def bits(tree):
