@@ -21,6 +21,7 @@ PLATFORMS = ("cpu", "gpu", "tpu")
 COMMANDS = {
     "generate": "Stream text from a model and say what it cost.",
     "bench": "Measure decoding, alone or beside another program.",
+    "train-lm": "Train a language model on text files; the same command resumes.",
     "info": "Print the backend, devices, versions, measured ceilings and kernel choices.",
 }
 
