@@ -16,7 +16,7 @@ import traceback
 
 ROOT = pathlib.Path(__file__).parents[1]
 LIMIT_S = 8.0  # what one script may take; above it a line says so
-TAKES_SCALE = re.compile(r"--scale|experiments\.runner|experiments import runner")
+TAKES_SCALE = re.compile(r"--scale|\brunner\.main\(")
 
 
 def find() -> dict[str, list[str]]:
