@@ -186,12 +186,16 @@ def test_a_full_disk_leaves_the_previous_checkpoint(folder):
     checkpoints.save(1, device(STATE), {"at": 1})
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     noise = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
+    large = device(STATE | {"a": noise})
+    # The limit holds for the whole process: the compile cache must not write meanwhile.
+    jax.config.update("jax_enable_compilation_cache", False)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
         with pytest.raises(CheckpointError, match=r"(?s)cannot write.*Earlier.*free some space"):
-            checkpoints.save(2, device(STATE | {"a": noise}), {"at": 2})
+            checkpoints.save(2, large, {"at": 2})
     finally:
+        jax.config.update("jax_enable_compilation_cache", True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     checkpoints.close()
