@@ -5,7 +5,7 @@ from ariel_jax.decode.engine import Report, Run, shard_state, start
 from ariel_jax.decode.sampling import SamplingParams, SamplingTransform, Stage, chain
 from ariel_jax.decode.state import DecodeState, StepInfo, fork, rekey, rollback
 from ariel_jax.decode.strategy import Autoregressive, Strategy
-from ariel_jax.decode.stream import Completion, Generation, from_padded, generate
+from ariel_jax.decode.stream import Completion, Detokenizer, Generation, from_padded, generate
 
 __all__ = [
     "Arithmetic",
@@ -13,6 +13,7 @@ __all__ = [
     "CapacityPolicy",
     "Completion",
     "DecodeState",
+    "Detokenizer",
     "Generation",
     "Report",
     "Run",

@@ -60,6 +60,15 @@ class Report:
         return self.decode_s / self.decode_steps if self.decode_steps else 0.0
 
 
+def _raise_flags(flags: np.ndarray) -> None:
+    rows = np.flatnonzero(flags & Flag.NOT_FINITE).tolist()
+    if rows:
+        raise FloatingPointError(
+            f"row(s) {rows} got NaN or infinite logits; check the weights, or decode in a wider "
+            "precision."
+        )
+
+
 class Run:
     """A batch being decoded: owns the state, grows its cache, counts what it did.
 
@@ -142,12 +151,7 @@ class Run:
             self.report.compile_s += spent
             self.report.decode_s += time.perf_counter() - begin - spent
             steps, info = jax.device_get((self.state.stats.steps, info))
-            if (info.flags & Flag.NOT_FINITE).any():
-                rows = np.flatnonzero(info.flags & Flag.NOT_FINITE).tolist()
-                raise FloatingPointError(
-                    f"row(s) {rows} got NaN or infinite logits; check the weights, or decode in a "
-                    "wider precision."
-                )
+            _raise_flags(info.flags)
             taken = int((steps - steps_before).max())
             self._count(before, taken, info)
             left -= max(taken, 1)
@@ -232,6 +236,7 @@ def start(
         ConfigError: an empty prompt, a token outside the vocabulary, more tokens than the model has
             positions, or a setting out of range.
         CapacityError: a policy that reserves less than a step writes.
+        FloatingPointError: a prompt leads to NaN or infinite logits.
     """
     strategy = strategy or Autoregressive()
     policy = capacity or Upfront()
@@ -269,7 +274,7 @@ def start(
         jnp.asarray(lengths),
         strategy=strategy,
     )
-    state.done.block_until_ready()
+    _raise_flags(np.asarray(state.stats.flags))  # and waits for the program
     report.compile_s = compile_seconds() - compiling
     report.prefill_s = time.perf_counter() - begin - report.compile_s
     report.compiles += programs.TRACES["prefill"] - compiled
@@ -355,7 +360,12 @@ def _empty_state(
         done=jnp.zeros(B, bool),
         keys=jnp.stack(keys),
         sampling=make_rows(sampling, eos, top_logprobs=top_logprobs),
-        stats=Stats(steps=zero, proposed=jnp.zeros_like(zero), accepted=jnp.zeros_like(zero)),
+        stats=Stats(
+            steps=zero,
+            proposed=jnp.zeros_like(zero),
+            accepted=jnp.zeros_like(zero),
+            flags=jnp.zeros(B, jnp.uint32),
+        ),
         logprobs=logprobs,
     )
 

@@ -14,11 +14,12 @@ from ariel_jax.layers.kv_cache import CacheOps
 
 
 class Stats(struct.PyTreeNode):
-    """Counters of each row since its prefill."""
+    """Counters of each row, and what went wrong in it, since its prefill began."""
 
     steps: jax.Array  # [B] int32 strategy steps the row took part in
     proposed: jax.Array  # [B] int32 draft tokens verified
     accepted: jax.Array  # [B] int32 draft tokens accepted
+    flags: jax.Array  # [B] uint32, see `Flag`; `emit` sets them
 
 
 class Logprobs(struct.PyTreeNode):
@@ -127,6 +128,9 @@ def rollback(state: DecodeState, n_known: Sequence[int] | np.ndarray) -> DecodeS
             f"most what is known: between {low.tolist()} and {high.tolist()}."
         )
     keep = jnp.asarray(wanted)
+    is_whole = keep == state.n_known()
     return state.replace(
-        cache=state.cache.rollback(keep - 1), done=state.done & (keep == state.n_known())
+        cache=state.cache.rollback(keep - 1),
+        done=state.done & is_whole,
+        stats=state.stats.replace(flags=jnp.where(is_whole, state.stats.flags, 0)),
     )

@@ -101,7 +101,8 @@ def emit(
         cache: the cache to go on with; its `length` is still the one before the step.
         out: [B, S] int32 tokens for positions length+1...
         n: [B] int32 how many of them are valid, 0..S.
-        logits: [B, S, V] that they were drawn from, for log-probabilities.
+        logits: [B, S, V] that they were drawn from, for log-probabilities and the flag of rows
+            in which they are NaN or infinite.
 
     Returns:
         (state, emitted [B] int32). The caller commits `emitted` rows to the cache.
@@ -129,13 +130,10 @@ def emit(
             top_ids=logprobs.top_ids.at[lead, at].set(top_ids.astype(jnp.int32), mode="drop"),
         )
     done = state.done | ends | (length + n + 1 >= state.limit)
-    return state.replace(cache=cache, tokens=tokens, done=done, logprobs=logprobs), n
-
-
-def not_finite(logits: jax.Array, active: jax.Array) -> jax.Array:
-    """[B] uint32 flag of rows whose logits [B, ..., V] hold NaN or infinity."""
-    bad = ~jnp.isfinite(logits).all(axis=tuple(range(1, logits.ndim)))
-    return jnp.where(bad & active, jnp.uint32(Flag.NOT_FINITE), jnp.uint32(0))
+    is_bad = ~jnp.isfinite(logits).all(axis=(1, 2)) & ~state.done
+    flags = state.stats.flags | jnp.where(is_bad, jnp.uint32(Flag.NOT_FINITE), jnp.uint32(0))
+    stats = state.stats.replace(flags=flags)
+    return state.replace(cache=cache, tokens=tokens, done=done, logprobs=logprobs, stats=stats), n
 
 
 @dataclasses.dataclass(frozen=True)
@@ -204,7 +202,7 @@ class Autoregressive:
             stats=state.stats.replace(steps=state.stats.steps + active.astype(jnp.int32)),
         )
         none = jnp.zeros_like(emitted)
-        flags = not_finite(logits, active)
+        flags = state.stats.flags
         return state, StepInfo(emitted=emitted, proposed=none, accepted=none, flags=flags)
 
     def grow(self, aux: Any, capacity: int) -> Any:

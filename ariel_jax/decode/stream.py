@@ -1,5 +1,6 @@
 """Text in, text out: the one-call `generate`, streaming and stop strings."""
 
+import bisect
 import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
@@ -78,53 +79,86 @@ class Generation:
         return [c.text for c in self.completions]
 
 
+class Detokenizer:
+    """Text of a growing token sequence, never half a character.
+
+    The pieces of `add` and the one of `finish`, joined, equal `tokenizer.decode` of all ids. Bytes
+    that are no character are held back until a character follows, or the end.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._context = 0  # decoding starts here: blanks before a word depend on the one before
+        self._sent = 0  # ids whose text was handed out
+
+    def _decode(self, start: int, stop: int | None = None) -> str:
+        return self._tokenizer.decode(self._ids[start:stop])
+
+    def add(self, token: int) -> str:
+        """The text that is certain after one more token; may be empty."""
+        self._ids.append(token)
+        before, now = self._decode(self._context, self._sent), self._decode(self._context)
+        if len(now) <= len(before) or not now.startswith(before) or now.endswith("\ufffd"):
+            return ""
+        self._context, self._sent = self._sent, len(self._ids)
+        return now[len(before) :]
+
+    def finish(self) -> str:
+        """The rest, once no token follows; an unfinished character is U+FFFD."""
+        before, now = self._decode(self._context, self._sent), self._decode(self._context)
+        self._context = self._sent = len(self._ids)
+        return now[len(before) :]
+
+
 class _Row:
     """Turns one row's growing token list into final text, watching for stop strings."""
 
     def __init__(self, tokenizer: Any, eos: frozenset[int], stop: tuple[str, ...]) -> None:
-        self.tokenizer, self.eos, self.stop = tokenizer, eos, stop
-        self.sent = ""
+        self.eos, self.stop = eos, stop
         self.reason: Literal["eos", "stop", "length"] = "length"
         self.text = ""
         self.tokens: list[int] = []
-
-    def _decode(self, tokens: Sequence[int]) -> str:
-        return self.tokenizer.decode([t for t in tokens if t not in self.eos])
+        self._pieces = Detokenizer(tokenizer)
+        self._ends: list[int] = []  # characters of the text after each token
+        self._sent = 0  # characters handed out
 
     def update(self, tokens: list[int], *, is_last: bool) -> tuple[str, int | None]:
         """(text that became final, number of tokens to keep if a stop string was found)."""
-        self.tokens = tokens
-        text = self._decode(tokens)
-        cut = min((at for at in (text.find(s) for s in self.stop) if at >= 0), default=-1)
-        keep = None
-        if cut >= 0:
-            keep = self._tokens_through_stop(tokens)
-            self.tokens, text, is_last, self.reason = tokens[:keep], text[:cut], True, "stop"
+        searched = len(self.text)
+        for token in tokens[len(self._ends) :]:
+            if token not in self.eos:
+                self.text += self._pieces.add(token)
+            self._ends.append(len(self.text))
+        if is_last:
+            self.text += self._pieces.finish()
+        self.tokens, keep = tokens, None
+        found = self._first_stop(searched)
+        if found is not None:
+            keep, cut = found
+            self.tokens, self.text, self.reason = tokens[:keep], self.text[:cut], "stop"
         elif tokens and tokens[-1] in self.eos:
             self.reason = "eos"
-        self.text = text
-        final = text if is_last else self._without_doubtful_end(text)
-        new = final[len(self.sent) :] if final.startswith(self.sent) else ""
-        self.sent += new
+        final = len(self.text) if is_last or keep is not None else self._certain()
+        new, self._sent = self.text[self._sent : final], max(self._sent, final)
         return new, keep
 
-    def _tokens_through_stop(self, tokens: list[int]) -> int:
-        low, high = 1, len(tokens)
-        while low < high:  # the text of a prefix only grows
-            middle = (low + high) // 2
-            text = self._decode(tokens[:middle])
-            if any(s in text for s in self.stop):
-                high = middle
-            else:
-                low = middle + 1
-        return low
+    def _first_stop(self, searched: int) -> tuple[int, int] | None:
+        """(tokens through it, where it begins) of the stop string that is whole first."""
+        found = []
+        for stop in self.stop:
+            at = self.text.find(stop, max(0, searched - len(stop) + 1))
+            if at >= 0:
+                through = bisect.bisect_left(self._ends, at + len(stop)) + 1
+                found.append((min(through, len(self._ends)), at))
+        return min(found, default=None)
 
-    def _without_doubtful_end(self, text: str) -> str:
-        text = text.rstrip("\ufffd")  # bytes of a character that is not complete yet
+    def _certain(self) -> int:
+        """Characters that no stop string can take back any more."""
         for n in range(max(map(len, self.stop), default=1) - 1, 0, -1):
-            if any(s.startswith(text[-n:]) for s in self.stop if len(text) >= n):
-                return text[:-n]
-        return text
+            if any(s.startswith(self.text[-n:]) for s in self.stop if len(self.text) >= n):
+                return len(self.text) - n
+        return len(self.text)
 
 
 def generate(

@@ -1,5 +1,6 @@
 """Alternating pairs, ratios, verdicts and memory shortage, with workers that are not slow."""
 
+from collections.abc import Iterator
 from typing import ClassVar
 
 import pytest
@@ -17,6 +18,7 @@ class FakeWorker:
 
     started: ClassVar[list[str]] = []
     asked: ClassVar[list[str]] = []
+    rates: ClassVar[Iterator[float]] = iter(())
 
     def __init__(self, module, spec):
         self.module, self.facts = module, FACTS
@@ -24,7 +26,7 @@ class FakeWorker:
 
     def ask(self, request):
         if request["ask"] == "ceiling":
-            return {"read_bytes_per_s": 10e9}
+            return {"read_bytes_per_s": next(self.rates)}
         if request["ask"] == "memory":
             return {"temp_bytes": 4 * request["batch"], "cache_bytes": 100}
         self.asked.append(self.module)
@@ -66,11 +68,13 @@ def test_short_memory_gives_every_measurement_its_own_process(fake, monkeypatch)
     assert len(fake.started) == 4
 
 
-def test_bandwidth_is_bytes_over_time_over_ceiling(fake):
+def test_bandwidth_is_bytes_over_time_over_the_ceiling_of_that_moment(fake, monkeypatch):
+    monkeypatch.setattr(fake, "rates", iter([10e9, 5e9, 4e9, 20e9]))
     rows = decode.compare(CASES["llama-1b"], against=None, pairs=2)
     assert [row.metric for row in rows] == [Metric.DECODE, "% of read bandwidth"]
-    assert rows[1].ratio == pytest.approx(100 * 5e6 / 1e-3 / 10e9)
-    assert rows[1].verdict == "FAIL"  # 50 against 85
+    assert (rows[1].high, rows[1].low) == pytest.approx((50, 25))  # of 10 and of 20 GB/s
+    assert rows[1].ratio == pytest.approx(37.5)
+    assert rows[1].verdict == "FAIL"  # against 85
 
 
 def test_prefill_compares_the_time_to_the_first_token(fake):

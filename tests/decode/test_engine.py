@@ -7,6 +7,7 @@ import pytest
 
 from ariel_jax.decode import (
     Arithmetic,
+    Run,
     SamplingParams,
     Upfront,
     fork,
@@ -18,6 +19,7 @@ from ariel_jax.decode import (
 )
 from ariel_jax.decode.engine import bucket
 from ariel_jax.errors import CapacityError, ConfigError
+from ariel_jax.layers.linear import Linear
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import init_params
@@ -189,10 +191,18 @@ def test_a_policy_that_reserves_too_little_is_refused(toy):
 
 
 def test_not_a_number_is_reported_by_row(toy):
-    params = toy.params.replace(embed=toy.params.embed.at[7].set(jnp.nan), unembed=None)
-    run = start(toy.cfg, params, [[1, 2]], max_new=8)
+    # Ids 5 and 6 poison what follows them; the head is apart, so that no other logit is touched.
+    embed = toy.params.embed.at[jnp.array([5, 6])].set(jnp.nan)
+    params = toy.params.replace(embed=embed, unembed=Linear(w=toy.params.embed))
+    with pytest.raises(FloatingPointError, match=r"row\(s\) \[1\]"):
+        start(toy.cfg, params, [[1, 2], [1, 5]], max_new=8)
+    run = start(toy.cfg, params, [[1, 2], [1, 3]], max_new=8)
+    tokens = run.state.tokens.at[0, 2].set(6)
+    run = Run(toy.cfg, params, run.state.replace(tokens=tokens))
     with pytest.raises(FloatingPointError, match=r"row\(s\) \[0\]"):
         run.advance()
+    back = rollback(run.state, [2, 2])
+    assert (np.asarray(back.stats.flags) == 0).all()
 
 
 def test_state_operations_refuse_nonsense(toy):

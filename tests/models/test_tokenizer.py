@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ariel_jax import testing
 from ariel_jax.errors import CheckpointError, ConfigError
 from ariel_jax.models.hf import tokenizer as module
-from ariel_jax.models.hf.tokenizer import Detokenizer, Tokenizer, check_vocabulary
+from ariel_jax.models.hf.tokenizer import Tokenizer, check_vocabulary
 
 USER = [{"role": "user", "content": "hi"}]
 TOY = testing.toy_tokenizer()
@@ -22,36 +22,6 @@ def with_template(template: object, **settings: object) -> Tokenizer:
 @settings(max_examples=60, deadline=None)
 def test_any_text_survives(text):
     assert TOY.decode(TOY.encode(text)) == text
-
-
-@given(st.lists(st.integers(4, testing.TOY_VOCAB_SIZE - 1), max_size=30))
-@settings(max_examples=150, deadline=None)
-def test_pieces_join_to_the_whole_text_and_split_no_character(ids):
-    stream = Detokenizer(TOY)
-    pieces = [stream.add(i) for i in ids]
-    pieces.append(stream.finish())
-    assert "".join(pieces) == TOY.decode(ids)
-
-
-@given(st.text(max_size=20))
-@settings(max_examples=60, deadline=None)
-def test_a_sound_text_streams_without_replacement_characters(text):
-    stream = Detokenizer(TOY)
-    pieces = [stream.add(i) for i in TOY.encode(text)] + [stream.finish()]
-    assert "".join(pieces) == text
-    if "\ufffd" not in text:
-        assert not any("\ufffd" in piece for piece in pieces)
-
-
-def test_a_character_is_held_until_it_is_whole():
-    stream = Detokenizer(TOY)
-    ids = TOY.encode("a☃b")
-    assert len(ids) == 5
-    assert [stream.add(i) for i in ids] == ["a", "", "", "☃", "b"]
-    assert stream.finish() == ""
-    for i in TOY.encode("é")[:1]:
-        assert stream.add(i) == ""
-    assert stream.finish() == "\ufffd"
 
 
 def test_special_tokens_are_skipped_unless_asked_for():

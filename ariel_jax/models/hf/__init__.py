@@ -3,10 +3,9 @@
 from ariel_jax.models.hf.load import load_pretrained
 from ariel_jax.models.hf.model import GenerationDefaults, Model
 from ariel_jax.models.hf.save import save_pretrained
-from ariel_jax.models.hf.tokenizer import Detokenizer, Tokenizer
+from ariel_jax.models.hf.tokenizer import Tokenizer
 
 __all__ = [
-    "Detokenizer",
     "GenerationDefaults",
     "Model",
     "Tokenizer",

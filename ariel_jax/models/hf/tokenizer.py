@@ -16,7 +16,6 @@ from ariel_jax.models.hf.safetensors_io import read_json
 MAX_PADDING_ROWS = 1024  # embedding rows beyond the tokenizer that count as padding
 MAX_CHAT_CHARACTERS = 4 << 20
 _MAX_TEMPLATE_NUMBER = 1 << 20
-_REPLACEMENT = "\ufffd"  # what a decoder makes of bytes that are no character (yet)
 
 
 def _token_text(value: Any) -> str | None:
@@ -196,38 +195,6 @@ class NoTokenizer:
             CheckpointError: always.
         """
         raise self._error()
-
-
-class Detokenizer:
-    """Text of a growing token sequence, never half a character.
-
-    The pieces of `add` and the one of `finish`, joined, equal `decode` of all ids. Bytes that are
-    no character are held back until a character follows, or the end.
-    """
-
-    def __init__(self, tokenizer: Tokenizer, *, skip_special_tokens: bool = True):
-        self._tokenizer, self._skip = tokenizer, skip_special_tokens
-        self._ids: list[int] = []
-        self._context = 0  # decoding starts here: blanks before a word depend on the one before
-        self._sent = 0  # ids whose text was handed out
-
-    def _decode(self, start: int, stop: int | None = None) -> str:
-        return self._tokenizer.decode(self._ids[start:stop], skip_special_tokens=self._skip)
-
-    def add(self, token: int) -> str:
-        """The text that is certain after one more token; may be empty."""
-        self._ids.append(token)
-        before, now = self._decode(self._context, self._sent), self._decode(self._context)
-        if len(now) <= len(before) or not now.startswith(before) or now.endswith(_REPLACEMENT):
-            return ""
-        self._context, self._sent = self._sent, len(self._ids)
-        return now[len(before) :]
-
-    def finish(self) -> str:
-        """The rest, once no token follows; an unfinished character is U+FFFD."""
-        before, now = self._decode(self._context, self._sent), self._decode(self._context)
-        self._context = self._sent = len(self._ids)
-        return now[len(before) :]
 
 
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
