@@ -10,6 +10,7 @@ from ariel_jax.testing import tiny_config, tiny_params
 from ariel_jax.training import programs
 from ariel_jax.training.attention import blocked_attention
 from ariel_jax.training.loss import head_cross_entropy
+from ariel_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ariel_jax.training.step import LayerSkip, LMGrad, lm_loss
 
 
@@ -133,6 +134,18 @@ def test_two_devices_give_the_gradients_of_one(cfg, params, batch, no_padding, k
     )
     assert_close(two, one)
     assert info_two["weight"] == info["weight"]
+
+
+@pytest.mark.parametrize("platform", ["cuda", "tpu"])
+def test_both_programs_of_a_step_lower_for(cfg, params, batch, no_padding, key, platform):
+    grad_fn = LMGrad(cfg=cfg, layerskip=LayerSkip(curriculum_steps=10))
+    traced = programs.grads.trace(params, batch, no_padding, key, grad_fn=grad_fn, microbatches=2)
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert "dot_general" in text
+    tx = make_optimizer(OptimizerConfig(lr=1e-3, steps=10))
+    state = programs.init_optimizer(params, tx=tx)
+    traced = programs.apply.trace(params, state, params, tx=tx)
+    assert "sqrt" in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_equal_grad_fns_share_a_program(cfg, params, batch, no_padding, key):
