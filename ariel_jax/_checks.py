@@ -73,6 +73,26 @@ def non_negative_int(**values: Any) -> None:
             raise _refuse(name, value, "a whole number of at least 0")
 
 
+def whole_number(low: int, high: int, /, **values: Any) -> None:
+    """Checks that each value is a whole number from `low` to `high`, both included.
+
+    Raises:
+        ConfigError: a value is not.
+    """
+    for name, value in values.items():
+        if not (_is_integer(value) and low <= value <= high):
+            raise _refuse(name, value, f"a whole number from {low} to {high}")
+
+
+def seed(**values: Any) -> None:
+    """Checks that each value can seed a jax key without losing bits, or is None.
+
+    Raises:
+        ConfigError: a value cannot.
+    """
+    whole_number(0, 2**32 - 1, **{name: v for name, v in values.items() if v is not None})
+
+
 def in_range(low: float, high: float, /, *, ends: str = "[]", **values: Any) -> None:
     """Checks that each value lies between `low` and `high`.
 

@@ -14,6 +14,8 @@ from ariel_jax.errors import ConfigError
         (_checks.non_negative, [0, 0.0, 3], [-1e-9, math.nan, -math.inf, False, []]),
         (_checks.positive_int, [1, np.int64(7)], [0, 1.0, "3", True, None]),
         (_checks.non_negative_int, [0, 2], [-1, 0.0, False]),
+        (lambda **v: _checks.whole_number(-2, 3, **v), [-2, np.int64(3)], [-3, 4, 1.0, True]),
+        (_checks.seed, [None, 0, 2**32 - 1], [-1, 2**32, 1.5]),
         (lambda **v: _checks.in_range(0, 1, **v), [0, 0.5, 1], [-0.1, 1.1, math.nan, "0"]),
         (lambda **v: _checks.in_range(0, 1, ends="(]", **v), [1e-9, 1], [0, 1.5]),
         (lambda **v: _checks.in_range(0, 1, ends="[)", **v), [0, 0.999], [1]),

@@ -191,7 +191,12 @@ def read_prompts(args: Args) -> list[str]:
             "standard input."
         )
     else:
-        text = sys.stdin.read()
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise ConfigError(
+                f"standard input is not UTF-8: {error}. Pass text in that encoding."
+            ) from error
     prompts = [line for line in text.splitlines() if line] if args.lines else [text]
     if not prompts or not all(prompts):
         raise ConfigError("the prompt is empty: pass at least one character.")

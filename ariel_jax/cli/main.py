@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 import ariel_jax
-from ariel_jax.errors import ArielError
+from ariel_jax.errors import ArielError, ConfigError
 
 PLATFORMS = ("cpu", "gpu", "tpu")
 
@@ -68,6 +68,8 @@ def _run(arguments: list[str]) -> int:
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     warnings.showwarning = _show_warning
+    if hasattr(module, "before_jax"):  # what must come before jax touches a device
+        module.before_jax(args)
     _start_jax(platform)
     return module.run(args)
 
@@ -84,7 +86,7 @@ def _take_backend(arguments: list[str]) -> tuple[str | None, list[str]]:
         else:
             rest.append(word)
     if platform is not None and platform not in PLATFORMS:
-        raise ArielError(f"--backend {platform!r} is not allowed: pass one of {PLATFORMS}.")
+        raise ConfigError(f"--backend {platform!r} is not allowed: pass one of {PLATFORMS}.")
     return platform, rest
 
 

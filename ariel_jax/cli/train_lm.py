@@ -7,6 +7,7 @@ from typing import Literal
 
 import jax
 
+from ariel_jax._checks import positive_int, seed
 from ariel_jax.compat import auto_mesh
 from ariel_jax.errors import ConfigError
 from ariel_jax.layers.rope import RopeConfig
@@ -17,7 +18,7 @@ from ariel_jax.models.presets import PRESETS
 from ariel_jax.training.export import export_model
 from ariel_jax.training.loop import LoopConfig, train
 from ariel_jax.training.optimizer import OptimizerConfig, make_optimizer
-from ariel_jax.training.placement import start_distributed
+from ariel_jax.training.placement import check_rows, start_distributed
 from ariel_jax.training.step import LayerSkip, LMGrad
 from ariel_jax.training.text import text_file_source
 
@@ -76,10 +77,16 @@ class Args:
     """Number of this process, from 0."""
 
 
+def before_jax(args: Args) -> None:
+    """Joins the other processes, where there are any."""
+    given = (args.coordinator, args.num_processes, args.process_id)
+    if args.distributed or any(value is not None for value in given):
+        start_distributed(*given)
+
+
 def run(args: Args) -> int:
     """Trains and saves; returns 0, or 130 when a signal ended the run after a checkpoint."""
-    if args.distributed or args.coordinator is not None:
-        start_distributed(args.coordinator, args.num_processes, args.process_id)
+    seed(seed=args.seed)
     cfg, params, tokenizer = _model(args)
     if args.seq > cfg.max_positions:
         raise ConfigError(
@@ -89,6 +96,20 @@ def run(args: Args) -> int:
     n_devices = jax.device_count()
     mesh = auto_mesh((n_devices,), ("data",)) if n_devices > 1 else None
     is_first = jax.process_index() == 0
+    # Everything that can be refused is, before the first file is written.
+    config = LoopConfig(
+        steps=args.steps,
+        microbatches=args.microbatches,
+        checkpoint_every_s=args.checkpoint_s,
+        keep=args.keep,
+        log_every=args.log_every,
+        seed=args.seed,
+    )
+    tx = make_optimizer(_optimizer(args))
+    layerskip = LayerSkip(curriculum_steps=args.steps) if args.layerskip else None
+    grad_fn = LMGrad(cfg=cfg, layerskip=layerskip)
+    positive_int(batch=args.batch, seq=args.seq)
+    check_rows(args.batch, mesh, args.microbatches)
     source = text_file_source(
         args.data,
         tokenizer,
@@ -102,20 +123,11 @@ def run(args: Args) -> int:
         print(f"{n_params(params):,} parameters, {args.batch * args.seq:,} tokens per step")
     result = train(
         params,
-        grad_fn=LMGrad(
-            cfg=cfg, layerskip=LayerSkip(curriculum_steps=args.steps) if args.layerskip else None
-        ),
-        tx=make_optimizer(_optimizer(args)),
+        grad_fn=grad_fn,
+        tx=tx,
         source=source,
         folder=args.out,
-        config=LoopConfig(
-            steps=args.steps,
-            microbatches=args.microbatches,
-            checkpoint_every_s=args.checkpoint_s,
-            keep=args.keep,
-            log_every=args.log_every,
-            seed=args.seed,
-        ),
+        config=config,
         mesh=mesh,
         resume=args.resume,
     )

@@ -132,7 +132,7 @@ class Run:
         """
         positive_int(max_steps=max_steps)
         left = max_steps
-        compiled = programs.TRACES["segment"]
+        compiled = programs.TRACES["segment"] + programs.TRACES["grow"]
         while left > 0 and not self.done.all():
             self._make_room()
             steps_before = np.asarray(self.state.stats.steps)
@@ -157,7 +157,7 @@ class Run:
             left -= max(taken, 1)
             counters = {"emitted": info.emitted, "steps": steps - steps_before}
             self.strategy = self.strategy.choose(counters)
-        self.report.compiles += programs.TRACES["segment"] - compiled
+        self.report.compiles += programs.TRACES["segment"] + programs.TRACES["grow"] - compiled
         return not self.done.all()
 
     def _count(self, before: np.ndarray, taken: int, info: Any) -> None:
@@ -195,8 +195,10 @@ class Run:
         keep[row] = min(n_known, int(keep[row]))
         done = self.done.copy()
         done[row] = True
+        # Placed as before: a state that lies elsewhere would compile the program once more.
         self.state = self.state.replace(
-            cache=self.state.cache.rollback(jnp.asarray(keep - 1)), done=jnp.asarray(done)
+            cache=self.state.cache.rollback(jax.device_put(keep - 1, self.state.limit.sharding)),
+            done=jax.device_put(done, self.state.done.sharding),
         )
         self._read()
 

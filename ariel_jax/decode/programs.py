@@ -115,6 +115,7 @@ def prefill() -> Callable[..., Any]:
 @functools.cache
 def _grow_leaf() -> Callable[..., jax.Array]:
     def run(leaf: jax.Array, *, capacity: int) -> jax.Array:
+        TRACES["grow"] += 1
         extra = capacity - leaf.shape[2]
         return jnp.pad(leaf, ((0, 0), (0, 0), (0, extra), (0, 0)))
 

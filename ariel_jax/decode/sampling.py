@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import struct
 
-from ariel_jax._checks import in_range, non_negative_int
+from ariel_jax._checks import in_range, seed, whole_number
 from ariel_jax.errors import ConfigError
 
 
@@ -33,8 +33,8 @@ class SamplingParams:
         repetition_penalty: above 1 makes tokens of the prompt and output less likely (Keskar et
             al. 2019, arXiv 1909.05858).
         min_new: no end of sequence before this many new tokens.
-        seed: fixes the request's randomness whatever batch it is in; None derives it from the
-            call's key and the request's place in the list.
+        seed: below 2**32, fixes the request's randomness whatever batch it is in; None derives
+            it from the call's key and the request's place in the list.
     """
 
     temperature: float = 0.0
@@ -51,7 +51,8 @@ class SamplingParams:
         in_range(0, 1, ends="(]", top_p=self.top_p)
         in_range(0, 1, ends="[]", min_p=self.min_p)
         in_range(0, math.inf, ends="()", repetition_penalty=self.repetition_penalty)
-        non_negative_int(top_k=self.top_k, min_new=self.min_new)
+        whole_number(0, 2**31 - 1, top_k=self.top_k, min_new=self.min_new)
+        seed(seed=self.seed)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

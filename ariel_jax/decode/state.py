@@ -93,9 +93,11 @@ def fork(state: DecodeState, rows: Sequence[int]) -> DecodeState:
             f"0..{state.batch - 1}, repeats allowed."
         )
     index = jnp.asarray(list(rows), jnp.int32)
-    return jax.tree.map(
-        lambda leaf: jnp.take(leaf, index, axis=0) if leaf.ndim else jnp.copy(leaf), state
+    rest = jax.tree.map(
+        lambda leaf: jnp.take(leaf, index, axis=0) if leaf.ndim else jnp.copy(leaf),
+        state.replace(cache=None),
     )
+    return rest.replace(cache=state.cache.fork(rows))
 
 
 def rekey(state: DecodeState, keys: jax.Array) -> DecodeState:

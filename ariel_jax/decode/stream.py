@@ -114,8 +114,15 @@ class Detokenizer:
 class _Row:
     """Turns one row's growing token list into final text, watching for stop strings."""
 
-    def __init__(self, tokenizer: Any, eos: frozenset[int], stop: tuple[str, ...]) -> None:
-        self.eos, self.stop = eos, stop
+    def __init__(
+        self,
+        tokenizer: Any,
+        stop: tuple[str, ...],
+        *,
+        eos: frozenset[int],
+        hidden: frozenset[int],
+    ) -> None:
+        self.stop, self.eos, self.hidden = stop, eos, hidden
         self.reason: Literal["eos", "stop", "length"] = "length"
         self.text = ""
         self.tokens: list[int] = []
@@ -127,7 +134,7 @@ class _Row:
         """(text that became final, number of tokens to keep if a stop string was found)."""
         searched = len(self.text)
         for token in tokens[len(self._ends) :]:
-            if token not in self.eos:
+            if token not in self.hidden:
                 self.text += self._pieces.add(token)
             self._ends.append(len(self.text))
         if is_last:
@@ -219,7 +226,8 @@ def generate(
         extra=extra,
         mesh=mesh,
     )
-    rows = [_Row(model.tokenizer, frozenset(model.eos_ids), tuple(stop)) for _ in ids]
+    hidden = frozenset(model.eos_ids)  # never part of the text, also where they do not end it
+    rows = [_Row(model.tokenizer, tuple(stop), eos=frozenset(eos), hidden=hidden) for _ in ids]
     watching = on_text is not None or bool(stop)
     ended = [False] * len(rows)
     while True:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ariel_jax._checks import positive_int
+from ariel_jax._checks import positive_int, seed
 from ariel_jax.errors import CheckpointError, ConfigError
 from ariel_jax.training.step import LMBatch
 
@@ -72,6 +72,7 @@ class TokenFileSource:
                 "steps."
             )
         positive_int(tokens_per_batch=self.tokens_per_batch, vocab_size=self.vocab_size)
+        seed(seed=self.seed)
         for _, length in self.lengths:
             if length < 1 or self.tokens_per_batch % length:
                 raise ConfigError(

@@ -1,5 +1,6 @@
 """Training metrics: one JSON line per report, and a progress bar where someone can see it."""
 
+import errno
 import json
 import os
 import pathlib
@@ -31,7 +32,10 @@ class MetricsLog:
         line = (json.dumps(row) + "\n").encode()
         try:
             with open(self.path, "ab", buffering=0) as file:
-                file.write(line)
+                size = os.fstat(file.fileno()).st_size
+                if file.write(line) != len(line):  # a disk that is nearly full takes a part
+                    file.truncate(size)
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             raise storage_error(self.path, error) from error
 

@@ -55,6 +55,20 @@ def place_params(params: Tree, mesh: jax.sharding.Mesh | None) -> Tree:
     return jax.tree.map(place, params)
 
 
+def check_rows(n_rows: int, mesh: jax.sharding.Mesh | None, microbatches: int) -> None:
+    """Checks that a batch can be divided over the devices and microbatches.
+
+    Raises:
+        ConfigError: the rows cannot be divided evenly.
+    """
+    n_devices = 1 if mesh is None else dict(mesh.shape)[DATA]
+    if n_rows % (n_devices * microbatches):
+        raise ConfigError(
+            f"a batch of {n_rows} rows cannot be divided into {microbatches} microbatches on "
+            f"{n_devices} devices: choose a multiple of {n_devices * microbatches} rows."
+        )
+
+
 def place_batch(
     batch: Any, is_padding: np.ndarray, mesh: jax.sharding.Mesh | None, microbatches: int
 ) -> tuple[Any, Any]:
@@ -65,13 +79,7 @@ def place_batch(
     Raises:
         ConfigError: the rows cannot be divided evenly.
     """
-    n_rows = is_padding.shape[0]
-    n_devices = 1 if mesh is None else dict(mesh.shape)[DATA]
-    if n_rows % (n_devices * microbatches):
-        raise ConfigError(
-            f"a batch of {n_rows} rows cannot be divided into {microbatches} microbatches on "
-            f"{n_devices} devices: choose a multiple of {n_devices * microbatches} rows."
-        )
+    check_rows(is_padding.shape[0], mesh, microbatches)
     if mesh is None:
         return batch, is_padding
 

@@ -117,6 +117,13 @@ class LMGrad:
     cfg: DecoderConfig
     layerskip: LayerSkip | None = None
 
+    def __post_init__(self) -> None:
+        if self.layerskip is not None and self.cfg.n_layers < 2:
+            raise ConfigError(
+                f"LayerSkip needs an exit before the last layer and the model has n_layers="
+                f"{self.cfg.n_layers}: train at least 2 layers, or without LayerSkip."
+            )
+
     def __call__(
         self, params: DecoderParams, batch: LMBatch, is_padding: jax.Array, key: jax.Array
     ) -> tuple[Tree, Info]:

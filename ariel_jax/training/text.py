@@ -21,7 +21,6 @@ def text_file_source(
     lengths: tuple[tuple[int, int], ...],
     seed: int,
     vocab_size: int,
-    write: bool = True,
 ) -> TokenFileSource:
     """A source of batches from UTF-8 text files, each one document, weighted by its length.
 
@@ -34,7 +33,6 @@ def text_file_source(
         lengths: `((first_step, length), ...)`.
         seed: of the order.
         vocab_size: of the model.
-        write: False in processes beside the first, which find the files written.
 
     Raises:
         ConfigError: a file is missing, empty or no text, the tokenizer has no end token, or the
@@ -58,7 +56,7 @@ def text_file_source(
     }
     folder = pathlib.Path(folder)
     stored, note = folder / "tokens.npy", folder / "tokens.json"
-    if write and not note.exists():
+    if not note.exists():
         documents = [tokenizer.encode(text, add_special_tokens=False) for text in texts]
         try:
             folder.mkdir(parents=True, exist_ok=True)

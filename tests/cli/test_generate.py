@@ -30,7 +30,7 @@ def call(toy, monkeypatch, capsys):
     monkeypatch.setattr(measure, "ceilings", lambda: ceilings)
 
     def run(*arguments, stdin="", is_terminal=False):
-        source = io.StringIO(stdin)
+        source = io.StringIO(stdin) if isinstance(stdin, str) else stdin
         source.isatty = lambda: is_terminal
         monkeypatch.setattr("sys.stdin", source)
         status = cli.main(["generate", "--model", str(toy[0]), "--max-new", "12", *arguments])
@@ -151,6 +151,12 @@ def test_capacity_changes_the_cost_not_the_text(call, toy):
         (("a", "--max-new", "500"), "128 positions"),
         (("a", "--model", "/does/not/exist"), "nano"),
         (("a", "--stop", ""), "empty string"),
+        (("a", "--top-k", "3000000000"), "top_k=3000000000"),
+        (("a", "--min-new", "3000000000"), "min_new=3000000000"),
+        (("a", "--temperature", "1", "--seed", str(2**40)), "seed=1099511627776"),
+        (("a", "--seed", "-1"), "seed=-1"),
+        (("a", "--model", "x" * 5000), "is no folder"),
+        (("a\udcff",), "not valid Unicode"),
     ],
 )
 def test_bad_input_is_a_message_and_status_2(call, arguments, message):
@@ -165,6 +171,14 @@ def test_nothing_to_read_from_a_terminal_is_said(call):
     status, _, err = call(is_terminal=True)
     assert status == 2
     assert "no prompt" in err
+
+
+def test_standard_input_that_is_not_text_is_refused(call, monkeypatch):
+    broken = io.TextIOWrapper(io.BytesIO(b"\xff\xfe"), "utf-8")
+    status, out, err = call(stdin=broken)
+    assert (status, out) == (2, "")
+    assert "not UTF-8" in err
+    assert "Traceback" not in err
 
 
 def test_a_file_that_is_not_text_is_refused(call, tmp_path):

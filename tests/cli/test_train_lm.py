@@ -57,6 +57,13 @@ def test_a_model_folder_is_fine_tuned(files, tmp_path, capsys):
         (("--model", "layers=2,width=16,heads=3"), "not a multiple"),
         (("--model", "layers=2,width=16,heads=2,positions=8"), "exceeds"),
         (("--model", "gpt2-124m", "--coordinator", "localhost:1"), "give all three"),
+        (("--model", "gpt2-124m", "--process-id", "1"), "give all three"),
+        (("--lr", "-1"), "lr=-1"),
+        (("--steps", "0"), "steps"),
+        (("--batch", "0"), "batch=0"),
+        (("--microbatches", "3"), "multiple of"),
+        (("--seed", "-1"), "seed=-1"),
+        (("--model", "layers=1,width=16,heads=2", "--layerskip"), "at least 2 layers"),
     ],
 )
 def test_bad_flags_are_explained(files, tmp_path, capsys, more, message):

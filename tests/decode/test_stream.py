@@ -42,7 +42,7 @@ def test_a_character_is_held_until_it_is_whole():
 def read(text: str, stop: tuple[str, ...], every: int) -> tuple[str, str, list[int]]:
     """(text handed out, reason, kept tokens) when looking after each `every` tokens."""
     ids = TOY.encode(text)
-    row, shown = _Row(TOY, EOS, stop), ""
+    row, shown = _Row(TOY, stop, eos=EOS, hidden=EOS), ""
     for n in range(every, len(ids) + every, every):
         new, keep = row.update(ids[:n], is_last=n >= len(ids))
         shown += new
@@ -71,7 +71,8 @@ def test_the_stop_string_that_is_whole_first_wins():
 
 
 def test_an_end_of_text_token_is_kept_and_not_shown():
-    row = _Row(TOY, EOS, ())
     ids = [*TOY.encode("hi"), 0]
-    assert row.update(ids, is_last=True) == ("hi", None)
-    assert (row.reason, row.tokens, row.text) == ("eos", ids, "hi")
+    for eos, reason in ((EOS, "eos"), (frozenset(), "length")):  # it ends the text, or is ignored
+        row = _Row(TOY, (), eos=eos, hidden=EOS)
+        assert row.update(ids, is_last=True) == ("hi", None)
+        assert (row.reason, row.tokens, row.text) == (reason, ids, "hi")

@@ -55,6 +55,18 @@ def test_truncation_in_the_file_is_not_silent(tmp_path: pathlib.Path):
     assert len(Tokenizer.from_folder(tmp_path).encode("abcdefgh")) == 8
 
 
+def test_text_without_a_utf8_form_is_refused():
+    with pytest.raises(ConfigError, match="not valid Unicode"):
+        TOY.encode("a\udcff")
+
+
+def test_a_template_that_is_no_text_is_refused(tmp_path: pathlib.Path):
+    TOY.backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "chat_template.jinja").write_bytes(b"\xff\xfe")
+    with pytest.raises(CheckpointError, match="cannot be read as UTF-8"):
+        Tokenizer.from_folder(tmp_path)
+
+
 def test_a_damaged_tokenizer_is_refused(tmp_path: pathlib.Path):
     (tmp_path / "tokenizer.json").write_text('{"version": "1.0"')
     with pytest.raises(CheckpointError, match=r"tokenizer\.json cannot be read"):

@@ -111,8 +111,12 @@ def default_precision(platform: str, stored: np.dtype) -> Precision:
 def _folder(folder_or_name: str | pathlib.Path) -> pathlib.Path:
     name = str(folder_or_name)
     folder = ASSETS / name if name in SHIPPED else pathlib.Path(folder_or_name).expanduser()
-    if not (folder / "config.json").is_file():
-        what = "has no config.json" if folder.is_dir() else "is no folder"
+    try:
+        is_there, is_folder = (folder / "config.json").is_file(), folder.is_dir()
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL
+        is_there = is_folder = False
+    if not is_there:
+        what = "has no config.json" if is_folder else "is no folder"
         raise CheckpointError(
             f"{name!r} {what}. Pass {' or '.join(repr(n) for n in SHIPPED)}, or a folder with "
             "config.json, model.safetensors and tokenizer.json (nothing is downloaded)."

@@ -61,7 +61,13 @@ class Tokenizer:
         config, template = folder / "tokenizer_config.json", folder / "chat_template.jinja"
         settings = read_json(config) if config.is_file() else {}
         if template.is_file():
-            settings["chat_template"] = template.read_text(encoding="utf-8")
+            try:
+                settings["chat_template"] = template.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                raise CheckpointError(
+                    f"{template} cannot be read as UTF-8 text: {error}. Download it again, or "
+                    "remove it and use plain prompts."
+                ) from error
         return cls(backend, settings, str(folder))
 
     @property
@@ -92,11 +98,17 @@ class Tokenizer:
                 beginning-of-sequence token in Llama). Off for a rendered chat, which has them.
 
         Raises:
-            ConfigError: `text` is no string.
+            ConfigError: `text` is no string, or no valid Unicode.
         """
         if not isinstance(text, str):
             raise ConfigError(f"encode got {type(text).__name__}; pass a string.")
-        ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        try:
+            ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except (TypeError, UnicodeEncodeError) as error:  # half of a surrogate pair
+            raise ConfigError(
+                f"the text {text[:40]!r} is not valid Unicode and has no UTF-8 form: remove the "
+                "characters that came from undecodable bytes."
+            ) from error
         if add_special_tokens and self.settings.get("add_bos_token") is True:
             bos = self.special("bos_token")
             first = None if bos is None else self.id_of(bos)

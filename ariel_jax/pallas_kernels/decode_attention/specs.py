@@ -83,7 +83,7 @@ SPECS = {
     "odd": _spec(2, 3, (5, 5), 19, 7, (11, 19)),
     "window_softcap": _spec(2, 3, (4, 2), 32, 16, (30, 5), window=6, softcap=20.0),
     "bfloat16": _spec(2, 2, (4, 2), 32, 16, (17, 32), dtype="bfloat16"),
-    "nano_decode": _spec(1, 1, (4, 4), 512, 64, (300,), is_large=True),
+    "nano_decode": _spec(1, 1, (3, 3), 512, 64, (300,), is_large=True),
     "gpt2_decode": _spec(1, 1, (12, 12), 1024, 64, (900,), is_large=True),
     "gpt2_batch": _spec(8, 1, (12, 12), 1024, 64, (512,) * 8, is_large=True),
     "llama_1b_decode": _spec(1, 1, (32, 8), 1024, 64, (900,), is_large=True),

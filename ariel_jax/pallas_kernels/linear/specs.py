@@ -43,7 +43,7 @@ SPECS = {
     "single_axis": Spec(rows=(), n_in=16, n_out=8, has_bias=True),
     "one_output": Spec(rows=(2, 3), n_in=24, n_out=1),
     "bfloat16": Spec(rows=(2, 4), n_in=128, n_out=48, dtype="bfloat16", has_bias=True),
-    "nano_decode": Spec(rows=(1, 1), n_in=256, n_out=1024, is_large=True),
+    "nano_decode": Spec(rows=(1, 1), n_in=192, n_out=512, is_large=True),
     "gpt2_mlp_decode": Spec(rows=(1, 1), n_in=768, n_out=3072, has_bias=True, is_large=True),
     "gpt2_mlp_prefill": Spec(rows=(1, 512), n_in=768, n_out=3072, has_bias=True, is_large=True),
     "llama_1b_mlp_decode": Spec(rows=(1, 1), n_in=2048, n_out=8192, is_large=True),
