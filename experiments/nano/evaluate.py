@@ -28,6 +28,7 @@ from experiments.runner import Case, Figure, Settings
 
 MARGIN = 0.15  # bits per byte below concatenated xz
 RANGES = ((1, 64), (65, 256), (257, 512), (513, 1024), (1025, 2048))
+BEFORE = " tokens before"
 SAMPLES = (
     ("text", "def read_lines(path):\n"),
     ("text", "The function returns"),
@@ -44,7 +45,7 @@ def documents(corpus: Path, domain: str) -> list[np.ndarray]:
 
 @functools.lru_cache(maxsize=4)
 def scores(corpus: Path, folder: Path, domain: str) -> dict[str, Any]:
-    """`{"bits": [exits], "bytes": n, "ranges": {(first, last): (bits, bytes)}}` of a domain."""
+    """`{"bits": [exits], "bytes": n, "ranges": {(first, last): ([exits] bits, bytes)}}`."""
     from ariel_jax.models.config import Precision
     from ariel_jax.models.hf import load_pretrained
     from ariel_jax.training.scoring import score_documents
@@ -61,7 +62,7 @@ def scores(corpus: Path, folder: Path, domain: str) -> dict[str, Any]:
     ranges = {}
     for first, last in RANGES:
         here = (context >= first) & (context <= last)
-        ranges[first, last] = (float(bits[-1, here].sum()), int(size[here].sum()))
+        ranges[first, last] = (bits[:, here].sum(axis=1), int(size[here].sum()))
     return {"bits": bits.sum(axis=1), "bytes": int(size.sum()), "ranges": ranges}
 
 
@@ -77,6 +78,10 @@ def _total(corpus: Path, folder: Path, domain: str) -> dict[str, Any]:
             for span in RANGES
         },
     }
+
+
+def _range_metric(name: str, first: int, last: int) -> str:
+    return f"{name}, {first} to {last}{BEFORE}"
 
 
 def _figure(metric: str, value: float, **more: Any) -> Figure:
@@ -108,7 +113,12 @@ def _experiment(corpus: Path, model: Path, twin: Path | None) -> runner.Experime
             yield _figure(f"exit after {layers} layers", value)
         for (first, last), (bits, size) in ours["ranges"].items():
             if size:
-                yield _figure(f"last layer, {first} to {last} tokens before", bits / size)
+                yield _figure(_range_metric("last layer", first, last), bits[-1] / size)
+        for (first, last), (bits, size) in ours["ranges"].items():
+            for layers, value in enumerate(bits[:-1], start=1):
+                if size:
+                    name = f"exit after {layers} layers"
+                    yield _figure(_range_metric(name, first, last), value / size)
         yield _figure("xz -9e, files concatenated", other["concatenated"])
         yield _figure("xz -9e, per file", other["per_file"])
         yield _figure("xz -9e, primed with the training text", other["primed"])
@@ -125,6 +135,7 @@ def _experiment(corpus: Path, model: Path, twin: Path | None) -> runner.Experime
         title="nano: bits per byte on held-out files",
         cases=cases,
         measure=measure,
+        plot=plot,
     )
 
 
@@ -155,7 +166,7 @@ def card(rows: list[dict[str, Any]], shown: list[tuple[str, str]], n_parameters:
         n_parameters: Of the model.
     """
     named = {(row["case"], row["metric"]): row["value"] for row in rows}
-    metrics = [metric for case, metric in named if case == "all"]
+    metrics = [m for case, m in named if case == "all" and not m.endswith(BEFORE)]
     head = "| bits per byte | " + " | ".join((*DOMAINS, "all")) + " |\n|---|" + "---|" * 4
     lines = [
         f"| {metric} | "
@@ -166,12 +177,46 @@ def card(rows: list[dict[str, Any]], shown: list[tuple[str, str]], n_parameters:
         + " |"
         for metric in metrics
     ]
+    spans = [(a, b) for a, b in RANGES if ("all", _range_metric("last layer", a, b)) in named]
+    by_range = ["| layers run | " + " | ".join(f"{a} to {b}" for a, b in spans) + " |"]
+    by_range.append("|---|" + "---|" * len(spans))
+    for exit_name in [m for m in metrics if m.startswith("exit after")] + ["last layer"]:
+        values = [named["all", _range_metric(exit_name, *span)] for span in spans]
+        by_range.append(f"| {exit_name} | " + " | ".join(f"{v:.3f}" for v in values) + " |")
     texts = "\n\n".join(
         f"Prompt:\n\n```\n{prompt}\n```\n\nAnswer:\n\n```\n{text}\n```" for prompt, text in shown
     )
     return CARD.format(
-        millions=f"{n_parameters / 1e6:.1f}", table="\n".join([head, *lines]), samples=texts
+        millions=f"{n_parameters / 1e6:.1f}",
+        table="\n".join([head, *lines]),
+        by_range="\n".join(by_range),
+        samples=texts,
     )
+
+
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """Bits per byte after each number of layers, of nano and its twin, with the yardsticks."""
+    from matplotlib import pyplot
+
+    named = {row["metric"]: row["value"] for row in rows if row["case"] == "all"}
+    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
+    for label, prefix in (("nano (LayerSkip)", ""), ("plain twin", "plain twin, ")):
+        values = []
+        while (metric := f"{prefix}exit after {len(values) + 1} layers") in named:
+            values.append(named[metric])
+        if f"{prefix}last layer" in named:
+            values.append(named[f"{prefix}last layer"])
+            axes.plot(range(1, len(values) + 1), values, marker="o", label=label)
+    for metric, style in (
+        ("xz -9e, files concatenated", "--"),
+        ("byte-level Kneser-Ney 5-gram", ":"),
+    ):
+        axes.axhline(named[metric], color="black", linestyle=style, linewidth=0.9, label=metric)
+    axes.set_xlabel("layers run before the head")
+    axes.set_ylabel("bits per byte, held-out files (measured)")
+    axes.set_ylim(bottom=0, top=min(axes.get_ylim()[1], 4.0))
+    axes.legend()
+    return figure
 
 
 CARD = """\
@@ -202,6 +247,10 @@ document; documents longer than 2,048 tokens are scored in windows that begin 1,
 The plain twin had the same data and steps without LayerSkip; it is not shipped.
 
 {table}
+
+By how many tokens the model saw before, all domains:
+
+{by_range}
 
 ## Three samples
 
