@@ -195,7 +195,14 @@ def cache_directory() -> pathlib.Path:
         StorageError: it cannot be made, belongs to another user or lets others write.
     """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return private_directory(pathlib.Path(base).expanduser() / "ariel_jax")
+    try:
+        folder = pathlib.Path(base).expanduser()
+    except RuntimeError as error:
+        raise StorageError(
+            f"there is no home folder for a cache: {error} Set XDG_CACHE_HOME to a folder that you "
+            "can write to."
+        ) from error
+    return private_directory(folder / "ariel_jax")
 
 
 def private_directory(path: pathlib.Path) -> pathlib.Path:

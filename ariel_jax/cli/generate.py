@@ -253,11 +253,13 @@ def summary(model: hf.Model, report: Report, completions: tuple[Completion, ...]
         that decoding reached: the weights and the valid keys and values of each step, over its
         time. It is None where fewer than two tokens were decoded.
     """
-    # Each row held on average its prompt and half of what it generated.
+    # A row held on average its prompt and half of what it generated, in the steps that it took.
+    drawn = np.array([len(c.tokens) - 1 for c in completions])
     held = np.array([c.n_prompt + len(c.tokens) / 2 for c in completions])
+    took_part = drawn / max(int(drawn.max()), 1)
     share = rate = None
     if report.decode_steps:
-        rate = bytes_per_step(model.cfg, model.params, held) / report.s_per_step
+        rate = bytes_per_step(model.cfg, model.params, held, share=took_part) / report.s_per_step
         share = rate / measure.ceilings().read_bytes_per_s
     return dataclasses.asdict(report) | {
         "platform": jax.default_backend(),

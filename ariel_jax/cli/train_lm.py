@@ -13,6 +13,7 @@ from ariel_jax.errors import ConfigError
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import DecoderConfig, Precision
 from ariel_jax.models.hf import Tokenizer, load_pretrained
+from ariel_jax.models.hf.tokenizer import check_vocabulary
 from ariel_jax.models.params import DecoderParams, init_params, n_params
 from ariel_jax.models.presets import PRESETS
 from ariel_jax.training.export import export_model
@@ -156,7 +157,7 @@ def _optimizer(args: Args) -> OptimizerConfig:
 
 def _model(args: Args) -> tuple[DecoderConfig, DecoderParams, Tokenizer]:
     precision = Precision(compute=args.precision)
-    is_new = args.model in PRESETS or "=" in args.model
+    is_new = args.model in PRESETS or ("=" in args.model and not pathlib.Path(args.model).is_dir())
     if not is_new:
         model = load_pretrained(args.model, precision=precision)
         tokenizer = model.tokenizer
@@ -164,16 +165,13 @@ def _model(args: Args) -> tuple[DecoderConfig, DecoderParams, Tokenizer]:
             tokenizer = Tokenizer.from_folder(args.tokenizer)
         if not isinstance(tokenizer, Tokenizer):
             raise ConfigError(f"{args.model} has no tokenizer.json: name one with --tokenizer.")
+        check_vocabulary(tokenizer, model.cfg.vocab_size)
         return model.cfg, model.params, tokenizer
     if args.tokenizer is None:
         raise ConfigError("a new model needs --tokenizer FOLDER, with its tokenizer.json.")
     tokenizer = Tokenizer.from_folder(args.tokenizer)
     cfg = PRESETS.get(args.model) or _sizes(args.model, tokenizer.vocab_size)
-    if tokenizer.vocab_size > cfg.vocab_size:
-        raise ConfigError(
-            f"the tokenizer has {tokenizer.vocab_size} entries, the model {cfg.vocab_size}: use "
-            "a tokenizer that fits, or give sizes instead of a preset."
-        )
+    check_vocabulary(tokenizer, cfg.vocab_size)
     return cfg, init_params(cfg, key=jax.random.key(args.seed), precision=precision), tokenizer
 
 

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ariel_jax._checks import non_negative_int, positive_int
+from ariel_jax._checks import positive_int, whole_number
 from ariel_jax.decode import programs
 from ariel_jax.decode.capacity import CapacityPolicy, Upfront, check_choice
 from ariel_jax.decode.compiling import compile_seconds
@@ -248,7 +248,7 @@ def start(
     lengths = np.array([len(p) for p in prompts], np.int32)
     limit = lengths + np.array(n_new, np.int32)
     if top_logprobs is not None:
-        non_negative_int(top_logprobs=top_logprobs)
+        whole_number(0, cfg.vocab_size, top_logprobs=top_logprobs)
     need = int(lengths.max()) + strategy.rows
     rows = check_choice(
         policy.initial(int(lengths.max()), strategy.rows, int(limit.max()) - 2 + strategy.rows),
@@ -265,6 +265,8 @@ def start(
     if mesh is not None:
         state = shard_state(state, mesh)
     state = state.replace(aux=strategy.init(cfg, params, extra, state))
+    # No further than the model has positions: a learned table has no row beyond them.
+    n_read = min(bucket(int(lengths.max())), tokens.shape[1], cfg.max_positions)
     compiled = programs.TRACES["prefill"]
     begin, compiling = time.perf_counter(), compile_seconds()
     state = programs.prefill()(
@@ -272,7 +274,7 @@ def start(
         params,
         extra,
         state,
-        jnp.asarray(tokens[:, : min(bucket(int(lengths.max())), tokens.shape[1])]),
+        jnp.asarray(tokens[:, :n_read]),
         jnp.asarray(lengths),
         strategy=strategy,
     )

@@ -110,7 +110,7 @@ def rekey(state: DecodeState, keys: jax.Array) -> DecodeState:
         raise ConfigError(
             f"rekey got keys of shape {list(keys.shape)}; pass one per row, {list(state.keys.shape)}."
         )
-    return state.replace(keys=keys)
+    return state.replace(keys=jnp.copy(keys))  # the state is donated, the caller's keys are not
 
 
 def rollback(state: DecodeState, n_known: Sequence[int] | np.ndarray) -> DecodeState:

@@ -15,6 +15,7 @@ from ariel_jax.decode.sampling import SamplingParams
 from ariel_jax.decode.strategy import Strategy
 from ariel_jax.errors import ConfigError
 from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.hf.tokenizer import NoTokenizer
 from ariel_jax.models.params import DecoderParams
 
 OnText = Callable[[int, str], None]
@@ -50,7 +51,8 @@ class Completion:
     """One request's result.
 
     Attributes:
-        text: generated text, without end-of-sequence tokens and without the stop string.
+        text: generated text, without end-of-sequence tokens and without the stop string; empty
+            where the model has no tokenizer.
         tokens: generated ids; includes the end-of-sequence id or the tokens of the stop string.
         finish_reason: `eos`, `stop` (a stop string) or `length`.
         n_prompt: tokens of the prompt.
@@ -83,7 +85,10 @@ class Detokenizer:
     """Text of a growing token sequence, never half a character.
 
     The pieces of `add` and the one of `finish`, joined, equal `tokenizer.decode` of all ids. Bytes
-    that are no character are held back until a character follows, or the end.
+    that are no character are held back until a character follows, or the end. One exception: a
+    tokenizer with byte fallback (Llama 2, Mistral, Gemma) makes a whole run of byte tokens
+    unreadable when one of them is no part of a character; characters that were complete before
+    it came stay as they were handed out.
     """
 
     def __init__(self, tokenizer: Any) -> None:
@@ -99,7 +104,7 @@ class Detokenizer:
         """The text that is certain after one more token; may be empty."""
         self._ids.append(token)
         before, now = self._decode(self._context, self._sent), self._decode(self._context)
-        if len(now) <= len(before) or not now.startswith(before) or now.endswith("\ufffd"):
+        if len(now) <= len(before) or now.endswith("\ufffd"):
             return ""
         self._context, self._sent = self._sent, len(self._ids)
         return now[len(before) :]
@@ -109,6 +114,13 @@ class Detokenizer:
         before, now = self._decode(self._context, self._sent), self._decode(self._context)
         self._context = self._sent = len(self._ids)
         return now[len(before) :]
+
+
+class _NoText:
+    """Stands for a tokenizer that is not there, where nobody asks for text."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return ""
 
 
 class _Row:
@@ -226,8 +238,11 @@ def generate(
         extra=extra,
         mesh=mesh,
     )
+    tokenizer = model.tokenizer
+    if isinstance(tokenizer, NoTokenizer) and not stop and on_text is None:
+        tokenizer = _NoText()
     hidden = frozenset(model.eos_ids)  # never part of the text, also where they do not end it
-    rows = [_Row(model.tokenizer, tuple(stop), eos=frozenset(eos), hidden=hidden) for _ in ids]
+    rows = [_Row(tokenizer, tuple(stop), eos=frozenset(eos), hidden=hidden) for _ in ids]
     watching = on_text is not None or bool(stop)
     ended = [False] * len(rows)
     while True:

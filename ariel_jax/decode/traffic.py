@@ -24,18 +24,28 @@ def weight_bytes(cfg: DecoderConfig, params: DecoderParams) -> int:
     return total - sum(t.size * t.dtype.itemsize for t in tables if t is not None)
 
 
-def bytes_per_step(cfg: DecoderConfig, params: DecoderParams, lengths: np.ndarray) -> float:
+def bytes_per_step(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    lengths: np.ndarray,
+    *,
+    share: np.ndarray | float = 1.0,
+) -> float:
     """Bytes that one step of a batch must read: the weights once, each row's valid keys and values.
 
     Args:
         cfg: the decoder.
         params: its weights, or their shapes.
-        lengths: [B] known positions of each row, averaged over the steps in question.
+        lengths: [B] known positions of each row, averaged over the steps that it took part in.
+        share: [B] the share of the steps that each row took part in.
 
     Returns:
         Bytes. Activations, logits and what the unused part of the cache costs are not in it, so a
         bandwidth computed from it is a lower bound of what really went over the bus.
     """
     item = params.precision.dtype("cache").itemsize
-    row = 2 * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * item
-    return weight_bytes(cfg, params) + row * float(np.sum(lengths))
+    seen = 0.0
+    for layer in range(cfg.n_layers):
+        window = cfg.attention(layer).window
+        seen += float(np.sum(share * (lengths if window is None else np.minimum(lengths, window))))
+    return weight_bytes(cfg, params) + 2 * cfg.n_kv_heads * cfg.head_dim * item * seen

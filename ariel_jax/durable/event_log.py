@@ -68,9 +68,13 @@ class EventLog:
         self._is_writing = False
         self._process = os.getpid()
         try:
-            # sqlite gives its journal the permissions of the file itself.
-            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            # sqlite gives its journal the permissions of the file itself. A file that is there is
+            # left to sqlite: closing a descriptor of it would drop this process's locks on it.
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            os.close(os.open(self.path, flags, 0o600))
             sync_directory(self.path.parent)
+        except FileExistsError:
+            pass
         except OSError as error:
             raise storage_error(self.path, error) from error
         with self._translated():
@@ -128,14 +132,16 @@ class EventLog:
     def transaction(self) -> Iterator["EventLog"]:
         """Holds the log for this thread: what is read and appended in the block is one step.
 
-        An `append` in the block joins it. An exception in the block undoes all of its events.
+        An `append` or a transaction in the block joins it. An exception in a block undoes the
+        events of that block and of those within it.
 
         Raises:
             StorageError: another process held the log too long, or the disk refused.
         """
         with self._held():
             if self._is_writing:
-                yield self
+                with self._nested():
+                    yield self
                 return
             with self._translated():
                 self._connection.execute("BEGIN IMMEDIATE")
@@ -149,6 +155,29 @@ class EventLog:
                 raise
             finally:
                 self._is_writing = False
+
+    @contextlib.contextmanager
+    def _nested(self) -> Iterator[None]:
+        with self._translated():
+            self._check_alive()
+            self._connection.execute("SAVEPOINT inner")
+        try:
+            yield
+            with self._translated():
+                self._check_alive()
+                self._connection.execute("RELEASE inner")
+        except BaseException:
+            if self._connection.in_transaction:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK TO inner")
+                    self._connection.execute("RELEASE inner")
+            raise
+
+    def _check_alive(self) -> None:
+        # On a full disk sqlite undoes the whole transaction by itself; what came next would be
+        # written at once, outside of any.
+        if not self._connection.in_transaction:
+            raise sqlite3.OperationalError("the transaction was undone after an error")
 
     def events(self, *, after: int = 0) -> list[Event]:
         """Returns the events numbered above `after`, in order.
@@ -220,15 +249,19 @@ class EventLog:
             text = json.dumps(
                 body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
             )
+            text.encode()  # half of a surrogate pair has no UTF-8 form
         except (TypeError, ValueError) as error:
             raise ConfigError(
                 f"an event's body must be JSON without NaN or infinity: {error}. "
                 "Pass numbers, text, booleans, None, lists and dictionaries with text keys."
             ) from error
+        if not isinstance(kind, str):
+            raise ConfigError(f"an event's kind must be text; got {kind!r}.")
         number, previous = self.head()
         number, time_ns = number + 1, time.time_ns()
         row = (number, time_ns, kind, text, _digest(previous, number, time_ns, kind, text))
         with self._translated():
+            self._check_alive()
             self._connection.execute("INSERT INTO events VALUES (?, ?, ?, ?, ?)", row)
         return self._event(row)
 

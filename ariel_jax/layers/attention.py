@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
 
 Carry = Any
+HIDDEN = -1e30  # finite: a row of minus infinities would have no softmax
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,6 +68,77 @@ def causal_attention(
         window=options.window,
     )
     return out
+
+
+def blocked_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, options: AttentionOptions, *, block: int
+) -> jax.Array:
+    """Causal attention over one sequence of T rows, without the upper half of the score matrix.
+
+    Args:
+        q: [B, T, N, H] float.
+        k: [B, T, K, H], N a multiple of K.
+        v: [B, T, K, H].
+        options: scale, cap and window.
+        block: queries handled at once; a smaller one skips more of the invisible scores.
+
+    Returns:
+        [B, T, N, H] in q's dtype; scores, softmax and sums run in at least float32.
+    """
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    G = N // K
+    wide = jnp.promote_types(q.dtype, jnp.float32)
+    rows = (q * jnp.asarray(options.scale, q.dtype)).reshape(B, T, K, G, H)
+    rows = rows.transpose(0, 2, 3, 1, 4).reshape(B * K, G, T, H)
+    keys = k.transpose(0, 2, 1, 3).reshape(B * K, T, H)
+    values = v.transpose(0, 2, 1, 3).reshape(B * K, T, H)
+    parts = []
+    for start in range(0, T, block):
+        stop = min(start + block, T)
+        first = 0 if options.window is None else max(0, start - options.window + 1)
+        size = stop - start
+        part = rows[:, :, start:stop].reshape(B * K, G * size, H)
+        scores = jnp.einsum("xth,xsh->xts", part, keys[:, first:stop], preferred_element_type=wide)
+        if options.softcap is not None:
+            cap = jnp.asarray(options.softcap, wide)
+            scores = cap * jnp.tanh(scores / cap)
+        scores = scores + _bias(start, stop, first, options.window, G, wide)
+        top = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+        weights = jnp.exp(scores - top)
+        total = jnp.sum(weights, axis=-1, keepdims=True)
+        out = jnp.einsum(
+            "xts,xsh->xth",
+            weights.astype(v.dtype),
+            values[:, first:stop],
+            preferred_element_type=wide,
+        )
+        parts.append((out / total).astype(q.dtype).reshape(B, K, G, size, H))
+    return jnp.concatenate(parts, axis=3).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
+
+
+def _bias(
+    start: int, stop: int, first: int, window: int | None, groups: int, dtype: jnp.dtype
+) -> jax.Array:
+    """[1, G * (stop - start), stop - first]: 0 where a query sees a key, else a large negative."""
+    query = jnp.arange(start, stop, dtype=jnp.int32)[:, None]
+    key = jnp.arange(first, stop, dtype=jnp.int32)[None, :]
+    seen = key <= query
+    if window is not None:
+        seen = seen & (key > query - window)
+    return jnp.tile(jnp.where(seen, 0, HIDDEN).astype(dtype), (groups, 1))[None]
+
+
+def prompt_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, options: AttentionOptions
+) -> jax.Array:
+    """`causal_attention` of a whole prompt, in blocks of queries that grow with its length.
+
+    Shapes as in `causal_attention`. Up to 256 rows it is one block; beyond, the scores of at most
+    16 blocks are formed one after the other and those that no query sees not at all, so that a
+    prompt of T rows needs memory for T / 16 rows of scores.
+    """
+    return blocked_attention(q, k, v, options, block=max(256, -(-q.shape[1] // 16)))
 
 
 def causal(options: Callable[[int], AttentionOptions]) -> Attend:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ariel_jax.layers.attention import Attend, AttentionOptions, causal_attention
+from ariel_jax.layers.attention import Attend, AttentionOptions, prompt_attention
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
 
 Options = Callable[[int], AttentionOptions]
@@ -108,7 +108,7 @@ class KVCache(struct.PyTreeNode):
             ks, vs = carry
             if fresh:
                 new_k, new_v = write_first_rows(ks[layer], k), write_first_rows(vs[layer], v)
-                out = causal_attention(q, k, v, options(layer))
+                out = prompt_attention(q, k, v, options(layer))
             else:
                 new_k, new_v = write_rows(ks[layer], k, rows), write_rows(vs[layer], v, rows)
                 o = options(layer)

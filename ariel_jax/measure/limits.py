@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ariel_jax import backend
-from ariel_jax.errors import StorageError
+from ariel_jax.errors import IntegrityError, StorageError
 from ariel_jax.measure import programs
 from ariel_jax.measure.machine import fingerprint
 from ariel_jax.measure.store import ProfileStore
@@ -104,13 +104,17 @@ def ceilings(*, remeasure: bool = False, store: ProfileStore | None = None) -> C
             store = ProfileStore(backend.cache_directory() / "profiles.json")
         except StorageError as error:
             warnings.warn(f"measured ceilings are not kept: {error}", stacklevel=2)
-    found = store.get(key) if store is not None and not remeasure else None
-    if found is not None:
-        return Ceilings(**found)
+    if store is not None and not remeasure:
+        try:
+            found = store.get(key)
+            if found is not None:
+                return Ceilings(**found)
+        except (IntegrityError, TypeError) as error:
+            warnings.warn(f"earlier ceilings cannot be read: {error}", stacklevel=2)
     result = measure(_SIZES[backend.platform()])
     if store is not None:
         try:
             store.put(key, dataclasses.asdict(result))
-        except StorageError as error:
+        except (StorageError, IntegrityError) as error:
             warnings.warn(f"measured ceilings are not kept: {error}", stacklevel=2)
     return result

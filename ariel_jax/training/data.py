@@ -3,12 +3,15 @@
 import bisect
 import dataclasses
 import functools
+import io
+import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
+from ariel_jax import durable
 from ariel_jax._checks import positive_int, seed
 from ariel_jax.errors import CheckpointError, ConfigError
 from ariel_jax.training.step import LMBatch
@@ -132,11 +135,22 @@ def _epoch_order(
     return generator.permutation(n_windows), int(generator.integers(length))
 
 
-@functools.lru_cache(maxsize=64)
 def _map_tokens(path: str) -> np.ndarray:
     try:
+        found = os.stat(path)
+        # Another file may have come in its place since the last look.
+        return _mapped(path, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns))
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot read token file {path}: {error}. Give a .npy file of uint16 or int32 ids."
+        ) from error
+
+
+@functools.lru_cache(maxsize=64)
+def _mapped(path: str, identity: tuple[int, ...]) -> np.ndarray:
+    try:
         data = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (ValueError, EOFError) as error:
         raise CheckpointError(
             f"cannot read token file {path}: {error}. Give a .npy file of uint16 or int32 ids."
         ) from error
@@ -154,11 +168,17 @@ def save_tokens(
 
     Returns:
         The number of ids written, as uint16 where they fit, else int32.
+
+    Raises:
+        StorageError: the file could not be written; an earlier one is unchanged.
     """
     pieces: list[Any] = [[separator]]
     for document in documents:
         pieces += [document, [separator]]
     flat = np.concatenate([np.asarray(piece, np.int64) for piece in pieces])
     dtype = np.uint16 if flat.max() < 2**16 else np.int32
-    np.save(path, flat.astype(dtype), allow_pickle=False)
+    content = io.BytesIO()
+    np.save(content, flat.astype(dtype), allow_pickle=False)
+    with durable.replacing(path) as file:
+        file.write(content.getbuffer())
     return flat.size

@@ -39,6 +39,14 @@ def test_a_new_model_is_trained_continued_and_loads(files, tmp_path, capsys):
     np.testing.assert_array_equal(again.params.embed, model.params.embed)
 
 
+def test_a_folder_with_an_equals_sign_is_a_folder(files, tmp_path, capsys):
+    toy, text = files
+    toy.rename(tmp_path / "lr=1")
+    args = train_lm.Args(data=(text,), out=tmp_path / "run", model=str(tmp_path / "lr=1"))
+    cfg, _, _ = train_lm._model(args)
+    assert cfg == load_pretrained(tmp_path / "lr=1").cfg
+
+
 def test_a_model_folder_is_fine_tuned(files, tmp_path, capsys):
     toy, text = files
     arguments = flags(text, tmp_path / "run", "--model", toy, "--dtype", "float32", "--lr", "0.01")
@@ -58,6 +66,7 @@ def test_a_model_folder_is_fine_tuned(files, tmp_path, capsys):
         (("--model", "layers=2,width=16,heads=2,positions=8"), "exceeds"),
         (("--model", "gpt2-124m", "--coordinator", "localhost:1"), "give all three"),
         (("--model", "gpt2-124m", "--process-id", "1"), "give all three"),
+        (("--model", "gpt2-124m"), "config.json says vocab_size=50257"),
         (("--lr", "-1"), "lr=-1"),
         (("--steps", "0"), "steps"),
         (("--batch", "0"), "batch=0"),

@@ -13,16 +13,20 @@ from ariel_jax.decode import (
     fork,
     from_padded,
     generate,
+    oracle,
+    programs,
     rekey,
     rollback,
     start,
 )
 from ariel_jax.decode.engine import bucket
-from ariel_jax.errors import CapacityError, ConfigError
+from ariel_jax.errors import CapacityError, CheckpointError, ConfigError
 from ariel_jax.layers.linear import Linear
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.hf.tokenizer import NoTokenizer
 from ariel_jax.models.params import init_params
+from ariel_jax.testing import tiny_config, tiny_params
 
 
 class Letters:
@@ -226,3 +230,46 @@ def test_state_operations_refuse_nonsense(toy):
 
 def test_buckets_are_powers_of_two_from_64():
     assert [bucket(n) for n in (1, 64, 65, 128, 129, 1000)] == [64, 64, 128, 128, 256, 1024]
+
+
+def test_the_padding_of_a_prompt_stays_within_a_learned_position_table():
+    cfg = tiny_config("gpt2", max_positions=100)
+    params = tiny_params(cfg)
+    prompt = [int(t) for t in np.random.default_rng(3).integers(0, cfg.vocab_size, 70)]
+    run = start(cfg, params, [prompt], max_new=3)
+    run.advance()
+    expected, _, _ = oracle.generate_one(cfg, params, prompt, max_new=3, pad_to=80)
+    assert run.new_tokens(0) == expected
+
+
+def test_a_long_prompt_is_read_in_blocks_to_the_same_tokens():
+    cfg = tiny_config("gemma2", max_positions=700)
+    params = tiny_params(cfg)
+    prompt = [int(t) for t in np.random.default_rng(4).integers(0, cfg.vocab_size, 600)]
+    run = start(cfg, params, [prompt, prompt[:300]], max_new=2)
+    for row, text in enumerate((prompt, prompt[:300])):
+        logits = programs.forward(
+            cfg, params, jnp.asarray([text], jnp.int32), jnp.arange(len(text))[None]
+        )
+        assert run.new_tokens(row) == [int(jnp.argmax(logits[0, -1]))]
+
+
+def test_new_keys_stay_the_callers(toy):
+    run = start(toy.cfg, toy.params, [[1, 2]], max_new=4)
+    keys = jax.random.split(jax.random.key(3), 1)
+    Run(toy.cfg, toy.params, rekey(run.state, keys)).advance()
+    assert not keys.is_deleted()
+
+
+def test_a_model_without_a_tokenizer_takes_and_gives_ids(toy):
+    model = dataclasses.replace(toy, tokenizer=NoTokenizer("FOLDER"))
+    out = generate(model, [[1, 2, 3]], max_new=5, ignore_eos=True)
+    assert len(out.completions[0].tokens) == 5
+    assert out.texts == [""]
+    with pytest.raises(CheckpointError, match="token ids only"):
+        generate(model, [[1, 2, 3]], max_new=5, stop=["a"])
+
+
+def test_more_log_probabilities_than_tokens_are_refused(toy):
+    with pytest.raises(ConfigError, match="top_logprobs"):
+        start(toy.cfg, toy.params, [[1]], max_new=2, top_logprobs=toy.cfg.vocab_size + 1)

@@ -76,3 +76,34 @@ def test_an_end_of_text_token_is_kept_and_not_shown():
         row = _Row(TOY, (), eos=eos, hidden=EOS)
         assert row.update(ids, is_last=True) == ("hi", None)
         assert (row.reason, row.tokens, row.text) == (reason, ids, "hi")
+
+
+def test_an_unreadable_byte_does_not_stop_the_stream():
+    class ByteFallback:
+        """Decodes runs of byte tokens as Llama's tokenizer does: one bad byte spoils its run."""
+
+        def decode(self, ids):
+            text, run = "", b""
+            for i in [*ids, None]:
+                if i is not None and i < 256:
+                    run += bytes([i])
+                    continue
+                try:
+                    text += run.decode()
+                except UnicodeDecodeError:
+                    text += "\ufffd" * len(run)
+                run = b""
+                text += "" if i is None else chr(i - 256)
+            return text
+
+    ids = [256 + ord("a"), *"é".encode(), 0xFF, *(256 + ord(c) for c in "bcdbcd")]
+    row, seen = _Row(ByteFallback(), ("d",), eos=EOS, hidden=EOS), ""
+    for n in range(1, len(ids) + 1):
+        new, keep = row.update(ids[:n], is_last=n == len(ids))
+        seen += new
+        if keep is not None:
+            break
+    assert keep == 7
+    assert seen == row.text
+    assert seen.startswith("aé")
+    assert seen.endswith("bc")

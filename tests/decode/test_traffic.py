@@ -30,3 +30,16 @@ def test_every_row_reads_its_own_keys_and_values():
     row = 2 * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * 4
     more = bytes_per_step(cfg, params, np.array([10, 3])) - weight_bytes(cfg, params)
     assert more == 13 * row
+
+
+def test_windowed_layers_and_rows_that_ended_early_read_less():
+    cfg = tiny_config("gemma2")
+    kinds = [cfg.attention(layer).window for layer in range(cfg.n_layers)]
+    assert None in kinds
+    window = next(w for w in kinds if w is not None)
+    params = tiny_params(cfg)
+    row = 2 * cfg.n_kv_heads * cfg.head_dim * 4
+    lengths, share = np.array([4 * window, 1]), np.array([0.5, 1.0])
+    more = bytes_per_step(cfg, params, lengths, share=share) - weight_bytes(cfg, params)
+    seen = sum(0.5 * min(4 * window, w or 4 * window) + 1 for w in kinds)
+    assert more == row * seen

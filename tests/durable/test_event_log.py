@@ -270,3 +270,66 @@ def test_a_closed_log_and_a_forked_one_are_refused(path, monkeypatch):
     log.close()
     with pytest.raises(StorageError, match="closed"):
         log.append("late", {})
+
+
+def test_opening_a_log_again_does_not_let_go_of_a_transaction(path):
+    # Closing any descriptor of a file drops all POSIX locks that the process holds on it.
+    code = f"""
+from ariel_jax.durable import EventLog
+from ariel_jax.errors import StorageError
+try:
+    EventLog({str(path)!r}, timeout_s=0.2).append("child", {{}})
+except StorageError:
+    raise SystemExit(7)
+"""
+    with EventLog(path) as log, log.transaction():
+        log.append("mine", {})
+        done = []
+
+        def other_thread():
+            with pytest.raises(StorageError, match="locked"):
+                EventLog(path, timeout_s=0.1)
+            done.append(subprocess.run([sys.executable, "-c", code]).returncode)
+
+        thread = threading.Thread(target=other_thread)
+        thread.start()
+        thread.join()
+    assert done == [7]
+    with EventLog(path) as log:
+        assert [e.kind for e in log.events()] == ["mine"]
+
+
+def test_a_failed_inner_block_undoes_its_own_events_only(path):
+    with EventLog(path) as log:
+        with log.transaction():
+            log.append("outer", {})
+            with pytest.raises(ZeroDivisionError), log.transaction():  # noqa: PT012
+                log.append("inner", {})
+                raise ZeroDivisionError
+            log.append("after", {})
+        assert [e.kind for e in log.events()] == ["outer", "after"]
+        assert log.verify() == 2
+
+
+def test_nothing_is_written_after_a_full_disk_undid_the_transaction(path):
+    with EventLog(path) as log:
+        log.append("first", {})
+        (pages,) = log._connection.execute("PRAGMA page_count").fetchone()
+        log._connection.execute(f"PRAGMA max_page_count = {pages}")
+        with pytest.raises(StorageError), log.transaction():  # noqa: PT012
+            with pytest.raises(StorageError, match="full"):
+                log.append("too large", {"text": "x" * 100_000})
+            log.append("small", {})
+        log._connection.execute("PRAGMA max_page_count = 100000")
+        assert [e.kind for e in log.events()] == ["first"]
+        log.append("second", {})
+        assert log.verify() == 2
+
+
+def test_a_kind_that_is_no_text_and_half_a_surrogate_pair_are_refused(path):
+    with EventLog(path) as log:
+        with pytest.raises(ConfigError, match="must be text"):
+            log.append(5, {})
+        with pytest.raises(ConfigError, match="JSON"):
+            log.append("note", {"text": "\ud800"})
+        assert log.verify() == 0

@@ -93,6 +93,19 @@ def test_ceilings_without_a_cache_folder_warn_and_still_measure(tmp_path, monkey
     assert backend.cache_directory() == tmp_path / "ariel_jax"
 
 
+@pytest.mark.parametrize("text", ["{", "stale"])
+def test_ceilings_that_cannot_be_read_are_measured_again(store, monkeypatch, text):
+    monkeypatch.setitem(limits._SIZES, "cpu", TINY)
+    if text == "stale":  # an entry of another version, with other fields
+        store.put({"what": "ceilings", **measure.fingerprint()}, {"speed": 1.0})
+    else:
+        store.path.write_text(text)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert measure.ceilings(store=store).read_bytes_per_s > 0
+    assert str(caught[0].message).startswith("earlier ceilings cannot be read")
+
+
 def test_store_keeps_values_apart_by_key_whatever_the_order_of_its_entries(store):
     assert store.get({"a": 1}) is None
     store.put({"a": 1, "b": [1, 2]}, {"x": 0.1})

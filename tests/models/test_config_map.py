@@ -146,6 +146,14 @@ def test_forms_of_older_files():
     assert config_map.parse(llama(num_key_value_heads=...)).n_kv_heads == 4
     assert config_map.parse(llama(head_dim=...)).head_dim == 8
     assert config_map.parse(llama(architectures=..., torch_dtype="bfloat16")).family == "llama"
+    gpt2 = config_write.to_hf(testing.tiny_config("gpt2"), dtype="float32")
+    medium = {"n_special": 0, "predict_special_tokens": True, "gradient_checkpointing": False}
+    assert config_map.parse(gpt2 | medium) == config_map.parse(gpt2)
+    gemma = config_write.to_hf(testing.tiny_config("gemma2"), dtype="float32")
+    window = gemma["sliding_window"]
+    assert config_map.parse(gemma | {"sliding_window_size": window}) == config_map.parse(gemma)
+    with pytest.raises(CheckpointError, match="sliding_window_size"):
+        config_map.parse(gemma | {"sliding_window_size": window + 1})
 
 
 def test_windows():

@@ -102,6 +102,7 @@ HOSTILE: dict[str, tuple[object, bytes, str]] = {
     "header of no JSON": (b"{nope", b"", "not JSON"),
     "header of no text": (b'{"\xff": 1}', b"", "not JSON"),
     "deep nesting": (b"[" * 100_000, b"", "not JSON"),
+    "endless number": (b'{"a": ' + b"9" * 5000 + b"}", b"", "not JSON"),
     "name twice": (
         b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
         b'"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}',

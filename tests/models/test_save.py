@@ -69,6 +69,15 @@ def _snapshot(folder: pathlib.Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in folder.iterdir()}
 
 
+def test_saving_through_a_link_replaces_what_it_leads_to(tmp_path):
+    testing.write_toy_checkpoint(tmp_path / "real", seed=1)
+    (tmp_path / "link").symlink_to("real")
+    new = testing.write_toy_checkpoint(tmp_path / "link", seed=2)
+    assert (tmp_path / "link").is_symlink()
+    np.testing.assert_array_equal(load_pretrained(tmp_path / "real").params.embed, new.params.embed)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["link", "real"]
+
+
 def test_a_full_disk_leaves_the_old_model(tmp_path):
     folder = tmp_path / "m"
     old = testing.write_toy_checkpoint(folder)

@@ -2,6 +2,7 @@ import json
 import pathlib
 
 import pytest
+import tokenizers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -77,6 +78,12 @@ def test_a_damaged_tokenizer_is_refused(tmp_path: pathlib.Path):
         Tokenizer.from_folder(tmp_path)
 
 
+def test_a_tokenizer_that_fails_on_a_text_says_so():
+    words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="[UNK]"))
+    with pytest.raises(CheckpointError, match="fails on 'b'"):
+        Tokenizer(words, {}, "here").encode("b")
+
+
 def test_vocabularies_must_agree_up_to_padding():
     n = TOY.vocab_size
     assert n == testing.TOY_VOCAB_SIZE
@@ -107,6 +114,11 @@ def test_templates_from_a_file_and_from_a_list(tmp_path: pathlib.Path):
     assert with_template(several[:1]).chat_template is None
 
 
+def test_tools_and_documents_are_none_unless_given():
+    text = "{% if tools is not none %}TOOLS{% endif %}{% if documents is none %}plain{% endif %}"
+    assert with_template(text).render_chat(USER) == "plain"
+
+
 def test_what_real_templates_use():
     text = with_template(
         "{%- for m in messages %}\n    {{- m | tojson }}\n    {%- break %}\n{%- endfor %}"
@@ -134,6 +146,12 @@ HOSTILE = {
     "wide text by filter": "{{ 'x' | center(10**9) }}",
     "many batches": "{{ [1] | batch(10**9, 0) | list }}",
     "syntax": "{% if %}",
+    "wide text by format": "{{ '{:999999999}'.format('a') }}",
+    "wide text by format_map": "{{ '{a:999999999}'.format_map({'a': 1}) }}",
+    "division by zero": "{{ 1 // 0 }}",
+    "endless recursion": "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+    "deep nesting": "{% for a in [1] %}" * 30 + "{% endfor %}" * 30,
+    "unknown codec": "{{ 'a'.encode('nothing') }}",
     "undefined": "{{ nothing.at.all }}",
 }
 

@@ -117,3 +117,30 @@ def test_bad_token_files_are_refused(tmp_path: pathlib.Path, token_files):
         draw(make((str(tmp_path / "float.npy"),)), 1)
     with pytest.raises(CheckpointError, match="cannot read"):
         draw(make((str(tmp_path / "missing.npy"),)), 1)
+
+
+def test_a_file_that_takes_another_ones_place_is_read_anew(tmp_path):
+    path = tmp_path / "t.npy"
+
+    def first_row(value):
+        save_tokens(path, [[value] * 60], separator=0)
+        source = TokenFileSource(
+            files=(str(path),), weights=(1.0,), tokens_per_batch=8, lengths=((0, 8),), seed=0,
+            vocab_size=64,
+        )  # fmt: skip
+        (batch, _), _ = source.next(source.init())
+        return set(np.asarray(batch.tokens).ravel().tolist())
+
+    assert first_row(5) <= {0, 5}
+    assert first_row(6) <= {0, 6}
+    assert [p.name for p in tmp_path.iterdir()] == ["t.npy"]
+
+
+def test_an_empty_token_file_is_refused(tmp_path):
+    (tmp_path / "empty.npy").write_bytes(b"")
+    source = TokenFileSource(
+        files=(str(tmp_path / "empty.npy"),), weights=(1.0,), tokens_per_batch=8,
+        lengths=((0, 8),), seed=0, vocab_size=64,
+    )  # fmt: skip
+    with pytest.raises(CheckpointError, match="cannot read token file"):
+        source.next(source.init())

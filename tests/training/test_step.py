@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from ariel_jax.errors import ConfigError
-from ariel_jax.layers.attention import AttentionOptions, causal, causal_attention
+from ariel_jax.layers.attention import (
+    AttentionOptions,
+    blocked_attention,
+    causal,
+    causal_attention,
+)
 from ariel_jax.models import decoder
 from ariel_jax.testing import tiny_config, tiny_params
 from ariel_jax.training import programs
-from ariel_jax.training.attention import blocked_attention
 from ariel_jax.training.loss import head_cross_entropy
 from ariel_jax.training.optimizer import OptimizerConfig, make_optimizer
 from ariel_jax.training.step import LayerSkip, LMGrad, lm_loss

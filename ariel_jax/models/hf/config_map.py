@@ -49,15 +49,18 @@ _HARMLESS = frozenset(
         "dtype",
         "embd_pdrop",
         "eos_token_id",
+        "gradient_checkpointing",
         "id2label",
         "init_std",
         "initializer_range",
         "label2id",
         "layerdrop",
         "model_type",
+        "n_special",
         "name_or_path",
         "num_labels",
         "pad_token_id",
+        "predict_special_tokens",
         "prefix",
         "pretraining_tp",  # how a sum is split over devices, not what it is
         "problem_type",
@@ -389,6 +392,7 @@ def _gemma2(r: _Reader) -> dict[str, Any]:
     r.fixed("use_bidirectional_attention", None, False)
     kinds = _layer_kinds(r, n_layers, alternating)
     window = r.optional_size("sliding_window", 4096)
+    r.fixed("sliding_window_size", window, None)  # an older name for the same
     return fields | {
         "norm": "rms_plus_one",
         "norm_place": "sandwich",

@@ -110,10 +110,12 @@ def default_precision(platform: str, stored: np.dtype) -> Precision:
 
 def _folder(folder_or_name: str | pathlib.Path) -> pathlib.Path:
     name = str(folder_or_name)
-    folder = ASSETS / name if name in SHIPPED else pathlib.Path(folder_or_name).expanduser()
+    folder = ASSETS / name if name in SHIPPED else pathlib.Path(folder_or_name)
     try:
+        folder = folder.expanduser()
         is_there, is_folder = (folder / "config.json").is_file(), folder.is_dir()
-    except (OSError, ValueError):  # a name too long for the file system, or with a NUL
+    # No such user; a name too long for the file system, or with a NUL.
+    except (RuntimeError, OSError, ValueError):
         is_there = is_folder = False
     if not is_there:
         what = "has no config.json" if is_folder else "is no folder"

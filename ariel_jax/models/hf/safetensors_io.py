@@ -157,7 +157,9 @@ def _read_header(path: pathlib.Path, file: BinaryIO, size: int) -> dict[str, Ten
         raise _bad(path, f"its header claims {length} bytes but the file has {size} (truncated?)")
     try:
         header = json.loads(file.read(length), object_pairs_hook=_no_duplicates(path))
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (ValueError, RecursionError) as error:
         raise _bad(path, f"its header is not JSON ({error})") from error
     if not isinstance(header, dict):
         raise _bad(path, "its header is not a JSON object")
@@ -248,7 +250,7 @@ class Checkpoint(Mapping[str, TensorInfo]):
                     f"{index} names the shard {name!r}; a shard must lie in the same folder. "
                     "Do not use this checkpoint unless you know who made it."
                 )
-            if not (folder / name).is_file():
+            if not _is_file(folder / name):
                 raise CheckpointError(
                     f"the shard {name} that {index.name} names is missing from {folder}. "
                     "Download or copy it."
@@ -291,6 +293,13 @@ class Checkpoint(Mapping[str, TensorInfo]):
         return self._files[name].copy(name, dtype)
 
 
+def _is_file(path: pathlib.Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long for the file system, or with a NUL
+        return False
+
+
 def read_json(path: pathlib.Path, *, limit: int = 64 << 20) -> dict[str, Any]:
     """The JSON object in a file.
 
@@ -306,7 +315,7 @@ def read_json(path: pathlib.Path, *, limit: int = 64 << 20) -> dict[str, Any]:
         raise CheckpointError(f"{path} has more than {limit} bytes; that is no such file.")
     try:
         content = json.loads(data)
-    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is not JSON: {error}. Download or save it again.") from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} must hold a JSON object; download or save it again.")

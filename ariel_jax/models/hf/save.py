@@ -47,7 +47,7 @@ def save_pretrained(
         StorageError: the disk is full, read-only or the parent folder is missing.
     """
     positive_int(max_shard_bytes=max_shard_bytes)
-    target = pathlib.Path(folder)
+    target = pathlib.Path(folder).resolve()  # a link stays, what it leads to is replaced
     _check_target(target)
     leaves = paths.flatten(model.params)
     dtype = np.dtype(leaves["embed"].dtype)

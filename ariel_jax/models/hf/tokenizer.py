@@ -50,7 +50,8 @@ class Tokenizer:
         path = folder / "tokenizer.json"
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
-        except Exception as error:  # the package raises plain Exception
+        except BaseException as error:  # plain Exception, or a panic of its Rust code
+            _reraise_interrupt(error)
             raise CheckpointError(
                 f"{path} cannot be read: {error}. Save it again with the fast tokenizer of "
                 "transformers (AutoTokenizer.from_pretrained(...).save_pretrained(...))."
@@ -108,6 +109,12 @@ class Tokenizer:
             raise ConfigError(
                 f"the text {text[:40]!r} is not valid Unicode and has no UTF-8 form: remove the "
                 "characters that came from undecodable bytes."
+            ) from error
+        except BaseException as error:  # plain Exception, or a panic of its Rust code
+            _reraise_interrupt(error)
+            raise CheckpointError(
+                f"the tokenizer of {self.source} fails on {text[:40]!r}: {error}. Its file is "
+                "damaged or incomplete; download it again."
             ) from error
         if add_special_tokens and self.settings.get("add_bos_token") is True:
             bos = self.special("bos_token")
@@ -167,6 +174,8 @@ class Tokenizer:
             if (text := self.special(name)) is not None
         }
         values = {
+            "tools": None,  # given like this by transformers; templates ask whether they are none
+            "documents": None,
             **specials,
             "messages": [dict(m) for m in messages],
             "add_generation_prompt": add_generation_prompt,
@@ -209,6 +218,11 @@ class NoTokenizer:
         raise self._error()
 
 
+def _reraise_interrupt(error: BaseException) -> None:
+    if isinstance(error, KeyboardInterrupt | SystemExit | GeneratorExit):
+        raise error
+
+
 def check_vocabulary(tokenizer: Tokenizer, vocab_size: int) -> None:
     """Raises unless every token has an embedding row and the rest of the rows is padding.
 
@@ -236,6 +250,11 @@ def _render(template: str, values: dict[str, Any], source: str) -> str:
 
     class Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
         intercepted_binops = frozenset(("*", "**", "%"))
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            # '{:999999999}'.format(...) hides the number in a text.
+            is_format = isinstance(obj, str) and attr in ("format", "format_map")
+            return not is_format and super().is_safe_attribute(obj, attr, value)
 
         def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
             check_numbers(left, right)
@@ -284,7 +303,7 @@ def _render(template: str, values: dict[str, Any], source: str) -> str:
                 )
             pieces.append(piece)
         return "".join(pieces)
-    except (jinja2.TemplateError, TypeError, ValueError, OverflowError) as error:
+    except Exception as error:  # whatever a template does wrong: it is a program
         if isinstance(error, (ConfigError, CheckpointError)):
             raise
         raise CheckpointError(
