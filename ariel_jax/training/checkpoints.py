@@ -18,7 +18,8 @@ class Checkpoints:
 
     Guarantees:
         A checkpoint appears under its name only when it is complete; one that could not be written
-        leaves the earlier ones as they were.
+        leaves the earlier ones as they were. Only of one beyond `keep`, which a save removes when
+        the newer ones are complete, a part may stay when that is cut short.
     """
 
     def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2):
@@ -28,6 +29,7 @@ class Checkpoints:
         logging.getLogger("absl").setLevel(logging.CRITICAL)
         self.folder = pathlib.Path(folder).absolute()
         self._ocp = ocp
+        self._failures = 0
         with self._explained("open"):
             self.folder.mkdir(parents=True, exist_ok=True)
             self._manager = ocp.CheckpointManager(
@@ -37,6 +39,7 @@ class Checkpoints:
                     enable_async_checkpointing=False,
                     create=False,
                     cleanup_tmp_directories=True,
+                    temporary_path_class=self._temporary_paths(),
                 ),
                 item_names=("state", "cursor"),
             )
@@ -53,6 +56,22 @@ class Checkpoints:
                 "are unchanged. The folder must be writable and have room for the parameters and "
                 "the optimiser's state; free some space or choose another folder."
             ) from error
+
+    def _temporary_paths(self) -> Any:
+        """Orbax's way to name a folder in the making, with another name after each failed save.
+
+        What a failed save started in the background still writes into the folder that it made, and
+        a second try in a folder of the same name would meet those files.
+        """
+        atomicity, owner = self._ocp.path.atomicity, self
+
+        class OfOneTry(atomicity.AtomicRenameTemporaryPath):
+            @classmethod
+            def from_final(cls, final_path: Any, **options: Any) -> Any:
+                name = f"{final_path.name}{atomicity.TMP_DIR_SUFFIX}-{owner._failures}"
+                return cls(final_path.parent / name, final_path, **options)
+
+        return OfOneTry
 
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
@@ -81,10 +100,17 @@ class Checkpoints:
                     ),
                 )
                 self._manager.wait_until_finished()
-        except CheckpointError:
+        except CheckpointError as error:
+            self._failures += 1
             # Its writers may still be at work; what they leave now goes when the folder is opened.
             for left in self.folder.glob(f"{step}.*tmp*"):
                 shutil.rmtree(left, ignore_errors=True)
+            if (self.folder / str(step)).exists():
+                raise CheckpointError(
+                    f"the checkpoint of step {step} in {self.folder} is complete, but an older one "
+                    f"could not be removed: {error.__cause__}. A later save removes it; check the "
+                    "disk and the permissions of the folder."
+                ) from error
             raise
 
     def restore(self, state: Any, *, step: int | None = None) -> tuple[int, Any, dict[str, Any]]:
