@@ -25,6 +25,11 @@ def main() -> int:
         if [top for top in tops if top != "ariel_jax" and not top.endswith(".dist-info")]:
             print("FAILED the wheel must hold ariel_jax only")
             return 1
+        needed = ("model.safetensors", "config.json", "tokenizer.json", "README.md")
+        missing = {f"ariel_jax/assets/nano/{n}" for n in needed} - set(names)
+        if missing:
+            print(f"FAILED the wheel lacks {sorted(missing)}")
+            return 1
         venv = folder / "venv"
         subprocess.run(["sh", str(ROOT / "tools" / "bootstrap.sh"), str(venv)], check=True)
         install = [str(venv / "bin" / "python"), "-m", "pip", "install", "--quiet", str(wheel)]

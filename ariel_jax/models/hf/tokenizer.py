@@ -41,12 +41,13 @@ class Tokenizer:
     source: str = "tokenizer"
 
     @classmethod
-    def from_folder(cls, folder: pathlib.Path) -> "Tokenizer":
+    def from_folder(cls, folder: str | pathlib.Path) -> "Tokenizer":
         """The tokenizer of a model folder.
 
         Raises:
             CheckpointError: a file is damaged or not understood.
         """
+        folder = pathlib.Path(folder)
         path = folder / "tokenizer.json"
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
