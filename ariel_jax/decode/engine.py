@@ -16,7 +16,7 @@ from ariel_jax.decode.compiling import compile_seconds
 from ariel_jax.decode.sampling import SamplingParams, make_rows
 from ariel_jax.decode.state import DecodeState, Flag, Logprobs, Stats
 from ariel_jax.decode.strategy import Autoregressive, Strategy
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import CapacityError, ConfigError
 from ariel_jax.layers.kv_cache import KVCache, init_cache
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -237,7 +237,7 @@ def start(
     Raises:
         ConfigError: an empty prompt, a token outside the vocabulary, more tokens than the model has
             positions, or a setting out of range.
-        CapacityError: a policy that reserves less than a step writes.
+        CapacityError: a policy that reserves less than a step writes, or more than the device has.
         FloatingPointError: a prompt leads to NaN or infinite logits.
     """
     strategy = strategy or Autoregressive()
@@ -356,8 +356,17 @@ def _empty_state(
             top_ids=jnp.zeros((B, n_max, top_logprobs), jnp.int32),
         )
     cache_dtype = params.precision.dtype("cache")
+    try:
+        cache = init_cache(cfg.n_layers, B, cfg.n_kv_heads, capacity, cfg.head_dim, cache_dtype)
+    except jax.errors.JaxRuntimeError as error:  # the device's allocator says how much is left
+        row_bytes = 2 * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * cache_dtype.itemsize
+        raise CapacityError(
+            f"a cache of {capacity} rows for {B} requests takes {B * capacity * row_bytes:,} bytes, "
+            f"which this device does not have ({error}). Reserve less with a policy that grows, ask "
+            "for fewer new tokens, or decode fewer requests at once."
+        ) from error
     return DecodeState(
-        cache=init_cache(cfg.n_layers, B, cfg.n_kv_heads, capacity, cfg.head_dim, cache_dtype),
+        cache=cache,
         tokens=jnp.asarray(tokens),
         prompt_length=jnp.asarray(lengths),
         limit=jnp.asarray(limit),

@@ -32,13 +32,16 @@ class Checkpoints:
         self._failures = 0
         with self._explained("open"):
             self.folder.mkdir(parents=True, exist_ok=True)
+            # Orbax would do it in the background, and refuse every save if it fails.
+            if jax.process_index() == 0:
+                self._remove_unfinished("*")
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
                     max_to_keep=keep,
                     enable_async_checkpointing=False,
                     create=False,
-                    cleanup_tmp_directories=True,
+                    cleanup_tmp_directories=False,
                     temporary_path_class=self._temporary_paths(),
                 ),
                 item_names=("state", "cursor"),
@@ -73,6 +76,10 @@ class Checkpoints:
 
         return OfOneTry
 
+    def _remove_unfinished(self, step: int | str) -> None:
+        for left in self.folder.glob(f"{step}{self._ocp.path.atomicity.TMP_DIR_SUFFIX}*"):
+            shutil.rmtree(left, ignore_errors=True)
+
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint, or None."""
         return self._manager.latest_step()
@@ -103,8 +110,7 @@ class Checkpoints:
         except CheckpointError as error:
             self._failures += 1
             # Its writers may still be at work; what they leave now goes when the folder is opened.
-            for left in self.folder.glob(f"{step}.*tmp*"):
-                shutil.rmtree(left, ignore_errors=True)
+            self._remove_unfinished(step)
             if (self.folder / str(step)).exists():
                 raise CheckpointError(
                     f"the checkpoint of step {step} in {self.folder} is complete, but an older one "

@@ -270,6 +270,11 @@ def test_a_model_without_a_tokenizer_takes_and_gives_ids(toy):
         generate(model, [[1, 2, 3]], max_new=5, stop=["a"])
 
 
+def test_a_cache_that_the_device_cannot_hold_is_refused_with_its_bytes(toy):
+    with pytest.raises(CapacityError, match=r"1000000000000 rows .* bytes"):
+        start(toy.cfg, toy.params, [[1]], max_new=2, capacity=Upfront(10**12))
+
+
 def test_more_log_probabilities_than_tokens_are_refused(toy):
     with pytest.raises(ConfigError, match="top_logprobs"):
         start(toy.cfg, toy.params, [[1]], max_new=2, top_logprobs=toy.cfg.vocab_size + 1)

@@ -137,6 +137,11 @@ def test_what_is_not_implemented_is_refused_by_name(case):
         config_map.parse(llama(**changes))
 
 
+def test_a_config_of_absurdly_many_layers_is_refused_at_once():
+    with pytest.raises(CheckpointError, match=r"num_hidden_layers=100000000.* to 1024"):
+        config_map.parse(llama(num_hidden_layers=10**8))
+
+
 def test_forms_of_older_files():
     linear = RopeConfig(theta=777.0, kind="linear", factor=3.0)
     old = llama(rope_parameters=..., rope_theta=777.0, rope_scaling={"type": "linear", "factor": 3})

@@ -94,6 +94,7 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "use_bfloat16": (False,),
 }
 _NO_DEFAULT = object()
+MAX_LAYERS = 1024  # every layer is walked before its weights are looked for
 
 
 class _Reader:
@@ -118,12 +119,12 @@ class _Reader:
             raise self.error(name, "it must be given")
         return default
 
-    def size(self, name: str, default: Any = _NO_DEFAULT) -> Any:
+    def size(self, name: str, default: Any = _NO_DEFAULT, *, largest: int = 2**31 - 1) -> Any:
         value = self.raw(name, default)
         if value is None and default is None:
             return None
-        if type(value) is not int or not 0 < value < 1 << 31:
-            raise self.error(name, "a whole number of at least 1")
+        if type(value) is not int or not 0 < value <= largest:
+            raise self.error(name, f"a whole number from 1 to {largest}")
         return value
 
     def optional_size(self, name: str, default: int) -> int | None:
@@ -234,7 +235,7 @@ def _gpt2(r: _Reader) -> dict[str, Any]:
     r.fixed("scale_attn_by_inverse_layer_idx", False)
     r.fixed("reorder_and_upcast_attn", False)
     return {
-        "n_layers": r.size("n_layer"),
+        "n_layers": r.size("n_layer", largest=MAX_LAYERS),
         "d_model": d_model,
         "n_heads": n_heads,
         "n_kv_heads": n_heads,
@@ -261,7 +262,7 @@ def _opt(r: _Reader) -> dict[str, Any]:
     r.fixed("layer_norm_elementwise_affine", True)
     pre = r.flag("do_layer_norm_before", True)
     return {
-        "n_layers": r.size("num_hidden_layers"),
+        "n_layers": r.size("num_hidden_layers", largest=MAX_LAYERS),
         "d_model": d_model,
         "n_heads": n_heads,
         "n_kv_heads": n_heads,
@@ -299,7 +300,7 @@ def _llama_like(r: _Reader, *, head_dim: int | None = None) -> dict[str, Any]:
     # Only in Llama does an absent num_key_value_heads mean one for each query head.
     kv_default = (None,) if r.attributes.get("model_type", "llama") == "llama" else ()
     return {
-        "n_layers": r.size("num_hidden_layers"),
+        "n_layers": r.size("num_hidden_layers", largest=MAX_LAYERS),
         "d_model": d_model,
         "n_heads": n_heads,
         "n_kv_heads": r.size("num_key_value_heads", *kv_default) or n_heads,
