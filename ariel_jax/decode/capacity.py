@@ -4,9 +4,10 @@ Host-only; whole numbers in, whole numbers out. The engine takes care of copying
 """
 
 import dataclasses
+import math
 from typing import Protocol
 
-from ariel_jax._checks import positive_int
+from ariel_jax._checks import in_range, non_negative, positive, positive_int
 from ariel_jax.errors import CapacityError
 
 
@@ -109,3 +110,84 @@ class Arithmetic:
     def next(self, capacity: int, need: int, limit: int) -> int:
         """R more rows, no more than the limit, at least what is needed, rounded up."""
         return round_up(max(min(capacity + self.r, limit), need), self.granularity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Iterative:
+    """One row more for every step: what eager frameworks do. A yardstick, never a choice.
+
+    Under XLA each capacity is a shape and each shape a program, so it compiles for every token.
+    """
+
+    def initial(self, prompt_len: int, rows: int, limit: int) -> int:
+        """The prompt and what the first step writes."""
+        return prompt_len + rows
+
+    def next(self, capacity: int, need: int, limit: int) -> int:
+        """What is needed."""
+        return need
+
+
+@dataclasses.dataclass(frozen=True)
+class Geometric:
+    """Grow by a factor: few shapes, so right when every new shape has to be compiled.
+
+    Attributes:
+        gamma: factor of the capacity at each growth.
+        granularity: capacities are multiples of this, so that shapes are shared.
+    """
+
+    gamma: float = 2.0
+    granularity: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        in_range(1, math.inf, ends="()", gamma=self.gamma)
+        positive_int(granularity=self.granularity)
+
+    def initial(self, prompt_len: int, rows: int, limit: int) -> int:
+        """Gamma times the prompt, no more than the limit, rounded up."""
+        wanted = min(math.ceil(self.gamma * prompt_len), limit)
+        return round_up(max(wanted, prompt_len + rows), self.granularity)
+
+    def next(self, capacity: int, need: int, limit: int) -> int:
+        """Gamma times the capacity, no more than the limit, at least what is needed, rounded up."""
+        return round_up(max(min(math.ceil(self.gamma * capacity), limit), need), self.granularity)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sqrt:
+    """Grow by sqrt(2 (ratio C + fixed)) rows: the cheapest growth at each capacity C.
+
+    It needs no guess of the length, and costs 6 % less than the best constant growth when the
+    prompt is short.
+
+    Attributes:
+        ratio: time to copy a row over time that a spare row adds to a step, times the tokens that
+            a step yields. 2 where both are bound by the same bandwidth (a copy reads and writes).
+        fixed: fixed time of a growth over time that a spare row adds to a step.
+        granularity: capacities are multiples of this, so that shapes are shared.
+    """
+
+    ratio: float = 2.0
+    fixed: float = 0.0
+    granularity: int = 64
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive(ratio=self.ratio)
+        non_negative(fixed=self.fixed)
+        positive_int(granularity=self.granularity)
+
+    def _spare(self, capacity: int) -> int:
+        return max(1, round(math.sqrt(2 * (self.ratio * capacity + self.fixed))))
+
+    def initial(self, prompt_len: int, rows: int, limit: int) -> int:
+        """The prompt and its spare rows, no more than the limit, rounded up."""
+        wanted = min(prompt_len + max(self._spare(prompt_len), rows), limit)
+        return round_up(max(wanted, prompt_len + rows), self.granularity)
+
+    def next(self, capacity: int, need: int, limit: int) -> int:
+        """The spare rows more, no more than the limit, at least what is needed, rounded up."""
+        wanted = min(capacity + self._spare(capacity), limit)
+        return round_up(max(wanted, need), self.granularity)

@@ -1,0 +1,1 @@
+"""The reimplemented systems, one folder each; none imports another."""
