@@ -3,6 +3,7 @@
 from ariel_jax.decode.capacity import Arithmetic, CapacityPolicy, Upfront
 from ariel_jax.decode.engine import Report, Run, shard_state, start
 from ariel_jax.decode.sampling import SamplingParams, SamplingTransform, Stage, chain
+from ariel_jax.decode.speculative import NGram, Speculative
 from ariel_jax.decode.state import DecodeState, StepInfo, fork, rekey, rollback
 from ariel_jax.decode.strategy import Autoregressive, Strategy
 from ariel_jax.decode.stream import Completion, Detokenizer, Generation, from_padded, generate
@@ -15,10 +16,12 @@ __all__ = [
     "DecodeState",
     "Detokenizer",
     "Generation",
+    "NGram",
     "Report",
     "Run",
     "SamplingParams",
     "SamplingTransform",
+    "Speculative",
     "Stage",
     "StepInfo",
     "Strategy",

@@ -289,13 +289,25 @@ min_p = stateless("min_p", Stage.PUBLIC, _min_p)
 draw = stateless("draw", Stage.DRAW, _draw)
 
 
-def standard_chain(kind: SamplerKind) -> SamplingTransform:
-    """The links that a kind needs, in transformers' order, ended by the coupled draw."""
+def _public_links(kind: SamplerKind) -> list[SamplingTransform]:
+    """The links that a kind needs before the draw, in transformers' order."""
     links = [repetition_penalty] if kind.penalises else []
     links += [min_new] if kind.has_min_new else []
     links += [temperature] if kind.draws else []
     links += [top_k, top_p, min_p] if kind.truncates and kind.draws else []
-    return chain(*links, draw)
+    return links
+
+
+def standard_chain(kind: SamplerKind) -> SamplingTransform:
+    """The links that a kind needs, in transformers' order, ended by the coupled draw."""
+    return chain(*_public_links(kind), draw)
+
+
+def processed(logits: jax.Array, context: SamplingContext) -> jax.Array:
+    """Logits [B, V] after every link of `standard_chain` but the draw."""
+    for link in _public_links(context.rows.kind):
+        logits, _ = link.update(logits, link.init(logits.shape[0]), context)
+    return logits
 
 
 def seen_tokens(tokens: jax.Array, n_known: jax.Array, n_vocab: int) -> jax.Array:
