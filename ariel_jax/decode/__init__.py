@@ -1,10 +1,10 @@
 """Decoding: states, strategies, sampling and the one jitted program."""
 
 from ariel_jax.decode.capacity import Arithmetic, CapacityPolicy, Upfront
-from ariel_jax.decode.engine import Report, Run, shard_state, start
+from ariel_jax.decode.engine import Report, Run, start
 from ariel_jax.decode.sampling import SamplingParams, SamplingTransform, Stage, chain
 from ariel_jax.decode.speculative import NGram, Speculative
-from ariel_jax.decode.state import DecodeState, StepInfo, fork, rekey, rollback
+from ariel_jax.decode.state import DecodeState, StepInfo, fork, rekey, rollback, shard_state
 from ariel_jax.decode.strategy import Autoregressive, Strategy
 from ariel_jax.decode.stream import Completion, Detokenizer, Generation, from_padded, generate
 

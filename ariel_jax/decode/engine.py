@@ -14,10 +14,10 @@ from ariel_jax.decode import programs
 from ariel_jax.decode.capacity import CapacityPolicy, Upfront, check_choice
 from ariel_jax.decode.compiling import compile_seconds
 from ariel_jax.decode.sampling import SamplingParams, make_rows
-from ariel_jax.decode.state import DecodeState, Flag, Logprobs, Stats
+from ariel_jax.decode.state import DecodeState, Flag, Logprobs, Stats, shard_state
 from ariel_jax.decode.strategy import Autoregressive, Strategy
 from ariel_jax.errors import CapacityError, ConfigError
-from ariel_jax.layers.kv_cache import KVCache, init_cache
+from ariel_jax.layers.kv_cache import init_cache
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
 
@@ -255,7 +255,6 @@ def start(
         need=int(lengths.max()),
         policy=policy,
     )
-    report = Report()
     tokens = np.zeros((len(prompts), bucket(max(int(limit.max()), need))), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
@@ -265,6 +264,20 @@ def start(
     if mesh is not None:
         state = shard_state(state, mesh)
     state = state.replace(aux=strategy.init(cfg, params, extra, state))
+    state, report = _read_prompts(cfg, params, extra, state, tokens, lengths, strategy)
+    return Run(cfg, params, state, strategy=strategy, policy=policy, extra=extra, report=report)
+
+
+def _read_prompts(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    extra: Any,
+    state: DecodeState,
+    tokens: np.ndarray,
+    lengths: np.ndarray,
+    strategy: Strategy,
+) -> tuple[DecodeState, Report]:
+    """The state after prefill, and what that took."""
     # No further than the model has positions: a learned table has no row beyond them.
     n_read = min(bucket(int(lengths.max())), tokens.shape[1], cfg.max_positions)
     compiled = programs.TRACES["prefill"]
@@ -279,12 +292,15 @@ def start(
         strategy=strategy,
     )
     _raise_flags(np.asarray(state.stats.flags))  # and waits for the program
-    report.compile_s = compile_seconds() - compiling
-    report.prefill_s = time.perf_counter() - begin - report.compile_s
-    report.compiles += programs.TRACES["prefill"] - compiled
-    report.capacity, report.cache_bytes = rows, state.cache.nbytes
-    report.new_tokens = len(prompts)
-    return Run(cfg, params, state, strategy=strategy, policy=policy, extra=extra, report=report)
+    compile_s = compile_seconds() - compiling
+    return state, Report(
+        compile_s=compile_s,
+        prefill_s=time.perf_counter() - begin - compile_s,
+        compiles=programs.TRACES["prefill"] - compiled,
+        capacity=state.cache.capacity,
+        cache_bytes=state.cache.nbytes,
+        new_tokens=state.batch,
+    )
 
 
 def _one_each(
@@ -381,40 +397,3 @@ def _empty_state(
         ),
         logprobs=logprobs,
     )
-
-
-def shard_state(state: DecodeState, mesh: jax.sharding.Mesh) -> DecodeState:
-    """The state on a mesh: cache leaves over (`data`, `tensor`) = (rows, kv heads), rest over `data`.
-
-    An axis that does not divide its dimension is left replicated.
-
-    Raises:
-        ConfigError: a cache that is not the dense one.
-    """
-    dense = state.cache
-    if not isinstance(dense, KVCache):
-        raise ConfigError(
-            f"shard_state got a {type(dense).__name__}; only the dense KVCache can be placed on a "
-            "mesh. Decode without `mesh=`."
-        )
-    spec = jax.sharding.PartitionSpec
-    sizes = dict(mesh.shape)
-
-    def fits(axis: str, n: int) -> str | None:
-        return axis if axis in sizes and n % sizes[axis] == 0 else None
-
-    def place(leaf: jax.Array) -> jax.Array:
-        axes = [fits("data", leaf.shape[0])] if leaf.ndim else []
-        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, spec(*axes)))
-
-    def place_kv(leaf: jax.Array) -> jax.Array:
-        B, K = leaf.shape[:2]
-        axes = spec(fits("data", B), fits("tensor", K), None, None)
-        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, axes))
-
-    cache = KVCache(
-        k=tuple(place_kv(leaf) for leaf in dense.k),
-        v=tuple(place_kv(leaf) for leaf in dense.v),
-        length=place(dense.length),
-    )
-    return jax.tree.map(place, state.replace(cache=None)).replace(cache=cache)

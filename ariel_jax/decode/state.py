@@ -10,7 +10,7 @@ from flax import struct
 
 from ariel_jax.decode.sampling import SamplingRows
 from ariel_jax.errors import ConfigError
-from ariel_jax.layers.kv_cache import CacheOps
+from ariel_jax.layers.kv_cache import CacheOps, KVCache
 
 
 class Stats(struct.PyTreeNode):
@@ -136,3 +136,40 @@ def rollback(state: DecodeState, n_known: Sequence[int] | np.ndarray) -> DecodeS
         done=state.done & is_whole,
         stats=state.stats.replace(flags=jnp.where(is_whole, state.stats.flags, 0)),
     )
+
+
+def shard_state(state: DecodeState, mesh: jax.sharding.Mesh) -> DecodeState:
+    """The state on a mesh: cache leaves over (`data`, `tensor`) = (rows, kv heads), rest over `data`.
+
+    An axis that does not divide its dimension is left replicated.
+
+    Raises:
+        ConfigError: a cache that is not the dense one.
+    """
+    dense = state.cache
+    if not isinstance(dense, KVCache):
+        raise ConfigError(
+            f"shard_state got a {type(dense).__name__}; only the dense KVCache can be placed on a "
+            "mesh. Decode without `mesh=`."
+        )
+    spec = jax.sharding.PartitionSpec
+    sizes = dict(mesh.shape)
+
+    def fits(axis: str, n: int) -> str | None:
+        return axis if axis in sizes and n % sizes[axis] == 0 else None
+
+    def place(leaf: jax.Array) -> jax.Array:
+        axes = [fits("data", leaf.shape[0])] if leaf.ndim else []
+        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, spec(*axes)))
+
+    def place_kv(leaf: jax.Array) -> jax.Array:
+        B, K = leaf.shape[:2]
+        axes = spec(fits("data", B), fits("tensor", K), None, None)
+        return jax.device_put(leaf, jax.sharding.NamedSharding(mesh, axes))
+
+    cache = KVCache(
+        k=tuple(place_kv(leaf) for leaf in dense.k),
+        v=tuple(place_kv(leaf) for leaf in dense.v),
+        length=place(dense.length),
+    )
+    return jax.tree.map(place, state.replace(cache=None)).replace(cache=cache)
