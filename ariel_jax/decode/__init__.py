@@ -1,6 +1,7 @@
 """Decoding: states, strategies, sampling and the one jitted program."""
 
 from ariel_jax.decode.capacity import Arithmetic, CapacityPolicy, Upfront
+from ariel_jax.decode.draft_model import DraftModel
 from ariel_jax.decode.engine import Report, Run, start
 from ariel_jax.decode.sampling import SamplingParams, SamplingTransform, Stage, chain
 from ariel_jax.decode.speculative import NGram, Speculative
@@ -15,6 +16,7 @@ __all__ = [
     "Completion",
     "DecodeState",
     "Detokenizer",
+    "DraftModel",
     "Generation",
     "NGram",
     "Report",

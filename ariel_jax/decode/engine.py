@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ariel_jax._checks import positive_int, whole_number
-from ariel_jax.decode import programs
+from ariel_jax.decode import programs, requests
 from ariel_jax.decode.capacity import CapacityPolicy, Upfront, check_choice
 from ariel_jax.decode.compiling import compile_seconds
 from ariel_jax.decode.sampling import SamplingParams, make_rows
 from ariel_jax.decode.state import DecodeState, Flag, Logprobs, Stats, shard_state
 from ariel_jax.decode.strategy import Autoregressive, Strategy
-from ariel_jax.errors import CapacityError, ConfigError
+from ariel_jax.errors import CapacityError
 from ariel_jax.layers.kv_cache import init_cache
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -190,7 +190,13 @@ class Run:
         self.report.cache_bytes = self.state.cache.nbytes
 
     def stop_row(self, row: int, n_known: int) -> None:
-        """End one row now, keeping its first `n_known` tokens (prompt included)."""
+        """End one row now, keeping its first `n_known` tokens (prompt included).
+
+        Raises:
+            ConfigError: no such row, or fewer tokens than its prompt.
+        """
+        whole_number(0, self.state.batch - 1, row=row)
+        whole_number(max(1, int(self.state.prompt_length[row])), NO_STEP_LIMIT, n_known=n_known)
         keep = np.asarray(self.state.n_known()).copy()
         keep[row] = min(n_known, int(keep[row]))
         done = self.done.copy()
@@ -242,9 +248,10 @@ def start(
     """
     strategy = strategy or Autoregressive()
     policy = capacity or Upfront()
-    n_new = [max_new] * len(prompts) if isinstance(max_new, int) else list(max_new)
-    _check_prompts(cfg, prompts, n_new)
-    sampling = _one_each(sampling, len(prompts))
+    n_new = requests.check_prompts(cfg, prompts, max_new)
+    sampling = requests.one_each(sampling, len(prompts))
+    requests.check_eos(cfg, eos)
+    key = requests.check_key(key)
     lengths = np.array([len(p) for p in prompts], np.int32)
     limit = lengths + np.array(n_new, np.int32)
     if top_logprobs is not None:
@@ -303,47 +310,6 @@ def _read_prompts(
     )
 
 
-def _one_each(
-    sampling: SamplingParams | Sequence[SamplingParams] | None, n: int
-) -> Sequence[SamplingParams]:
-    if sampling is None or isinstance(sampling, SamplingParams):
-        return [sampling or SamplingParams()] * n
-    if len(sampling) != n:
-        raise ConfigError(
-            f"{len(sampling)} sampling settings for {n} prompts; give one, or one each."
-        )
-    return sampling
-
-
-def _check_prompts(
-    cfg: DecoderConfig, prompts: Sequence[Sequence[int]], n_new: Sequence[int]
-) -> None:
-    if not len(prompts) or len(n_new) != len(prompts):
-        raise ConfigError(
-            f"got {len(prompts)} prompts and {len(n_new)} values of max_new; give at least one "
-            "prompt, and one max_new or one each."
-        )
-    for row, (prompt, n) in enumerate(zip(prompts, n_new, strict=True)):
-        positive_int(max_new=n)
-        if not len(prompt):
-            raise ConfigError(
-                f"prompt {row} is empty; a decoder needs at least one token to start from: give "
-                "some text, or the beginning-of-sequence token."
-            )
-        low, high = min(prompt), max(prompt)
-        if low < 0 or high >= cfg.vocab_size:
-            raise ConfigError(
-                f"prompt {row} holds token id {low if low < 0 else high}; the vocabulary is "
-                f"0..{cfg.vocab_size - 1}. Encode it with this model's tokenizer."
-            )
-        if len(prompt) + n > cfg.max_positions:
-            raise ConfigError(
-                f"prompt {row} has {len(prompt)} tokens and max_new is {n}: together more than the "
-                f"{cfg.max_positions} positions of the model. Shorten the prompt or ask for at most "
-                f"{max(cfg.max_positions - len(prompt), 0)} new tokens."
-            )
-
-
 def _empty_state(
     cfg: DecoderConfig,
     params: DecoderParams,
@@ -354,11 +320,12 @@ def _empty_state(
     sampling: Sequence[SamplingParams],
     eos: Sequence[int],
     top_logprobs: int | None,
-    key: jax.Array | None,
+    key: jax.Array,
 ) -> DecodeState:
     B, n_max = tokens.shape
+    settings = make_rows(sampling, eos, top_logprobs=top_logprobs)  # checks them, seeds included
     # Copied first: the state is donated, and donation would delete the caller's key.
-    key = jnp.copy(jax.random.key(0) if key is None else key)
+    key = jnp.copy(key)
     keys = [
         jax.random.fold_in(key, row) if p.seed is None else jax.random.key(p.seed)
         for row, p in enumerate(sampling)
@@ -388,7 +355,7 @@ def _empty_state(
         limit=jnp.asarray(limit),
         done=jnp.zeros(B, bool),
         keys=jnp.stack(keys),
-        sampling=make_rows(sampling, eos, top_logprobs=top_logprobs),
+        sampling=settings,
         stats=Stats(
             steps=zero,
             proposed=jnp.zeros_like(zero),

@@ -8,7 +8,6 @@ length and drafting cannot change a token.
 
 import dataclasses
 import enum
-import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -47,10 +46,15 @@ class SamplingParams:
 
     def check(self) -> None:
         """Raise ConfigError unless every setting is in its range."""
-        in_range(0, math.inf, ends="[)", temperature=self.temperature)
+        in_range(0, float(np.finfo(np.float32).max), temperature=self.temperature)
         in_range(0, 1, ends="(]", top_p=self.top_p)
         in_range(0, 1, ends="[]", min_p=self.min_p)
-        in_range(0, math.inf, ends="()", repetition_penalty=self.repetition_penalty)
+        in_range(
+            0,
+            float(np.finfo(np.float32).max),
+            ends="(]",
+            repetition_penalty=self.repetition_penalty,
+        )
         whole_number(0, 2**31 - 1, top_k=self.top_k, min_new=self.min_new)
         seed(seed=self.seed)
 

@@ -26,7 +26,11 @@ from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
 
-_ACCEPT, _RESIDUAL = 1, 2  # folded into a position's key: independent of its Gumbel noise
+_ACCEPT, _RESIDUAL, _DRAFT = (
+    1,
+    2,
+    3,
+)  # folded into a position's key: independent of its Gumbel noise
 
 
 class Draft(struct.PyTreeNode):
@@ -285,7 +289,7 @@ def _rejection(
     B, S, V = logits.shape
     p = jnp.stack(
         [
-            jax.nn.softmax(_processed(state, logits[:, i], length + 1 + i), axis=-1)
+            jax.nn.softmax(processed_logits(state, logits[:, i], length + 1 + i), axis=-1)
             for i in range(S)
         ],
         axis=1,
@@ -305,13 +309,13 @@ def _rejection(
     residual = jnp.maximum(last - jnp.take_along_axis(used, at, axis=1)[:, 0], 0)
     mass = jnp.sum(residual, axis=-1, keepdims=True)
     weights = jnp.where(mass > 1e-6, residual, last)  # rounding alone can leave nothing
-    corrected = _draw(state, jnp.log(weights), length + 1 + n_held)
+    corrected = _draw(state, jnp.log(weights), length + 1 + n_held, _RESIDUAL)
     slot = jnp.arange(S, dtype=jnp.int32)[None, :]
     drafts = jnp.concatenate([draft.tokens, jnp.zeros((B, 1), jnp.int32)], axis=1)
     return jnp.where(slot < n_held[:, None], drafts, corrected[:, None]), n_held
 
 
-def _processed(state: DecodeState, logits: jax.Array, position: jax.Array) -> jax.Array:
+def processed_logits(state: DecodeState, logits: jax.Array, position: jax.Array) -> jax.Array:
     """Logits [B, V] after the request's transforms; at temperature 0 all but the best are -inf."""
     seen = None
     if state.sampling.kind.penalises:
@@ -340,9 +344,15 @@ def _uniform(state: DecodeState, position: jax.Array, dtype: Any) -> jax.Array:
     return jax.vmap(lambda key: jax.random.uniform(key, (), jnp.float32))(keys).astype(dtype)
 
 
-def _draw(state: DecodeState, log_weights: jax.Array, position: jax.Array) -> jax.Array:
-    """[B] int32 tokens drawn in proportion to exp(log_weights [B, V])."""
+def draw_own(state: DecodeState, log_weights: jax.Array, position: jax.Array) -> jax.Array:
+    """[B] int32 drafts drawn in proportion to exp(log_weights [B, V]), with noise of their own."""
+    return _draw(state, log_weights, position, _DRAFT)
+
+
+def _draw(
+    state: DecodeState, log_weights: jax.Array, position: jax.Array, purpose: int
+) -> jax.Array:
     V = log_weights.shape[-1]
-    keys = _keys(state, position, _RESIDUAL)
+    keys = _keys(state, position, purpose)
     noise = jax.vmap(lambda key: jax.random.gumbel(key, (V,), jnp.float32))(keys)
     return jnp.argmax(log_weights + noise.astype(log_weights.dtype), axis=-1).astype(jnp.int32)

@@ -1,5 +1,6 @@
 """The whole state of a decoding batch as one pytree: fork it, roll it back, pass it through jit."""
 
+import numbers
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,7 +87,7 @@ def fork(state: DecodeState, rows: Sequence[int]) -> DecodeState:
     Raises:
         ConfigError: a row that the state does not have.
     """
-    bad = [r for r in rows if not 0 <= r < state.batch]
+    bad = [r for r in rows if not isinstance(r, numbers.Integral) or not 0 <= r < state.batch]
     if bad or not len(rows):
         raise ConfigError(
             f"fork got rows {list(rows)} of a state with {state.batch} rows; name one or more of "
@@ -121,7 +122,10 @@ def rollback(state: DecodeState, n_known: Sequence[int] | np.ndarray) -> DecodeS
     Raises:
         ConfigError: fewer tokens than the prompt, or more than are known.
     """
-    wanted = np.asarray(n_known, np.int32)
+    wanted = np.asarray(n_known)
+    if not np.issubdtype(wanted.dtype, np.integer):
+        raise ConfigError(f"rollback got n_known={wanted.tolist()}; pass whole numbers of tokens.")
+    wanted = wanted.astype(np.int32)
     low = np.asarray(state.prompt_length)
     high = np.asarray(state.n_known())
     if wanted.shape != low.shape or (wanted < np.maximum(low, 1)).any() or (wanted > high).any():

@@ -11,6 +11,7 @@ import numpy as np
 from ariel_jax._checks import positive_int
 from ariel_jax.decode.capacity import CapacityPolicy
 from ariel_jax.decode.engine import NO_STEP_LIMIT, Report, Run, start
+from ariel_jax.decode.requests import check_stop
 from ariel_jax.decode.sampling import SamplingParams
 from ariel_jax.decode.strategy import Strategy
 from ariel_jax.errors import ConfigError
@@ -219,10 +220,9 @@ def generate(
         ConfigError: bad prompts or settings, see `engine.start`.
     """
     positive_int(stream_every=stream_every)
-    if any(not s for s in stop):
-        raise ConfigError("stop holds an empty string, which ends every text at once; remove it.")
+    stop = check_stop(stop)
     texts: Sequence[Any] = [prompts] if isinstance(prompts, str) else prompts
-    ids = [model.tokenizer.encode(p) if isinstance(p, str) else list(p) for p in texts]
+    ids: list[Any] = [model.tokenizer.encode(p) if isinstance(p, str) else p for p in texts]
     eos = () if ignore_eos else model.eos_ids
     run = start(
         model.cfg,
@@ -242,7 +242,7 @@ def generate(
     if isinstance(tokenizer, NoTokenizer) and not stop and on_text is None:
         tokenizer = _NoText()
     hidden = frozenset(model.eos_ids)  # never part of the text, also where they do not end it
-    rows = [_Row(tokenizer, tuple(stop), eos=frozenset(eos), hidden=hidden) for _ in ids]
+    rows = [_Row(tokenizer, stop, eos=frozenset(eos), hidden=hidden) for _ in ids]
     watching = on_text is not None or bool(stop)
     ended = [False] * len(rows)
     while True:

@@ -2,6 +2,7 @@
 
 import jax
 from flax import struct
+from jax.typing import DTypeLike
 
 from ariel_jax.pallas_kernels.linear import linear as linear_op
 
@@ -13,14 +14,15 @@ class Linear(struct.PyTreeNode):
     b: jax.Array | None = None  # [out]
 
 
-def linear(x: jax.Array, p: Linear) -> jax.Array:
+def linear(x: jax.Array, p: Linear, *, out_dtype: DTypeLike | None = None) -> jax.Array:
     """`x @ w.T + b` in x's dtype: every projection of every model goes through here.
 
     Args:
         x: [..., in] float.
         p: weights; stored dtype may differ from x's, the product is rounded to x's.
+        out_dtype: of the result; a wider one than x's saves a rounding. None keeps x's.
 
     Returns:
-        [..., out], dtype of x.
+        [..., out].
     """
-    return linear_op(x, p.w.astype(x.dtype), p.b)
+    return linear_op(x, p.w.astype(x.dtype), p.b, out_dtype=out_dtype)

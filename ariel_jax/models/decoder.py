@@ -145,7 +145,7 @@ def unembed(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Arra
     if params.embed_out is not None:
         x = linear(x, params.embed_out)
     head = params.unembed if params.unembed is not None else Linear(w=params.embed)
-    logits = linear(x, head).astype(params.precision.dtype("logits"))
+    logits = linear(x, head, out_dtype=params.precision.dtype("logits"))
     if cfg.final_softcap is not None:
         cap = jnp.asarray(cfg.final_softcap, logits.dtype)
         logits = cap * jnp.tanh(logits / cap)

@@ -93,7 +93,8 @@ class Checkpoints:
             cursor: JSON values.
 
         Raises:
-            CheckpointError: it could not be written.
+            CheckpointError: it could not be written, or an older one not removed; the message says
+                which.
         """
         if step in self._manager.all_steps():
             return
@@ -112,6 +113,8 @@ class Checkpoints:
             # Its writers may still be at work; what they leave now goes when the folder is opened.
             self._remove_unfinished(step)
             if (self.folder / str(step)).exists():
+                with self._explained("read"):
+                    self._manager.reload()  # else Orbax takes what is left of the old one for gone
                 raise CheckpointError(
                     f"the checkpoint of step {step} in {self.folder} is complete, but an older one "
                     f"could not be removed: {error.__cause__}. A later save removes it; check the "

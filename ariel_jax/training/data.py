@@ -4,6 +4,7 @@ import bisect
 import dataclasses
 import functools
 import io
+import math
 import os
 import pathlib
 from collections.abc import Sequence
@@ -66,8 +67,10 @@ class TokenFileSource:
                 f"got {len(self.files)} token files and {len(self.weights)} weights; "
                 "give at least one file and one weight for each."
             )
-        if min(self.weights) < 0 or not sum(self.weights) > 0:
-            raise ConfigError(f"weights={self.weights} must not be negative nor all zero.")
+        if not all(0 <= w < math.inf for w in self.weights) or not sum(self.weights) > 0:
+            raise ConfigError(
+                f"weights={self.weights} must be finite, not negative and not all zero."
+            )
         firsts = [first for first, _ in self.lengths]
         if not firsts or firsts[0] != 0 or firsts != sorted(set(firsts)):
             raise ConfigError(
@@ -77,7 +80,8 @@ class TokenFileSource:
         positive_int(tokens_per_batch=self.tokens_per_batch, vocab_size=self.vocab_size)
         seed(seed=self.seed)
         for _, length in self.lengths:
-            if length < 1 or self.tokens_per_batch % length:
+            positive_int(length=length)
+            if self.tokens_per_batch % length:
                 raise ConfigError(
                     f"a sequence length of {length} does not divide "
                     f"tokens_per_batch={self.tokens_per_batch}; choose one that does."
@@ -156,7 +160,8 @@ def _mapped(path: str, identity: tuple[int, ...]) -> np.ndarray:
         ) from error
     if data.ndim != 1 or data.dtype not in (np.uint16, np.int32):
         raise CheckpointError(
-            f"{path} holds {data.dtype}{list(data.shape)}; a token file is uint16 or int32 [n]."
+            f"{path} holds {data.dtype}{list(data.shape)}; a token file is uint16 or int32 [n]. "
+            "Write it with save_tokens."
         )
     return data
 

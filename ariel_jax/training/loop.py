@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import optax
 
-from ariel_jax._checks import positive_int, seed
+from ariel_jax._checks import positive, positive_int, seed
 from ariel_jax.errors import ConfigError
 from ariel_jax.training import programs
 from ariel_jax.training.checkpoints import Checkpoints
@@ -51,6 +51,7 @@ class LoopConfig:
             keep=self.keep,
             log_every=self.log_every,
         )
+        positive(checkpoint_every_s=self.checkpoint_every_s)
         seed(seed=self.seed)
 
 

@@ -8,7 +8,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from ariel_jax._checks import one_of
+from ariel_jax._checks import (
+    in_range,
+    non_negative,
+    non_negative_int,
+    one_of,
+    positive,
+    positive_int,
+)
 from ariel_jax.errors import ConfigError
 
 
@@ -42,12 +49,12 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         one_of(("cosine", "wsd", "constant"), schedule=self.schedule)
-        if not self.lr > 0 or self.steps < 1 or not self.clip > 0:
-            raise ConfigError(
-                f"lr={self.lr}, steps={self.steps} and clip={self.clip} must be above 0."
-            )
-        if self.warmup_steps < 0 or self.decay_steps < 0:
-            raise ConfigError("warmup_steps and decay_steps must not be negative.")
+        positive(lr=self.lr, clip=self.clip)
+        positive_int(steps=self.steps)
+        non_negative_int(warmup_steps=self.warmup_steps, decay_steps=self.decay_steps)
+        non_negative(weight_decay=self.weight_decay)
+        in_range(0, 1, final_lr=self.final_lr)
+        in_range(0, 1, ends="[)", b1=self.b1, b2=self.b2)
         if self.warmup_steps + self.decay_steps > self.steps:
             raise ConfigError(
                 f"warmup_steps={self.warmup_steps} and decay_steps={self.decay_steps} together "

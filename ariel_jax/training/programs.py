@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ariel_jax._numerics import at_least_f32
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
 from ariel_jax.training import step
@@ -75,7 +76,7 @@ def grads(
 
 
 def _widen(dtype: jnp.dtype) -> jnp.dtype:
-    return jnp.promote_types(dtype, jnp.float32)
+    return at_least_f32(dtype) if jnp.issubdtype(dtype, jnp.floating) else jnp.dtype(jnp.float32)
 
 
 def _in_parts(

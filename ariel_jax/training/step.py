@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
+from ariel_jax._checks import in_range, non_negative, non_negative_int
 from ariel_jax.errors import ConfigError
 from ariel_jax.layers.linear import linear
 from ariel_jax.layers.norms import norm
@@ -73,15 +74,9 @@ class LayerSkip:
     depth_power: float = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 <= self.max_dropout < 1:
-            raise ConfigError(
-                f"max_dropout={self.max_dropout} is not allowed: give a probability in [0, 1)."
-            )
-        if self.exit_scale < 0 or self.curriculum_steps < 0 or self.depth_power < 0:
-            raise ConfigError(
-                "exit_scale, curriculum_steps and depth_power must not be negative; got "
-                f"{self.exit_scale}, {self.curriculum_steps}, {self.depth_power}."
-            )
+        in_range(0, 1, ends="[)", max_dropout=self.max_dropout)
+        non_negative(exit_scale=self.exit_scale, depth_power=self.depth_power)
+        non_negative_int(curriculum_steps=self.curriculum_steps)
 
     def rotation(self, n_layers: int) -> tuple[int, ...]:
         """The exits in turn, one per step, each between 1 and n_layers - 1 layers deep.

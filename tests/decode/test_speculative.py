@@ -9,7 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ariel_jax.decode import NGram, SamplingParams, Speculative, generate, start
+from ariel_jax.decode import (
+    Arithmetic,
+    DraftModel,
+    NGram,
+    SamplingParams,
+    Speculative,
+    generate,
+    start,
+)
 from ariel_jax.decode import speculative as module
 from ariel_jax.decode.sampling import make_rows
 from ariel_jax.decode.speculative import Draft, lookup
@@ -107,7 +115,7 @@ def test_a_planted_fault_in_the_rule_is_noticed():
     def sloppy(state, logits, draft, length):
         """Draws from the whole law instead of the residual after a rejection."""
         out, held = module._rejection(state, logits, draft, length)
-        again = module._draw(state, logits[:, 0], length + 100)
+        again = module._draw(state, logits[:, 0], length + 100, 2)
         return out.at[:, 0].set(jnp.where(held == 0, again, out[:, 0])), held
 
     first, *_ = verify(1, rule=sloppy)
@@ -149,3 +157,66 @@ def test_impossible_settings_are_refused():
         NGram(k=0)
     with pytest.raises(ConfigError, match="coupled"):
         Speculative(NGram(), verifier="hope")
+
+
+@pytest.fixture(scope="module")
+def pair():
+    """A model and a smaller one of the same vocabulary."""
+    big = tiny_config("llama", max_positions=256)
+    small = tiny_config("gpt2", n_layers=1, vocab_size=big.vocab_size, max_positions=256)
+    return big, tiny_params(big), small, tiny_params(small, seed=9)
+
+
+PROMPTS = [[3, 4, 5], [7] * 9]
+MIXED = [SamplingParams(temperature=0.8, top_p=0.9, seed=3), SamplingParams()]
+
+
+def decode(pair, strategy=None, extra=None, **options):
+    run = start(
+        pair[0],
+        pair[1],
+        PROMPTS,
+        max_new=30,
+        strategy=strategy,
+        extra=extra,
+        sampling=MIXED,
+        **options,
+    )
+    while run.advance(7):
+        pass
+    return run
+
+
+def test_a_draft_model_changes_the_steps_and_not_the_tokens(pair):
+    plain = decode(pair)
+    run = decode(pair, Speculative(DraftModel(pair[2], k=3)), pair[3], capacity=Arithmetic(16, 16))
+    for row in range(2):
+        assert run.new_tokens(row) == plain.new_tokens(row)
+    assert run.report.growths > 0
+    assert run.report.accepted < run.report.proposed
+
+
+def test_a_model_that_drafts_for_itself_is_always_right(pair):
+    run = decode(pair, Speculative(DraftModel(pair[0], k=3)), pair[1])
+    # 29 tokens after the first in steps of 4, the last one cut at the limit.
+    assert run.report.decode_steps == 8
+    plain = decode(pair)
+    assert [run.new_tokens(0), run.new_tokens(1)] == [plain.new_tokens(0), plain.new_tokens(1)]
+
+
+def test_rejection_with_a_draft_model_keeps_greedy_rows_as_they_are(pair):
+    run = decode(pair, Speculative(DraftModel(pair[2], k=3), "rejection"), pair[3])
+    assert run.new_tokens(1) == decode(pair).new_tokens(1)
+    assert len(run.new_tokens(0)) == 30
+
+
+def test_a_draft_model_that_does_not_fit_is_refused(pair):
+    big, params, small, draft = pair
+    with pytest.raises(ConfigError, match="extra="):
+        start(big, params, PROMPTS, max_new=4, strategy=Speculative(DraftModel(small)))
+    other = tiny_config("gpt2", vocab_size=big.vocab_size + 1)
+    with pytest.raises(ConfigError, match="share one tokenizer"):
+        start(big, params, PROMPTS, max_new=4, strategy=Speculative(DraftModel(other)), extra=draft)
+    short = tiny_config("gpt2", vocab_size=big.vocab_size, max_positions=16)
+    with pytest.raises(ConfigError, match="16 positions"):
+        start(big, params, PROMPTS, max_new=9, strategy=Speculative(DraftModel(short)), extra=draft)

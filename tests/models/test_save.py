@@ -109,6 +109,70 @@ def test_a_failing_flush_leaves_the_old_model(tmp_path, monkeypatch, code):
     assert _snapshot(folder) == before
 
 
+@pytest.fixture
+def two_models():
+    """An old and a new model whose saving writes several shards and a tokenizer."""
+    return testing.tiny_model("llama", n_layers=1), testing.tiny_model("llama", n_layers=1, seed=1)
+
+
+def _save(model, folder):
+    save_pretrained(model, folder, max_shard_bytes=50_000)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("once", [False, True])
+def test_a_disk_that_fails_at_any_write_call_leaves_the_old_model(
+    tmp_path, failing_disk, two_models, code, once
+):
+    folder = tmp_path / "m"
+    contents = []
+    for model in two_models:
+        with failing_disk(code, 10**9) as disk:
+            _save(model, folder)
+        contents.append(_snapshot(folder))
+    (before, after), n_calls = contents, len(disk.calls)
+    assert len(after) >= 6
+    assert disk.calls.count("open") == len(after)
+    assert disk.calls.count("write") >= len(after)
+    assert disk.calls[-2:] == ["exchange", "fsync"]
+    _save(two_models[0], folder)
+    for fail_at in range(1, n_calls):
+        with (
+            failing_disk(code, fail_at, once=once),
+            pytest.raises(StorageError, match="what was stored before is unchanged") as raised,
+        ):
+            _save(two_models[1], folder)
+        assert raised.value.errno == code
+        assert _snapshot(folder) == before
+        assert [p.name for p in tmp_path.iterdir()] == ["m"]
+    loaded = load_pretrained(folder)
+    for path, leaf in paths.flatten(two_models[0].params).items():
+        np.testing.assert_array_equal(paths.flatten(loaded.params)[path], leaf)
+    # The last call flushes the name of a model that is in place already.
+    with (
+        failing_disk(code, n_calls, once=once),
+        pytest.raises(StorageError, match="has its new content") as raised,
+    ):
+        _save(two_models[1], folder)
+    assert raised.value.errno == code
+    assert _snapshot(folder) == after
+    _save(two_models[0], folder)
+    assert _snapshot(folder) == before
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
+def test_a_disk_that_fails_at_any_write_call_leaves_no_part_of_a_first_model(
+    tmp_path, failing_disk, two_models, code
+):
+    with failing_disk(code, 10**9) as disk:
+        _save(two_models[0], tmp_path / "first")
+    assert disk.calls[-2:] == ["rename", "fsync"]
+    for fail_at in range(1, len(disk.calls)):
+        with failing_disk(code, fail_at), pytest.raises(StorageError, match=r"full|read-only"):
+            _save(two_models[0], tmp_path / "m")
+        assert [p.name for p in tmp_path.iterdir()] == ["first"]
+
+
 def test_what_the_format_cannot_say_is_refused(tmp_path):
     model = testing.tiny_model("llama", query_scale=0.5)
     with pytest.raises(CheckpointError, match=r"query_scale=0\.5"):

@@ -17,12 +17,29 @@ from ariel_jax.training.placement import start_distributed
 from ariel_jax.training.step import LayerSkip, LMGrad
 
 
+def kill_in(call: str, number: int) -> None:
+    """Kills this process instead of its `number`-th `os.<call>` from now on."""
+    original, calls = getattr(os, call), []
+
+    def killing(*arguments, **options):
+        calls.append(call)
+        if len(calls) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **options)
+
+    setattr(os, call, killing)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=pathlib.Path)
     parser.add_argument("files", nargs="+")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--kill-at", type=int, help="SIGKILL before this step")
+    parser.add_argument("--kill-saving", type=int, help="SIGKILL in the save of this step,")
+    parser.add_argument("--kill-in", nargs=2, help="at this os function, called so many times")
+    # Zero gives every step its checkpoint, so that a kill is always just after one.
+    parser.add_argument("--checkpoint-every-s", type=float, default=0.0)
     parser.add_argument("--coordinator")
     parser.add_argument("--process-id", type=int)
     options = parser.parse_args()
@@ -34,6 +51,8 @@ def main() -> None:
     def reduce(tree, step):
         if step == options.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
+        if step + 1 == options.kill_saving:
+            kill_in(options.kill_in[0], int(options.kill_in[1]))
         return identity(tree, step)
 
     cfg = tiny_config("llama", n_layers=3, vocab_size=64, tie_embed=True)
@@ -52,8 +71,9 @@ def main() -> None:
             vocab_size=64,
         ),
         folder=options.folder,
-        # Every step has its checkpoint, so that a kill is always just after one.
-        config=LoopConfig(steps=options.steps, checkpoint_every_s=0.0, log_every=1),
+        config=LoopConfig(
+            steps=options.steps, checkpoint_every_s=options.checkpoint_every_s, log_every=1
+        ),
         reduce=reduce,
         mesh=auto_mesh((2,), ("data",)) if options.coordinator else None,
     )

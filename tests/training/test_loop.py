@@ -1,3 +1,5 @@
+import contextlib
+import errno
 import gc
 import json
 import os
@@ -68,21 +70,76 @@ def start(*arguments, **options):
     )
 
 
-def test_killed_and_continued_equals_uninterrupted(make_run, folder, token_files, tmp_path):
-    process = start(folder, *token_files, "--kill-at", 6)
+def killed(*arguments):
+    process = start(*arguments)
     _, errors = process.communicate(timeout=200)
     assert process.returncode == -signal.SIGKILL, errors
-    assert [row["step"] for row in read_metrics(folder / "metrics.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+def rows(folder):
+    """What the metrics say, but for the times."""
+    stored = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "s_per_step"} for row in stored]
+
+
+def complete(folder):
+    """The steps of the checkpoints in a folder, oldest first."""
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal())
+
+
+def test_killed_and_continued_equals_uninterrupted(make_run, folder, token_files, tmp_path):
+    killed(folder, *token_files, "--kill-at", 6)
+    assert [row["step"] for row in rows(folder)] == [1, 2, 3, 4, 5, 6]
     continued = make_run(8)
     whole = make_run(8, into=tmp_path / "whole")
     assert bits(continued.params) == bits(whole.params)
-    rows = [
-        [{k: v for k, v in row.items() if k != "s_per_step"} for row in read_metrics(path)]
-        for path in (folder / "metrics.jsonl", tmp_path / "whole" / "metrics.jsonl")
-    ]
-    assert rows[0] == rows[1]
+    assert rows(folder) == rows(tmp_path / "whole")
     # The steps matter: one step fewer gives other bits.
     assert bits(make_run(7, into=tmp_path / "seven").params) != bits(whole.params)
+
+
+def test_killed_between_checkpoints_computes_the_lost_steps_again(
+    make_run, folder, token_files, tmp_path
+):
+    make_run(3)
+    killed(folder, *token_files, "--kill-at", 6, "--checkpoint-every-s", 1e9)
+    assert complete(folder / "checkpoints") == [3]
+    assert [row["step"] for row in rows(folder)] == [1, 2, 3, 4, 5, 6]
+    seen = []
+
+    def watch(tree, step):
+        seen.append((step, [row["step"] for row in rows(folder)]))
+        return identity(tree, step)
+
+    continued = make_run(8, reduce=watch)
+    # Step 3, the fourth, is computed anew, and the rows after the third are gone by then.
+    assert seen[0] == (3, [1, 2, 3])
+    whole = make_run(8, into=tmp_path / "whole")
+    assert bits(continued.params) == bits(whole.params)
+    assert rows(folder) == rows(tmp_path / "whole")
+
+
+@pytest.mark.parametrize(
+    ("call", "number", "left"),
+    [
+        ("mkdir", 4, [2, 3]),  # while arrays are being written
+        ("rename", 3, [2, 3]),  # all is written, but not under its name
+        ("rmdir", 2, [2, 3, 4]),  # the oldest is removed in part
+    ],
+)
+def test_killed_in_a_save_equals_uninterrupted(
+    make_run, folder, token_files, tmp_path, call, number, left
+):
+    killed(folder, *token_files, "--kill-saving", 4, "--kill-in", call, number)
+    assert complete(folder / "checkpoints") == left
+    assert (len(list((folder / "checkpoints").iterdir())) > len(left)) == (call != "rmdir")
+    assert [row["step"] for row in rows(folder)] == [1, 2, 3, 4]
+    continued = make_run(8)
+    whole = make_run(8, into=tmp_path / "whole")
+    assert bits(continued.params) == bits(whole.params)
+    assert rows(folder) == rows(tmp_path / "whole")
+    # Nothing of the save that was cut short stays.
+    assert len(list((folder / "checkpoints").iterdir())) == 2
 
 
 def test_two_processes_train_as_one(make_run, folder, token_files, tmp_path):
@@ -181,39 +238,176 @@ def device(state):
     return jax.tree.map(jax.numpy.asarray, state)
 
 
-def test_a_full_disk_leaves_the_previous_checkpoint(folder):
-    checkpoints = Checkpoints(folder, keep=2)
-    checkpoints.save(1, device(STATE), {"at": 1})
+def numbered(step):
+    """A small state that differs from step to step."""
+    noise = np.random.default_rng(step).standard_normal(5_000).astype(np.float32)
+    return {"a": noise, "b": STATE["b"]}
+
+
+def save(checkpoints, step):
+    checkpoints.save(step, device(numbered(step)), {"at": step})
+
+
+def check_newest(checkpoints, step):
+    found, state, cursor = checkpoints.restore(device(numbered(0)))
+    assert (found, cursor) == (step, {"at": step})
+    assert bits(state) == bits(numbered(step))
+
+
+@contextlib.contextmanager
+def file_size_limit(n_bytes):
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    noise = np.random.default_rng(0).standard_normal(200_000).astype(np.float32)
-    large = device(STATE | {"a": noise})
     # The limit holds for the whole process: the compile cache must not write meanwhile.
     jax.config.update("jax_enable_compilation_cache", False)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, hard))
     try:
-        with pytest.raises(CheckpointError, match=r"(?s)cannot write.*Earlier.*free some space"):
-            checkpoints.save(2, large, {"at": 2})
+        yield
     finally:
         jax.config.update("jax_enable_compilation_cache", True)
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_leaves_the_previous_checkpoint(folder):
+    checkpoints = Checkpoints(folder, keep=1)
+    save(checkpoints, 1)
+    sizes = {path.stat().st_size for path in folder.rglob("*") if path.is_file()}
+    # Below half of a file's size that file and all larger ones fail; the largest holds the arrays.
+    limits = sorted({size // 2 for size in sizes})
+    assert len(limits) >= 6
+    assert limits[-1] >= 5_000
+    for step, limit in enumerate(limits, start=1):
+        with (
+            file_size_limit(limit),
+            pytest.raises(CheckpointError, match=r"(?s)cannot write.*Earlier.*free some space"),
+        ):
+            save(checkpoints, step + 1)
+        assert complete(folder) == [step]
+        again = Checkpoints(folder)
+        check_newest(again, step)
+        again.close()
+        save(checkpoints, step + 1)
+        check_newest(checkpoints, step + 1)
+    checkpoints.close()
+    Checkpoints(folder).close()
+    assert [path.name for path in folder.iterdir()] == [str(len(limits) + 1)]
+
+
+@pytest.mark.parametrize(("code", "once"), [(errno.ENOSPC, True), (errno.EROFS, False)])
+def test_a_disk_that_fails_at_any_write_call_leaves_the_previous_checkpoint(
+    folder, failing_disk, code, once
+):
+    checkpoints = Checkpoints(folder, keep=1)
+    save(checkpoints, 1)
+    with failing_disk(code, 10**9) as disk:
+        save(checkpoints, 2)
+    n_calls = len(disk.calls)
+    assert {"mkdir", "open", "write", "rename"} == set(disk.calls)
+    assert n_calls >= 20
+    assert disk.calls[-1] == "rename"
+    for step, fail_at in enumerate(range(1, n_calls + 1), start=2):
+        with (
+            failing_disk(code, fail_at, once=once),
+            pytest.raises(CheckpointError, match=rf"cannot write.*{os.strerror(code)}.*Earlier"),
+        ):
+            save(checkpoints, step + 1)
+        assert complete(folder) == [step]
+        again = Checkpoints(folder)
+        check_newest(again, step)
+        again.close()
+        # A second try works at once, also while writers of the first are still at work.
+        save(checkpoints, step + 1)
+        check_newest(checkpoints, step + 1)
+    checkpoints.close()
+    Checkpoints(folder).close()
+    assert [path.name for path in folder.iterdir()] == [str(n_calls + 2)]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_does_not_hide_that_the_new_one_is_complete(
+    folder, failing_disk
+):
+    checkpoints = Checkpoints(folder, keep=1)
+    save(checkpoints, 1)
+    with failing_disk(errno.EROFS, 10**9, removals=True) as disk:
+        save(checkpoints, 2)
+    n_written = len(disk.calls) - disk.calls[::-1].index("rename")
+    assert {"unlink", "rmdir"} == set(disk.calls[n_written:])
+    step = 2
+    for fail_at in range(n_written + 1, len(disk.calls) + 1, 4):
+        with (
+            failing_disk(errno.EROFS, fail_at, removals=True),
+            pytest.raises(CheckpointError, match=rf"step {step + 1} .* is complete.*older one"),
+        ):
+            save(checkpoints, step + 1)
+        again = Checkpoints(folder)
+        check_newest(again, step + 1)
+        again.close()
+        step += 2
+        save(checkpoints, step)
+        check_newest(checkpoints, step)
+        assert complete(folder) == [step]
+    checkpoints.close()
+
+
+def test_a_second_try_does_not_meet_the_writers_of_the_first(folder, monkeypatch):
+    checkpoints = Checkpoints(folder)
+    save(checkpoints, 1)
+    mkdir, made = os.mkdir, []
+
+    def fourth_fails(path, *args, **options):
+        made.append(pathlib.Path(path))
+        if len(made) == 4:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        mkdir(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "mkdir", fourth_fails)
+        with pytest.raises(CheckpointError, match="cannot write"):
+            save(checkpoints, 2)
+    done = threading.Event()
+
+    def write_on():
+        late = next(path for path in made if path.name.startswith("state")) / "ocdbt.process_0"
+        while not done.is_set():
+            with contextlib.suppress(OSError):
+                late.mkdir(parents=True, exist_ok=True)
+                (late / "manifest.ocdbt").write_bytes(b"late")
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        save(checkpoints, 2)
+    finally:
+        done.set()
+        writer.join()
+    check_newest(checkpoints, 2)
     checkpoints.close()
     again = Checkpoints(folder)
-    assert [path.name for path in folder.iterdir()] == ["1"]
-    step, state, cursor = again.restore(device(STATE))
-    assert (step, cursor) == (1, {"at": 1})
-    assert bits(state) == bits(STATE)
-    again.save(2, device(STATE | {"a": noise}), {"at": 2})
-    assert again.restore(device(STATE))[0] == 2
+    check_newest(again, 2)
     again.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
+
+
+def test_what_a_killed_save_left_may_stay(folder, failing_disk):
+    left = folder / "2.orbax-checkpoint-tmp-0" / "state"
+    left.mkdir(parents=True)
+    (left / "manifest.ocdbt").write_bytes(b"half")
+    with failing_disk(errno.EROFS, 1, removals=True):
+        checkpoints = Checkpoints(folder)
+        assert left.exists()
+    for step in (1, 2):
+        save(checkpoints, step)
+    checkpoints.close()
+    again = Checkpoints(folder)
+    check_newest(again, 2)
+    again.close()
+    assert complete(folder) == [1, 2]
 
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EROFS"])
 @pytest.mark.parametrize("call", ["mkdir", "rename"])
 def test_a_refusing_file_system_leaves_the_previous_checkpoint(folder, monkeypatch, code, call):
-    import errno
-
     checkpoints = Checkpoints(folder)
     checkpoints.save(1, device(STATE), {"at": 1})
     number = getattr(errno, code)
