@@ -241,7 +241,7 @@ class Speculative:
             out, n_held = _rejection(drafted, logits, draft, length)
         written = state.cache.commit(carry, jnp.zeros_like(length))
         state, emitted = emit(state, written, out, n_held + 1, logits)
-        proposed = jnp.where(active, jnp.sum(draft.valid.astype(jnp.int32), axis=1), 0)
+        proposed = jnp.where(active, jnp.sum(draft.valid, axis=1, dtype=jnp.int32), 0)
         accepted = jnp.where(active, jnp.minimum(n_held, emitted), 0)
         stats = state.stats.replace(
             steps=state.stats.steps + active.astype(jnp.int32),
@@ -269,7 +269,7 @@ class Speculative:
 
 def _leading(held: jax.Array) -> jax.Array:
     """[B] int32: how many of the first entries of held [B, k] are set without a gap."""
-    return jnp.sum(jnp.cumprod(held.astype(jnp.int32), axis=1), axis=1)
+    return jnp.sum(jnp.cumprod(held, axis=1, dtype=jnp.int32), axis=1, dtype=jnp.int32)
 
 
 def _coupled(

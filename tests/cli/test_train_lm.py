@@ -1,5 +1,10 @@
 import json
+import os
+import socket
+import subprocess
+import sys
 
+import jax
 import numpy as np
 import pytest
 
@@ -55,6 +60,39 @@ def test_a_model_folder_is_fine_tuned(files, tmp_path, capsys):
     tuned, before = load_pretrained(last["model"]), load_pretrained(toy)
     assert tuned.cfg == before.cfg
     assert np.max(np.abs(tuned.params.embed - before.params.embed)) > 1e-4
+
+
+def test_two_processes_export_the_model_of_one(files, root, tmp_path):
+    toy, text = files
+    new = ("--model", "layers=1,width=16,heads=2,ff=24,positions=32", "--tokenizer", toy)
+    new += ("--dtype", "float32")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    together = ("--coordinator", address, "--num-processes", 2, "--process-id")
+    environment = os.environ | {"XDG_CACHE_HOME": str(root / ".cache")}
+    plain = {name: value for name, value in environment.items() if name != "JAX_PLATFORMS"}
+    program = [sys.executable, "-m", "ariel_jax.cli.main"]
+    # The platform is named by a flag in one process, by the environment in the other.
+    commands = [
+        ([*program, "--backend", "cpu", *flags(text, tmp_path / "two", *new, *together, 0)], plain),
+        ([*program, *flags(text, tmp_path / "two", *new, *together, 1)], environment),
+    ]
+    processes = [
+        subprocess.Popen(
+            command, env=env, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        for command, env in commands
+    ]
+    outputs = [process.communicate(timeout=200) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    assert json.loads(outputs[0][0].splitlines()[-1])["model"] == str(tmp_path / "two" / "model")
+    assert outputs[1][0] == ""
+    assert main.main(flags(text, tmp_path / "one", *new)) == 0
+    two, one = (load_pretrained(tmp_path / name / "model") for name in ("two", "one"))
+    assert two.cfg == one.cfg
+    for ours, theirs in zip(jax.tree.leaves(two.params), jax.tree.leaves(one.params), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize(

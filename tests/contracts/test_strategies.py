@@ -11,8 +11,10 @@ import pytest
 from ariel_jax.decode import (
     Arithmetic,
     Autoregressive,
+    NGram,
     Run,
     SamplingParams,
+    Speculative,
     Upfront,
     fork,
     oracle,
@@ -25,7 +27,10 @@ from ariel_jax.models.config import DecoderConfig, Precision
 from ariel_jax.models.params import DecoderParams, init_params
 from ariel_jax.testing import assert_no_retrace
 
-STRATEGIES = {"autoregressive": Autoregressive()}
+STRATEGIES = {
+    "autoregressive": Autoregressive(),
+    "n-gram drafts": Speculative(NGram(k=3, shortest=1)),
+}
 PROMPTS = [[1, 2, 3, 4, 5], [7, 8], [9, 1] * 8, [11]]
 SAMPLING = [
     SamplingParams(seed=10),
@@ -166,7 +171,10 @@ def test_limits_and_end_of_sequence_are_exact(tiny, strategy, expected):
     assert state.done.all()
     assert (state.n_known() <= state.limit).all()
     steps, known = state.stats.steps, state.n_known() - state.prompt_length
-    np.testing.assert_array_equal(steps + 1, known)  # prefill draws the first token
+    # Prefill draws the first token, a step one more than it accepts; the last step of a row may
+    # end among its drafts.
+    surplus = 1 + steps + state.stats.accepted - known
+    assert ((surplus >= 0) & (surplus <= (strategy.rows > 1))).all()
 
 
 def test_an_early_end_of_sequence_really_occurs(expected):
@@ -214,7 +222,7 @@ def test_the_segment_program_does_not_copy_the_cache(strategy, batch):
         d_model=64,
         n_heads=4,
         n_kv_heads=4,
-        head_dim=32,
+        head_dim=64,
         d_ff=32,
         vocab_size=32,
         max_positions=2048,
