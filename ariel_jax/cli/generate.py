@@ -19,8 +19,12 @@ from ariel_jax.decode import (
     CapacityPolicy,
     Completion,
     Generation,
+    Geometric,
+    NGram,
     Report,
     SamplingParams,
+    Speculative,
+    Sqrt,
     Strategy,
     Upfront,
     generate,
@@ -30,11 +34,17 @@ from ariel_jax.errors import ConfigError
 from ariel_jax.models import hf
 from ariel_jax.models.config import Precision
 
-# Every decoding method adds its row, and its choice of capacity its own below.
-STRATEGIES: dict[str, Callable[[], Strategy]] = {"autoregressive": Autoregressive}
-CAPACITIES: dict[str, Callable[..., CapacityPolicy]] = {
-    "upfront": Upfront,
-    "arithmetic": Arithmetic,
+# Every decoding method adds its row, and its choice of capacity its own below:
+# name -> what makes it, and what a number after a colon means
+STRATEGIES: dict[str, tuple[Callable[..., Strategy], str]] = {
+    "autoregressive": (Autoregressive, ""),
+    "ngram": (lambda k=4: Speculative(NGram(k=k)), "DRAFTS"),
+}
+CAPACITIES: dict[str, tuple[Callable[..., CapacityPolicy], str]] = {
+    "upfront": (Upfront, "ROWS"),
+    "arithmetic": (Arithmetic, "ROWS"),
+    "doubling": (Geometric, ""),
+    "sqrt": (Sqrt, ""),
 }
 PRECISIONS = {"f32": Precision.f32, "bf16": Precision.bf16}
 
@@ -55,10 +65,11 @@ class Args:
     """A folder in Hugging Face form, or nano, the model that ships with the package."""
     chat: bool = False
     """Put the prompt into the model's chat template, as the user's first message."""
-    strategy: Annotated[str, tyro.conf.arg(metavar="|".join(STRATEGIES))] = "autoregressive"
-    """How tokens are found."""
-    capacity: Annotated[str, tyro.conf.arg(metavar="NAME[:ROWS]")] = "upfront"
-    """How cache rows are reserved: upfront[:ROWS] once, arithmetic[:R] R rows whenever needed."""
+    strategy: Annotated[str, tyro.conf.arg(metavar="NAME[:N]")] = "autoregressive"
+    """How tokens are found: autoregressive one by one, ngram[:DRAFTS] drafts from the text so far."""
+    capacity: Annotated[str, tyro.conf.arg(metavar="NAME[:N]")] = "upfront"
+    """How cache rows are reserved: upfront[:ROWS] once; arithmetic[:ROWS] more, doubling or sqrt
+    whenever they run out."""
     max_new: int = 128
     """Tokens to generate at most."""
     min_new: int = 0
@@ -143,28 +154,31 @@ def _generate(
     )
 
 
-def named_strategy(name: str) -> Strategy:
-    """The decoding method of this name.
+def named_strategy(text: str) -> Strategy:
+    """The decoding method of `NAME` or `NAME:N`.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: an unknown name, or an N that is no whole number or belongs to none.
     """
-    if name not in STRATEGIES:
-        raise ConfigError(f"--strategy {name!r} is not known: pass one of {sorted(STRATEGIES)}.")
-    return STRATEGIES[name]()
+    return _named("--strategy", text, STRATEGIES)
 
 
 def parse_capacity(text: str) -> CapacityPolicy:
-    """The capacity policy of `NAME` or `NAME:ROWS`.
+    """The capacity policy of `NAME` or `NAME:N`.
 
     Raises:
-        ConfigError: an unknown name, or rows that are no whole number.
+        ConfigError: an unknown name, or an N that is no whole number or belongs to none.
     """
-    name, colon, rows = text.partition(":")
-    if name not in CAPACITIES or (colon and not rows.isdecimal()):
-        allowed = ", ".join(f"{known}, {known}:ROWS" for known in CAPACITIES)
-        raise ConfigError(f"--capacity {text!r} is not known: pass one of {allowed}.")
-    return CAPACITIES[name](int(rows)) if colon else CAPACITIES[name]()
+    return _named("--capacity", text, CAPACITIES)
+
+
+def _named(flag: str, text: str, known: dict[str, tuple[Callable[..., Any], str]]) -> Any:
+    name, colon, number = text.partition(":")
+    make, parameter = known.get(name, (None, ""))
+    if make is None or (colon and not (parameter and number.isdecimal())):
+        allowed = [f"{n}[:{p}]" if p else n for n, (_, p) in known.items()]
+        raise ConfigError(f"{flag} {text!r} is not known: pass one of {', '.join(allowed)}.")
+    return make(int(number)) if colon else make()
 
 
 def read_prompts(args: Args) -> list[str]:
@@ -279,10 +293,13 @@ def cost_line(cost: dict[str, Any]) -> str:
 
     parts = [n(cost["new_tokens"], "token")]
     if cost["decode_steps"]:
+        unit = "step" if cost["proposed"] else "token"
         parts += [
             f"{cost['tokens_per_s']:.1f} tokens/s",
-            f"{1e3 * cost['s_per_step']:.2f} ms/token",
+            f"{1e3 * cost['s_per_step']:.2f} ms/{unit}",
         ]
+    if cost["proposed"]:
+        parts.append(f"{cost['accepted']:,} of {n(cost['proposed'], 'draft')} held")
     parts.append(f"prefill {1e3 * cost['prefill_s']:.0f} ms for {n(cost['n_prompt'], 'token')}")
     if cost["read_share"] is not None:
         parts.append(f"{100 * cost['read_share']:.0f} % of read bandwidth")

@@ -1,6 +1,13 @@
 """Decoding: states, strategies, sampling and the one jitted program."""
 
-from ariel_jax.decode.capacity import Arithmetic, CapacityPolicy, Upfront
+from ariel_jax.decode.capacity import (
+    Arithmetic,
+    CapacityPolicy,
+    Geometric,
+    Iterative,
+    Sqrt,
+    Upfront,
+)
 from ariel_jax.decode.draft_model import DraftModel
 from ariel_jax.decode.engine import Report, Run, start
 from ariel_jax.decode.sampling import SamplingParams, SamplingTransform, Stage, chain
@@ -18,12 +25,15 @@ __all__ = [
     "Detokenizer",
     "DraftModel",
     "Generation",
+    "Geometric",
+    "Iterative",
     "NGram",
     "Report",
     "Run",
     "SamplingParams",
     "SamplingTransform",
     "Speculative",
+    "Sqrt",
     "Stage",
     "StepInfo",
     "Strategy",

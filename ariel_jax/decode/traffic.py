@@ -44,7 +44,7 @@ def bytes_per_step(
         bandwidth computed from it is a lower bound of what really went over the bus.
     """
     item = params.precision.dtype("cache").itemsize
-    seen = 0.0
+    seen, lengths = 0.0, np.asarray(lengths)
     for layer in range(cfg.n_layers):
         window = cfg.attention(layer).window
         seen += float(np.sum(share * (lengths if window is None else np.minimum(lengths, window))))

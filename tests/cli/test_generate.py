@@ -126,6 +126,15 @@ def test_stop_and_ignore_eos_arrive(call, toy):
     assert out == whole[: whole.index(stop)] + "\n"
 
 
+def test_drafts_change_the_cost_not_the_text(call):
+    prompt = ("to be to be to be", "--ignore-eos", "--max-new", "80")
+    _, plain, _ = call(*prompt)
+    _, drafted, line = call(*prompt, "--strategy", "ngram:3", "--capacity", "doubling")
+    assert drafted == plain
+    assert "ms/step" in line
+    assert "drafts held" in line
+
+
 def test_capacity_changes_the_cost_not_the_text(call, toy):
     upfront = json.loads(call("to be", "--json", "--max-new", "80")[1])
     grown = json.loads(call("to be", "--json", "--max-new", "80", "--capacity", "arithmetic:16")[1])
@@ -142,7 +151,10 @@ def test_capacity_changes_the_cost_not_the_text(call, toy):
         (("a", "--lines"), "pass --json"),
         (("--file", "/does/not/exist"), "No such file"),
         (("a", "--strategy", "clever"), "autoregressive"),
-        (("a", "--capacity", "arithmetic:x"), "arithmetic:ROWS"),
+        (("a", "--strategy", "ngram:x"), "ngram[:DRAFTS]"),
+        (("a", "--strategy", "autoregressive:3"), "ngram[:DRAFTS]"),
+        (("a", "--capacity", "sqrt:3"), "doubling, sqrt"),
+        (("a", "--capacity", "arithmetic:x"), "arithmetic[:ROWS]"),
         (("a", "--capacity", "arithmetic:0"), "r=0"),
         (("a", "--capacity", "upfront:8"), "below the"),
         (("a", "--temperature", "-1"), "temperature"),

@@ -87,7 +87,8 @@ def test_two_processes_export_the_model_of_one(files, root, tmp_path):
     outputs = [process.communicate(timeout=200) for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     assert json.loads(outputs[0][0].splitlines()[-1])["model"] == str(tmp_path / "two" / "model")
-    assert outputs[1][0] == ""
+    own_lines = [line for line in outputs[1][0].splitlines() if not line.startswith("[Gloo]")]
+    assert own_lines == []
     assert main.main(flags(text, tmp_path / "one", *new)) == 0
     two, one = (load_pretrained(tmp_path / name / "model") for name in ("two", "one"))
     assert two.cfg == one.cfg

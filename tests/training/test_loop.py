@@ -389,20 +389,25 @@ def test_a_second_try_does_not_meet_the_writers_of_the_first(folder, monkeypatch
     assert sorted(path.name for path in folder.iterdir()) == ["1", "2"]
 
 
-def test_what_a_killed_save_left_may_stay(folder, failing_disk):
-    left = folder / "2.orbax-checkpoint-tmp-0" / "state"
-    left.mkdir(parents=True)
-    (left / "manifest.ocdbt").write_bytes(b"half")
-    with failing_disk(errno.EROFS, 1, removals=True):
-        checkpoints = Checkpoints(folder)
-        assert left.exists()
-    for step in (1, 2):
-        save(checkpoints, step)
-    checkpoints.close()
-    again = Checkpoints(folder)
-    check_newest(again, 2)
-    again.close()
-    assert complete(folder) == [1, 2]
+def test_a_remnant_that_cannot_be_removed_hinders_no_save(folder, monkeypatch):
+    remnant, rmdir = folder / "7.orbax-checkpoint-tmp-0", os.rmdir
+    (remnant / "state").mkdir(parents=True)
+
+    def refuse(path, **options):
+        if os.fspath(path) == str(remnant):
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY))
+        rmdir(path, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rmdir", refuse)
+        checkpoints = Checkpoints(folder, keep=1)
+        for step in (1, 2):
+            save(checkpoints, step)
+            check_newest(checkpoints, step)
+        checkpoints.close()
+    assert remnant.exists()
+    Checkpoints(folder).close()
+    assert [path.name for path in folder.iterdir()] == ["2"]
 
 
 @pytest.mark.parametrize("code", ["ENOSPC", "EROFS"])
