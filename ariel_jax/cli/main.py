@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "Stream text from a model and say what it cost.",
     "bench": "Measure decoding, alone or beside another program.",
     "train-lm": "Train a language model on text files; the same command resumes.",
+    "plan": "Choose cache capacities for a model on this machine, and say why.",
     "info": "Print the backend, devices, versions, measured ceilings and kernel choices.",
 }
 

@@ -4,14 +4,14 @@ import bisect
 import dataclasses
 
 from ariel_jax._checks import positive_int
-from ariel_jax.algorithms.bmc.plan import Profile, next_capacity
+from ariel_jax.algorithms.bmc.planning import Profile, next_capacity
 from ariel_jax.decode.capacity import round_up
 from ariel_jax.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Capacities from a list, for whoever has planned them (`plan.schedule`).
+    """Capacities from a list, for whoever has planned them (`planning.schedule`).
 
     Attributes:
         capacities: rows, rising. Beyond the last one the cache grows to what is needed.
@@ -72,7 +72,7 @@ class Auto:
         )
 
     def next(self, capacity: int, need: int, limit: int) -> int:
-        """The cheapest next capacity, see `plan.next_capacity`."""
+        """The cheapest next capacity, see `planning.next_capacity`."""
         return next_capacity(
             self.profile,
             capacity=capacity,

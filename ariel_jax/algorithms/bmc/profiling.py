@@ -1,0 +1,204 @@
+"""Measures what growing a cache and carrying spare rows take here, and remembers it."""
+
+import dataclasses
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ariel_jax import measure
+from ariel_jax._checks import positive_int
+from ariel_jax.algorithms.bmc.planning import Profile, Times
+from ariel_jax.decode import programs
+from ariel_jax.decode.capacity import Upfront
+from ariel_jax.decode.engine import start
+from ariel_jax.decode.strategy import Autoregressive, Strategy
+from ariel_jax.errors import ConfigError
+from ariel_jax.layers.kv_cache import init_cache
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams
+from ariel_jax.pallas_kernels import dispatch
+
+PROMPT = 16  # tokens; the same short text at every capacity, so that only the capacity varies
+SPARE = 64  # rows that a measured growth adds
+N_STEPS = 16  # per timing
+
+Say = Callable[[str], None]
+
+
+def default_capacities(limit: int) -> tuple[int, ...]:
+    """Five capacities from 192 rows to `limit`, evenly spaced by factor."""
+    positive_int(limit=limit)
+    low, high = 192, max(limit, 320)
+    return tuple(sorted({round(low * (high / low) ** (i / 4) / 64) * 64 for i in range(5)}))
+
+
+def profile(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    *,
+    batch: int = 1,
+    capacities: Sequence[int],
+    strategy: Strategy | None = None,
+    extra: Any = None,
+    n_runs: int = 5,
+    store: measure.ProfileStore | None = None,
+    remeasure: bool = False,
+    say: Say = lambda text: None,
+) -> Profile:
+    """Times of growths and steps at several capacities, for one model and batch on this device.
+
+    Args:
+        cfg: the decoder.
+        params: its weights.
+        batch: requests decoded at once.
+        capacities: rows at which to measure, rising, at least two.
+        strategy: what a step does; default plain decoding.
+        extra: the strategy's read-only arrays.
+        n_runs: timings of each; the median counts.
+        store: where results are kept and looked up; None keeps nothing.
+        remeasure: measure again even if there is an earlier result.
+        say: told what is going on.
+
+    Returns:
+        The measured times; compilation is in none of them.
+
+    Cost:
+        For each capacity two compilations and `n_runs` x 16 steps.
+
+    Raises:
+        ConfigError: capacities that do not rise, or more than the model's positions allow.
+    """
+    positive_int(batch=batch, n_runs=n_runs)
+    strategy = strategy or Autoregressive()
+    rows = list(capacities)
+    n_new = (n_runs + 1) * N_STEPS + 1
+    least = PROMPT + n_new + strategy.rows
+    if len(rows) < 2 or rows != sorted(set(rows)) or rows[0] < least:
+        raise ConfigError(
+            f"capacities={rows} is not allowed: pass at least two, rising, each of at least "
+            f"{least} rows."
+        )
+    if cfg.max_positions < PROMPT + n_new:
+        raise ConfigError(
+            f"n_runs={n_runs} needs {PROMPT + n_new} positions and the model has "
+            f"{cfg.max_positions}: pass fewer runs."
+        )
+    key = _key(cfg, params, batch, rows, strategy)
+    found = store.get(key) if store is not None and not remeasure else None
+    if found is not None:
+        return _from_json(found)
+    growth, step = [], []
+    for capacity in rows:
+        say(f"measuring at {capacity} rows")
+        growth.append(_growth_s(cfg, params, batch, capacity, n_runs))
+        step.append(_step_s(cfg, params, batch, capacity, n_runs, strategy, extra))
+    result = Profile(growth=Times(tuple(rows), tuple(growth)), step=Times(tuple(rows), tuple(step)))
+    if store is not None:
+        store.put(key, dataclasses.asdict(result))
+    return result
+
+
+def _growth_s(
+    cfg: DecoderConfig, params: DecoderParams, batch: int, capacity: int, n_runs: int
+) -> float:
+    dtype = params.precision.dtype("cache")
+    times = []
+    for _ in range(n_runs + 1):  # the first one compiles
+        cache = init_cache(cfg.n_layers, batch, cfg.n_kv_heads, capacity, cfg.head_dim, dtype)
+        jax.block_until_ready(cache)
+        begin = time.perf_counter()
+        jax.block_until_ready(programs.grow(cache, capacity + SPARE))
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times[1:])
+
+
+def _step_s(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    batch: int,
+    capacity: int,
+    n_runs: int,
+    strategy: Strategy,
+    extra: Any,
+) -> float:
+    prompt = [i % cfg.vocab_size for i in range(PROMPT)]
+    run = start(
+        cfg,
+        params,
+        [prompt] * batch,
+        max_new=(n_runs + 1) * N_STEPS + 1,
+        strategy=strategy,
+        extra=extra,
+        capacity=Upfront(capacity),
+    )
+    run.advance(N_STEPS)  # compiles
+    times = []
+    for _ in range(n_runs):
+        steps, spent = run.report.decode_steps, run.report.decode_s
+        run.advance(N_STEPS)
+        taken = run.report.decode_steps - steps
+        if taken:
+            times.append((run.report.decode_s - spent) / taken)
+    return statistics.median(times)
+
+
+def _key(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    batch: int,
+    capacities: list[int],
+    strategy: Strategy,
+) -> dict[str, Any]:
+    shapes = {
+        "n_layers": cfg.n_layers,
+        "d_model": cfg.d_model,
+        "n_heads": cfg.n_heads,
+        "n_kv_heads": cfg.n_kv_heads,
+        "head_dim": cfg.head_dim,
+        "d_ff": cfg.d_ff,
+        "vocab_size": cfg.vocab_size,
+    }
+    return {
+        "what": "bmc profile",
+        **measure.fingerprint(),
+        "shapes": shapes,
+        "cache_dtype": params.precision.dtype("cache").name,
+        "batch": batch,
+        "capacities": capacities,
+        "strategy": repr(strategy),
+        "attention": _attention(cfg, params, batch, capacities[0], strategy.rows),
+    }
+
+
+def _attention(
+    cfg: DecoderConfig, params: DecoderParams, batch: int, capacity: int, rows: int
+) -> str | None:
+    """Which implementation of `decode_attention` a step takes here."""
+    dtype = params.precision.dtype("compute")
+    q = jax.ShapeDtypeStruct((batch, rows, cfg.n_heads, cfg.head_dim), dtype)
+    kv = jax.ShapeDtypeStruct((batch, cfg.n_kv_heads, capacity, cfg.head_dim), dtype)
+    options = cfg.attention(0)
+    choice = dispatch.op("decode_attention").explain(
+        q,
+        kv,
+        kv,
+        length=jax.ShapeDtypeStruct((batch,), np.int32),
+        scale=options.scale,
+        softcap=options.softcap,
+        window=options.window,
+        q_positions=jax.ShapeDtypeStruct((batch, rows), np.int32),
+    )
+    return choice.chosen
+
+
+def _from_json(found: dict[str, Any]) -> Profile:
+    times = {
+        name: Times(tuple(found[name]["capacities"]), tuple(found[name]["seconds"]))
+        for name in ("growth", "step")
+    }
+    rest = {name: found[name] for name in ("compile_s", "reuse", "tokens_per_step")}
+    return Profile(**times, **rest)

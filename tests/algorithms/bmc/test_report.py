@@ -1,0 +1,75 @@
+import pytest
+
+from ariel_jax.algorithms import bmc
+from ariel_jax.algorithms.bmc import profiling
+from ariel_jax.errors import ConfigError
+from ariel_jax.measure import ProfileStore
+from ariel_jax.testing import tiny_config, tiny_params
+
+
+def lines(copy, redundant, base):
+    ends = (1, 100_000)
+    return bmc.Profile(
+        growth=bmc.Times(ends, tuple(copy * c for c in ends)),
+        step=bmc.Times(ends, tuple(base + redundant * c for c in ends)),
+    )
+
+
+def test_growing_is_chosen_where_spare_rows_cost_and_the_reason_has_the_numbers():
+    plan = bmc.plan(lines(2e-6, 1e-6, 1e-4), prompt=64, steps=2000)
+    chosen = next(row for row in plan.rows if row.name == plan.choice)
+    upfront = next(row for row in plan.rows if row.name == "upfront")
+    assert chosen.predicted_s < 0.7 * upfront.predicted_s
+    assert plan.best_r == pytest.approx((2 * (2000 + 128)) ** 0.5)
+    assert f"{upfront.redundant_row_steps:,}" in plan.why
+    assert "r = 65" in plan.why
+    best = min(row.predicted_s for row in plan.rows)
+    assert next(row for row in plan.rows if row.name == "planned").predicted_s == best
+
+
+def test_upfront_is_chosen_where_spare_rows_are_free_and_growths_are_dear():
+    plan = bmc.plan(lines(1e-3, 1e-9, 1e-2), prompt=64, steps=900)
+    assert plan.choice == "upfront"
+    assert plan.why.startswith("upfront: all 1024 rows together are 0.0 % of a step")
+
+
+def test_of_equal_times_the_least_memory_wins():
+    plan = bmc.plan(lines(0.0, 0.0, 1.0), prompt=64, steps=900)
+    chosen = next(row for row in plan.rows if row.name == plan.choice)
+    assert chosen.capacity == min(row.capacity for row in plan.rows[1:])
+
+
+@pytest.fixture(scope="module")
+def model():
+    cfg = tiny_config("llama", max_positions=512)
+    return cfg, tiny_params(cfg)
+
+
+def test_a_profile_is_measured_once_and_kept_by_model_batch_and_capacities(model, tmp_path):
+    store = ProfileStore(tmp_path / "profiles.json")
+    said = []
+    options = {"capacities": (128, 256), "n_runs": 2, "store": store, "say": said.append}
+    first = bmc.profile(*model, **options)
+    assert first.growth.capacities == first.step.capacities == (128, 256)
+    assert min(first.growth.seconds + first.step.seconds) > 0
+    assert len(said) == 2
+    assert bmc.profile(*model, **options) == first
+    assert len(said) == 2
+    bmc.profile(*model, **{**options, "batch": 2})
+    assert len(said) == 4
+    again = bmc.profile(*model, **options, remeasure=True)
+    assert len(said) == 6
+    assert bmc.profile(*model, **options) == again
+
+
+def test_every_use_of_a_profile_names_the_attention_it_was_measured_with(model):
+    assert profiling._attention(*model, 1, 128, 1) == "reference"
+
+
+def test_impossible_profiles_are_refused(model):
+    for capacities in ((128,), (256, 128), (16, 128)):
+        with pytest.raises(ConfigError, match="capacities="):
+            bmc.profile(*model, capacities=capacities, n_runs=2)
+    with pytest.raises(ConfigError, match="512"):
+        bmc.profile(*model, capacities=(4096, 8192), n_runs=40)
+    assert bmc.default_capacities(2048) == (192, 320, 640, 1152, 2048)
