@@ -68,13 +68,14 @@ def sync_directory(path: pathlib.Path) -> None:
         os.close(descriptor)
 
 
-def _sync_name(path: pathlib.Path) -> None:
+def _sync_name(path: pathlib.Path, old: pathlib.Path | None = None) -> None:
     try:
         sync_directory(path.parent)
     except OSError as error:
         new = StorageError(
             f"{path} has its new content, but its folder could not be flushed: "
             f"{error.strerror or error}. A power cut may bring the old content back; check the disk."
+            + (f" The old content is kept in {old}." if old is not None and old.exists() else "")
         )
         new.errno = error.errno
         raise new from error
@@ -177,7 +178,7 @@ def replacing_directory(path: str | os.PathLike[str]) -> Iterator[pathlib.Path]:
         if isinstance(error, StorageError):
             raise
         raise storage_error(path, error) from error
-    _sync_name(path)
+    _sync_name(path, temporary)
     shutil.rmtree(temporary, ignore_errors=True)  # now the old content, if there was one
 
 

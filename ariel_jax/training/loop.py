@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import optax
 
-from ariel_jax._checks import positive, positive_int, seed
+from ariel_jax._checks import non_negative, positive_int, seed
 from ariel_jax.errors import ConfigError
 from ariel_jax.training import programs
 from ariel_jax.training.checkpoints import Checkpoints
@@ -31,7 +31,8 @@ class LoopConfig:
     Attributes:
         steps: optimiser steps in all, those of earlier runs included.
         microbatches: parts that a batch is computed in, one after another.
-        checkpoint_every_s: seconds between checkpoints; one is always written at the end.
+        checkpoint_every_s: seconds between checkpoints, 0 for one after every step; one is always
+            written at the end.
         keep: checkpoints kept.
         log_every: steps between rows of `metrics.jsonl`.
         seed: of the keys that `grad_fn` gets.
@@ -51,7 +52,7 @@ class LoopConfig:
             keep=self.keep,
             log_every=self.log_every,
         )
-        positive(checkpoint_every_s=self.checkpoint_every_s)
+        non_negative(checkpoint_every_s=self.checkpoint_every_s)
         seed(seed=self.seed)
 
 

@@ -92,6 +92,9 @@ def test_two_processes_export_the_model_of_one(files, root, tmp_path):
     assert main.main(flags(text, tmp_path / "one", *new)) == 0
     two, one = (load_pretrained(tmp_path / name / "model") for name in ("two", "one"))
     assert two.cfg == one.cfg
+    # To the bit: each of two devices computes the same half of a batch, and a sum of two numbers
+    # does not depend on their order.
+    assert jax.device_count() == 2
     for ours, theirs in zip(jax.tree.leaves(two.params), jax.tree.leaves(one.params), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 

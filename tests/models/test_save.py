@@ -8,7 +8,7 @@ import pytest
 import torch
 import transformers
 
-from ariel_jax import durable, testing
+from ariel_jax import testing
 from ariel_jax.errors import CheckpointError, ConfigError, StorageError
 from ariel_jax.models import paths
 from ariel_jax.models.hf import load_pretrained, save_pretrained
@@ -94,21 +94,6 @@ def test_a_full_disk_leaves_the_old_model(tmp_path):
     np.testing.assert_array_equal(load_pretrained(folder).params.embed, old.params.embed)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS])
-def test_a_failing_flush_leaves_the_old_model(tmp_path, monkeypatch, code):
-    folder = tmp_path / "m"
-    testing.write_toy_checkpoint(folder)
-    before = _snapshot(folder)
-
-    def fail(_):
-        raise OSError(code, "injected")
-
-    monkeypatch.setattr(durable.files.os, "fsync", fail)
-    with pytest.raises(StorageError, match=r"full|read-only"):
-        save_pretrained(testing.tiny_model("llama", seed=1), folder)
-    assert _snapshot(folder) == before
-
-
 @pytest.fixture
 def two_models():
     """An old and a new model whose saving writes several shards and a tokenizer."""
@@ -151,7 +136,7 @@ def test_a_disk_that_fails_at_any_write_call_leaves_the_old_model(
     # The last call flushes the name of a model that is in place already.
     with (
         failing_disk(code, n_calls, once=once),
-        pytest.raises(StorageError, match="has its new content") as raised,
+        pytest.raises(StorageError, match="(?s)has its new content.*kept in") as raised,
     ):
         _save(two_models[1], folder)
     assert raised.value.errno == code

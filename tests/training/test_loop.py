@@ -410,26 +410,6 @@ def test_a_remnant_that_cannot_be_removed_hinders_no_save(folder, monkeypatch):
     assert [path.name for path in folder.iterdir()] == ["2"]
 
 
-@pytest.mark.parametrize("code", ["ENOSPC", "EROFS"])
-@pytest.mark.parametrize("call", ["mkdir", "rename"])
-def test_a_refusing_file_system_leaves_the_previous_checkpoint(folder, monkeypatch, code, call):
-    checkpoints = Checkpoints(folder)
-    checkpoints.save(1, device(STATE), {"at": 1})
-    number = getattr(errno, code)
-
-    def refuse(*_, **__):
-        raise OSError(number, os.strerror(number))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, call, refuse)
-        with pytest.raises(CheckpointError, match="cannot write"):
-            checkpoints.save(2, device(STATE), {"at": 2})
-    checkpoints.close()
-    again = Checkpoints(folder)
-    assert again.restore(device(STATE))[0] == 1
-    again.close()
-
-
 def test_a_checkpoint_of_other_shapes_is_refused(folder):
     checkpoints = Checkpoints(folder)
     checkpoints.save(1, device(STATE), {})

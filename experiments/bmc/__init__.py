@@ -1,0 +1,1 @@
+"""Experiments on how much cache to reserve."""

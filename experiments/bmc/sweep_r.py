@@ -1,0 +1,144 @@
+"""Tokens/s against the rows r that a growth adds, beside what the cost model predicts.
+
+    python -m experiments.bmc.sweep_r --scale cpu --out results
+
+Scale `cpu`: 4 layers of width 512, 8 requests, prompts of 64, texts of 2,048 tokens, float32, random
+weights; about 10 minutes on two cores. Expected: `Auto` within 5 % of the best constant r, and the
+best r within a factor of 2 of the closed form.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ariel_jax.algorithms import bmc
+from ariel_jax.decode import Arithmetic, CapacityPolicy, Geometric, Upfront
+from experiments import runner
+from experiments.bmc import common
+from experiments.runner import Case, Figure, Settings
+
+
+def cases(settings: Settings) -> Sequence[Case]:
+    """Multi-head and grouped attention."""
+    tiny = settings.is_tiny
+    config = {
+        "batch": 2 if tiny else 8,
+        "prompt": 16 if tiny else 64,
+        "length": 256 if tiny else 2048,
+        "rounds": 1 if tiny else 3,
+        "granularity": 32 if tiny else 16,
+    }
+    heads = (2,) if tiny else (8, 2)
+    return [
+        Case(name=f"{n} KV heads", config=config | {"n_kv_heads": n}, expected_s=300.0)
+        for n in heads
+    ]
+
+
+def _rows(config: dict[str, Any]) -> list[int]:
+    every = (32, 64) if config["length"] < 2048 else (16, 32, 64, 128, 256, 512)
+    return [r for r in every if r < config["length"] - config["prompt"]]
+
+
+def measure(case: Case, settings: Settings) -> Iterator[Figure]:
+    """Every r, doubling, upfront and `Auto`, in turn."""
+    config = case.config
+    model = common.random_model(settings, n_kv_heads=config["n_kv_heads"])
+    profile = common.profile(model, batch=config["batch"], limit=config["length"])
+    g, prompt = config["granularity"], config["prompt"]
+    new = [config["length"] - prompt] * config["batch"]
+    policies: dict[str, CapacityPolicy] = {
+        **{f"r={r}": Arithmetic(r, g) for r in _rows(config)},
+        "doubling": Geometric(2.0, g),
+        "upfront": Upfront(granularity=g),
+        "auto": bmc.Auto(profile, 64),
+    }
+    found = common.rounds(model, policies, n_rounds=config["rounds"], prompt=prompt, new=new)
+    steps = new[0] - 1
+    for name, policy in policies.items():
+        speed, report = found[name]
+        work = bmc.simulate(policy, prompt=prompt, steps=steps)
+        seconds = bmc.predicted_s(profile, work.capacities, prompt=prompt, steps=steps)
+        yield Figure(metric=f"{name}: tokens/s", value=round(speed, 2), unit="1/s", kind="measured")
+        yield Figure(
+            metric=f"{name}: tokens/s by the cost model",
+            value=round(config["batch"] * steps / seconds, 2),
+            unit="1/s",
+            kind="simulated",
+            baseline=round(speed, 2),
+        )
+        counted = (report.growths, report.rows_copied)
+        yield Figure(
+            metric=f"{name}: growths counted by the engine",
+            value=report.growths,
+            unit="1",
+            kind="measured",
+            baseline=work.growths,
+            expected="as simulated, rows copied too",
+            verdict="PASS"
+            if counted == (work.growths, config["batch"] * work.rows_copied)
+            else "FAIL",
+        )
+    constant = {r: found[f"r={r}"][0] for r in _rows(config)}
+    best = max(constant, key=constant.__getitem__)
+    wanted = bmc.best_rows(profile.costs(), prompt=prompt, steps=steps)
+    judged = not settings.is_tiny
+    yield Figure(metric="best r of the sweep", value=best, unit="rows", kind="measured")
+    yield Figure(
+        metric="r of the closed form",
+        value=round(wanted, 1),
+        unit="rows",
+        kind="simulated",
+        baseline=best,
+        expected="within a factor of 2" if judged else "",
+        verdict=("PASS" if best / 2 <= wanted <= best * 2 else "FAIL") if judged else "",
+    )
+    share = found["auto"][0] / constant[best]
+    yield Figure(
+        metric="auto over the best constant r",
+        value=round(share, 4),
+        unit="1",
+        kind="measured",
+        expected="at least 0.95" if judged else "",
+        verdict=("PASS" if share >= 0.95 else "FAIL") if judged else "",
+    )
+
+
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """Tokens/s against r, measured and by the model."""
+    from matplotlib import pyplot
+
+    names = list(dict.fromkeys(row["case"] for row in rows))
+    figure, axes = pyplot.subplots(
+        1, len(names), figsize=(5 * len(names), 4), layout="constrained", squeeze=False
+    )
+    for axis, name in zip(axes[0], names, strict=True):
+        values = {row["metric"]: row["value"] for row in rows if row["case"] == name}
+        for ending, style in (("tokens/s", "o-"), ("tokens/s by the cost model", "x--")):
+            points = [
+                (int(metric.split(":")[0][2:]), value)
+                for metric, value in values.items()
+                if metric.startswith("r=") and metric.endswith(f": {ending}")
+            ]
+            label = "measured" if style == "o-" else "cost model (simulated)"
+            axis.plot(*zip(*points, strict=True), style, label=label)
+        for other, style in (("upfront", ":"), ("doubling", "-."), ("auto", "--")):
+            axis.axhline(values[f"{other}: tokens/s"], color="black", linestyle=style, label=other)
+        axis.set_xscale("log", base=2)
+        axis.set_title(name)
+        axis.set_xlabel("rows added by a growth")
+        axis.set_ylabel("tokens/s, all requests")
+        axis.legend()
+    return figure
+
+
+EXPERIMENT = runner.Experiment(
+    name="bmc.sweep_r",
+    title="Tokens/s against the rows that a growth adds",
+    cases=cases,
+    measure=measure,
+    plot=plot,
+)
+
+if __name__ == "__main__":
+    sys.exit(runner.main(EXPERIMENT))
