@@ -128,5 +128,5 @@ def test_training_in_bfloat16_has_the_loss_of_float32_and_float32_gradients(key)
     for ours, theirs in zip(jax.tree.leaves(tree), jax.tree.leaves(exact), strict=True):
         assert ours.dtype == jnp.float32
         assert np.isfinite(ours).all()
-        # Some 20 roundings of up to half an eps lie on the way to and fro.
+        # Some 20 roundings of up to half an eps lie on the way there and back.
         assert np.linalg.norm(ours - theirs) <= 10 * EPS * np.linalg.norm(theirs)
