@@ -22,6 +22,10 @@ class CapacityError(ArielError, RuntimeError):
     """A cache, buffer or memory limit is too small for what was asked."""
 
 
+class MemoryLimitError(CapacityError, MemoryError):
+    """A cache would take more memory than the caller allows; nothing was allocated."""
+
+
 class KernelUnavailableError(ArielError, NotImplementedError):
     """No implementation of an operation can run here; the message lists every reason."""
 

@@ -52,6 +52,7 @@ def test_known_keys_lists_the_unknown_and_the_allowed():
         (errors.ConfigError, ValueError),
         (errors.CheckpointError, ValueError),
         (errors.CapacityError, RuntimeError),
+        (errors.MemoryLimitError, MemoryError),
         (errors.KernelUnavailableError, NotImplementedError),
         (errors.BackendError, RuntimeError),
         (errors.MissingExtraError, ImportError),

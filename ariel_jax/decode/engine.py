@@ -85,6 +85,7 @@ class Run:
         policy: CapacityPolicy | None = None,
         extra: Any = None,
         report: Report | None = None,
+        mem_limit: int | None = None,
     ) -> None:
         """A run that continues `state`, which the first `advance` donates.
 
@@ -96,6 +97,7 @@ class Run:
             policy: how the cache grows; default to the batch's limit at once.
             extra: the strategy's read-only arrays.
             report: counters to go on with; default new ones.
+            mem_limit: bytes that the cache may take, a growth's copies included; None for no limit.
         """
         strategy, policy, report = (
             strategy or Autoregressive(),
@@ -105,7 +107,7 @@ class Run:
         self.cfg, self.params, self.extra = cfg, params, extra
         self.state = state
         self.strategy, self.policy = strategy, policy
-        self.report = report
+        self.report, self.mem_limit = report, mem_limit
         self.length = np.zeros(0, np.int32)
         self.done = np.zeros(0, bool)
         self.tokens = np.zeros((0, 0), np.int32)
@@ -177,15 +179,35 @@ class Run:
             return
         limit = int(self._limit[active].max()) - 1 + self.strategy.rows - 1
         new = check_choice(self.policy.next(capacity, need, limit), need=need, policy=self.policy)
+        self._resize(new)
+        self.report.growths += 1
+
+    def shrink(self) -> bool:
+        """Give spare rows back if the longest row fills less than half; True if it was done.
+
+        Nothing that is known is lost. It copies the cache and may compile a program for the new
+        capacity, so it belongs into a quiet moment, such as when long requests have ended.
+        """
+        length = int(self.length.max())
+        limit = int(self._limit.max()) - 2 + self.strategy.rows
+        new = self.policy.initial(length, self.strategy.rows, limit)
+        capacity = self.state.cache.capacity
+        if 2 * (length + self.strategy.rows) > capacity or new >= capacity:
+            return False
+        self._resize(new)
+        return True
+
+    def _resize(self, new: int) -> None:
+        capacity = self.state.cache.capacity
+        requests.check_memory(self.cfg, self.state.cache.nbytes, capacity, new, self.mem_limit)
         begin, compiling = time.perf_counter(), compile_seconds()
-        self.report.rows_copied += capacity * self.state.batch
+        self.report.rows_copied += min(capacity, new) * self.state.batch
         self.state = self.state.replace(
             cache=programs.grow(self.state.cache, new), aux=self.strategy.grow(self.state.aux, new)
         )
         spent = compile_seconds() - compiling
         self.report.compile_s += spent
         self.report.grow_s += time.perf_counter() - begin - spent
-        self.report.growths += 1
         self.report.capacity = new
         self.report.cache_bytes = self.state.cache.nbytes
 
@@ -223,6 +245,7 @@ def start(
     key: jax.Array | None = None,
     extra: Any = None,
     mesh: jax.sharding.Mesh | None = None,
+    mem_limit: int | None = None,
 ) -> Run:
     """A Run whose prompts have been read and whose first tokens are drawn.
 
@@ -239,11 +262,13 @@ def start(
         key: typed key from which requests without a seed get theirs; default `jax.random.key(0)`.
         extra: the strategy's read-only arrays.
         mesh: with axes `data` and `tensor`: the cache is laid out like the weights.
+        mem_limit: bytes that the cache may take, a growth's copies included; None for no limit.
 
     Raises:
         ConfigError: an empty prompt, a token outside the vocabulary, more tokens than the model has
             positions, or a setting out of range.
         CapacityError: a policy that reserves less than a step writes, or more than the device has.
+        MemoryLimitError: the cache would take more than `mem_limit`.
         FloatingPointError: a prompt leads to NaN or infinite logits.
     """
     strategy = strategy or Autoregressive()
@@ -262,6 +287,9 @@ def start(
         need=int(lengths.max()),
         policy=policy,
     )
+    item = params.precision.dtype("cache").itemsize
+    row_bytes = 2 * len(prompts) * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * item
+    requests.check_memory(cfg, 0, 0, rows, mem_limit, row_bytes=row_bytes)
     tokens = np.zeros((len(prompts), bucket(max(int(limit.max()), need))), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
@@ -272,7 +300,16 @@ def start(
         state = shard_state(state, mesh)
     state = state.replace(aux=strategy.init(cfg, params, extra, state))
     state, report = _read_prompts(cfg, params, extra, state, tokens, lengths, strategy)
-    return Run(cfg, params, state, strategy=strategy, policy=policy, extra=extra, report=report)
+    return Run(
+        cfg,
+        params,
+        state,
+        strategy=strategy,
+        policy=policy,
+        extra=extra,
+        report=report,
+        mem_limit=mem_limit,
+    )
 
 
 def _read_prompts(

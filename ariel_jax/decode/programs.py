@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from ariel_jax.decode.state import DecodeState, StepInfo
 from ariel_jax.decode.strategy import Strategy
 from ariel_jax.layers.attention import causal
-from ariel_jax.layers.kv_cache import CacheOps, KVCache
+from ariel_jax.layers.kv_cache import CacheOps, KVCache, resize_rows
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -116,14 +116,13 @@ def prefill() -> Callable[..., Any]:
 def _grow_leaf() -> Callable[..., jax.Array]:
     def run(leaf: jax.Array, *, capacity: int) -> jax.Array:
         TRACES["grow"] += 1
-        extra = capacity - leaf.shape[2]
-        return jnp.pad(leaf, ((0, 0), (0, 0), (0, extra), (0, 0)))
+        return resize_rows(leaf, capacity)
 
     return jax.jit(run, static_argnames=("capacity",))
 
 
 def grow(cache: CacheOps, capacity: int) -> CacheOps:
-    """The cache with room for `capacity` rows; the old leaves are deleted one by one.
+    """The cache with room for `capacity` rows, more or fewer; the old leaves go one by one.
 
     Static: capacity. Traced: one leaf. Donated: nothing (the shapes differ); instead each old leaf
     is freed as soon as its copy exists, so the peak is the old cache plus one new leaf at a time.

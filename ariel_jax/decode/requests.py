@@ -10,7 +10,7 @@ import numpy as np
 
 from ariel_jax._checks import positive_int, whole_number
 from ariel_jax.decode.sampling import SamplingParams
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import ConfigError, MemoryLimitError
 from ariel_jax.models.config import DecoderConfig
 
 
@@ -99,6 +99,43 @@ def check_stop(stop: Sequence[str]) -> tuple[str, ...]:
     if not all(stop):
         raise ConfigError("stop holds an empty string, which ends every text at once; remove it.")
     return tuple(stop)
+
+
+def check_memory(
+    cfg: DecoderConfig,
+    n_bytes: int,
+    capacity: int,
+    new: int,
+    mem_limit: int | None,
+    *,
+    row_bytes: int | None = None,
+) -> None:
+    """Checks what a cache takes while it is moved to another capacity, leaf by leaf.
+
+    Args:
+        cfg: the decoder.
+        n_bytes: of the cache now; 0 for none.
+        capacity: rows that it has now.
+        new: rows that it shall have.
+        mem_limit: bytes that are allowed, or None.
+        row_bytes: bytes of one row, all layers and requests; None takes them from the cache.
+
+    Raises:
+        ConfigError: mem_limit is no whole number above 0.
+        MemoryLimitError: more would be needed.
+    """
+    if mem_limit is None:
+        return
+    positive_int(mem_limit=mem_limit)
+    per_row = n_bytes // capacity if row_bytes is None else row_bytes
+    leaf = n_bytes // (2 * cfg.n_layers)  # the one that is being copied exists twice
+    needed = max(new, capacity) * per_row + leaf
+    if needed > mem_limit:
+        raise MemoryLimitError(
+            f"a cache of {new} rows takes {needed:,} bytes while it is made, and mem_limit is "
+            f"{mem_limit:,}: at most {max(0, (mem_limit - leaf) // per_row)} rows fit. Allow more, "
+            "grow by fewer rows, ask for fewer new tokens, or decode fewer requests at once."
+        )
 
 
 def check_key(key: Any) -> jax.Array:

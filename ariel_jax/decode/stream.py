@@ -197,6 +197,7 @@ def generate(
     key: jax.Array | None = None,
     extra: Any = None,
     mesh: jax.sharding.Mesh | None = None,
+    mem_limit: int | None = None,
 ) -> Generation:
     """Continue each prompt.
 
@@ -215,6 +216,7 @@ def generate(
         key: typed key of the whole call; a request's own `seed` wins over it.
         extra: the strategy's read-only arrays.
         mesh: devices to spread over, axes `data` and `tensor`.
+        mem_limit: bytes that the cache may take, a growth's copies included; None for no limit.
 
     Raises:
         ConfigError: bad prompts or settings, see `engine.start`.
@@ -237,6 +239,7 @@ def generate(
         key=key,
         extra=extra,
         mesh=mesh,
+        mem_limit=mem_limit,
     )
     tokenizer = model.tokenizer
     if isinstance(tokenizer, NoTokenizer) and not stop and on_text is None:

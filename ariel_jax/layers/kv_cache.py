@@ -54,7 +54,7 @@ class CacheOps(Protocol):
         ...
 
     def grow(self, capacity: int) -> Self:
-        """The cache with room for `capacity` rows, contents kept."""
+        """The cache with room for `capacity` rows; what lies in them is kept."""
         ...
 
     def fork(self, rows: Sequence[int]) -> Self:
@@ -142,12 +142,13 @@ class KVCache(struct.PyTreeNode):
         return self.capacity - self.length
 
     def grow(self, capacity: int) -> "KVCache":
-        """The cache with room for `capacity` rows; new rows are zero, sharding is kept."""
-        extra = capacity - self.capacity
-        pad = ((0, 0), (0, 0), (0, extra), (0, 0))
+        """The cache with room for `capacity` rows; new rows are zero, sharding is kept.
+
+        Fewer rows than before give the last ones up: they must lie behind every known one.
+        """
         return KVCache(
-            k=tuple(jnp.pad(leaf, pad) for leaf in self.k),
-            v=tuple(jnp.pad(leaf, pad) for leaf in self.v),
+            k=tuple(resize_rows(leaf, capacity) for leaf in self.k),
+            v=tuple(resize_rows(leaf, capacity) for leaf in self.v),
             length=self.length,
         )
 
@@ -171,6 +172,13 @@ def init_cache(
         v=tuple(jnp.zeros(shape, dtype) for _ in range(n_layers)),
         length=jnp.zeros(batch, jnp.int32),
     )
+
+
+def resize_rows(leaf: jax.Array, capacity: int) -> jax.Array:
+    """`leaf` [B, K, C, H] with `capacity` rows: zeros behind it, or without its last rows."""
+    none = (0, 0, 0)
+    change = (0, capacity - leaf.shape[2], 0)
+    return jax.lax.pad(leaf, jnp.zeros((), leaf.dtype), (none, none, change, none))
 
 
 def write_rows(leaf: jax.Array, new: jax.Array, rows: jax.Array) -> jax.Array:

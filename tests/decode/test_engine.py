@@ -20,7 +20,7 @@ from ariel_jax.decode import (
     start,
 )
 from ariel_jax.decode.engine import bucket
-from ariel_jax.errors import CapacityError, CheckpointError, ConfigError
+from ariel_jax.errors import CapacityError, CheckpointError, ConfigError, MemoryLimitError
 from ariel_jax.layers.linear import Linear
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import DecoderConfig
@@ -278,3 +278,41 @@ def test_a_cache_that_the_device_cannot_hold_is_refused_with_its_bytes(toy):
 def test_more_log_probabilities_than_tokens_are_refused(toy):
     with pytest.raises(ConfigError, match="top_logprobs"):
         start(toy.cfg, toy.params, [[1]], max_new=2, top_logprobs=toy.cfg.vocab_size + 1)
+
+
+def test_a_memory_limit_is_kept_at_the_start_and_at_every_growth(toy):
+    cfg = toy.cfg
+    row = 2 * 2 * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * 4  # of two requests
+    leaf = 16 * row // (2 * cfg.n_layers)
+    prompts, options = [[1, 2], [3]], {"max_new": 40, "capacity": Arithmetic(8, 8)}
+    with pytest.raises(MemoryLimitError, match=rf"{16 * row:,} bytes.* at most 15 rows"):
+        start(cfg, toy.params, prompts, **options, mem_limit=16 * row - 1)
+    enough = start(cfg, toy.params, prompts, **options, mem_limit=24 * row + leaf)
+    fits = (24 * row + leaf - 24 * row // (2 * cfg.n_layers)) // row
+    with pytest.raises(MemoryLimitError, match=rf"32 rows .* at most {fits} rows"):
+        while enough.advance():
+            pass
+    assert enough.state.cache.capacity == 24
+    plain = start(cfg, toy.params, prompts, **options)
+    plain.advance()
+    kept = len(enough.new_tokens(0))
+    assert kept > 8
+    assert enough.new_tokens(0) == plain.new_tokens(0)[:kept]
+
+
+def test_a_cache_shrinks_once_its_long_row_has_ended_and_nothing_is_lost(toy):
+    prompts = [[1, 2, 3], [4]]
+
+    def make():
+        return start(toy.cfg, toy.params, prompts, max_new=60, capacity=Arithmetic(64, 8))
+
+    run, plain = make(), make()
+    plain.advance()
+    run.advance(5)
+    assert run.state.cache.capacity == 64
+    run.policy = Arithmetic(8, 8)
+    assert run.shrink()
+    assert run.state.cache.capacity == 16
+    assert not run.shrink()
+    run.advance()
+    assert [run.new_tokens(r) for r in (0, 1)] == [plain.new_tokens(r) for r in (0, 1)]

@@ -136,7 +136,7 @@ def test_a_disk_that_fails_at_any_write_call_leaves_the_old_model(
     # The last call flushes the name of a model that is in place already.
     with (
         failing_disk(code, n_calls, once=once),
-        pytest.raises(StorageError, match="(?s)has its new content.*kept in") as raised,
+        pytest.raises(StorageError, match=r"(?s)has its new content.*kept in") as raised,
     ):
         _save(two_models[1], folder)
     assert raised.value.errno == code
