@@ -1,5 +1,6 @@
 """Decoding: states, strategies, sampling and the one jitted program."""
 
+from ariel_jax.decode.adaptive import Adaptive, adaptive
 from ariel_jax.decode.capacity import (
     Arithmetic,
     CapacityPolicy,
@@ -17,6 +18,7 @@ from ariel_jax.decode.strategy import Autoregressive, Strategy
 from ariel_jax.decode.stream import Completion, Detokenizer, Generation, from_padded, generate
 
 __all__ = [
+    "Adaptive",
     "Arithmetic",
     "Autoregressive",
     "CapacityPolicy",
@@ -38,6 +40,7 @@ __all__ = [
     "StepInfo",
     "Strategy",
     "Upfront",
+    "adaptive",
     "chain",
     "fork",
     "from_padded",

@@ -138,6 +138,7 @@ class Run:
         while left > 0 and not self.done.all():
             self._make_room()
             steps_before = np.asarray(self.state.stats.steps)
+            review = self.strategy.review_steps
             before = self.length.copy()
             begin, compiling = time.perf_counter(), compile_seconds()
             self.state, info = programs.segment()(
@@ -146,7 +147,7 @@ class Run:
                 self.extra,
                 self.state,
                 strategy=self.strategy,
-                max_steps=np.int32(left),
+                max_steps=np.int32(left if review is None else min(left, review)),
             )
             self._read()
             spent = compile_seconds() - compiling
@@ -157,8 +158,14 @@ class Run:
             taken = int((steps - steps_before).max())
             self._count(before, taken, info)
             left -= max(taken, 1)
-            counters = {"emitted": info.emitted, "steps": steps - steps_before}
-            self.strategy = self.strategy.choose(counters)
+            self.strategy = self.strategy.choose(
+                {
+                    "emitted": info.emitted,
+                    "steps": steps - steps_before,
+                    "proposed": info.proposed,
+                    "accepted": info.accepted,
+                }
+            )
         self.report.compiles += programs.TRACES["segment"] + programs.TRACES["grow"] - compiled
         return not self.done.all()
 

@@ -197,6 +197,11 @@ class Speculative:
         """The pending token's row and one per draft."""
         return self.proposer.k + 1
 
+    @property
+    def review_steps(self) -> int | None:
+        """Never: there is nothing to choose."""
+        return None
+
     def init(
         self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
     ) -> Any:

@@ -1,7 +1,7 @@
 """What one decoding step does: the `Strategy` protocol, plain decoding, and the shared pieces."""
 
 import dataclasses
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,11 @@ class Strategy(Protocol):
     @property
     def rows(self) -> int:
         """Cache rows one step may write."""
+        ...
+
+    @property
+    def review_steps(self) -> int | None:
+        """After how many steps `choose` wants to be asked; None: whenever a segment ends."""
         ...
 
     def init(
@@ -57,8 +62,12 @@ class Strategy(Protocol):
         """`aux` with the batch rows where rows [B] bool is set emptied."""
         ...
 
-    def choose(self, stats: dict[str, Any]) -> Self:
-        """The strategy for the next segment, from counters of the last (host)."""
+    def choose(self, stats: dict[str, Any]) -> "Strategy":
+        """The strategy for the next segment, from what the last one did (host).
+
+        stats: `emitted`, `steps`, `proposed` and `accepted`, each [B] int32 of the last segment.
+        What is chosen must take over `state.aux` as it is.
+        """
         ...
 
 
@@ -144,6 +153,11 @@ class Autoregressive:
     def rows(self) -> int:
         """One cache row a step."""
         return 1
+
+    @property
+    def review_steps(self) -> int | None:
+        """Never: there is nothing to choose."""
+        return None
 
     def init(
         self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState

@@ -3,7 +3,7 @@
 from ariel_jax.algorithms.bmc.model import Costs, Work, best_rows, overhead_s, simulate
 from ariel_jax.algorithms.bmc.planning import Profile, Schedule, Times, predicted_s, schedule
 from ariel_jax.algorithms.bmc.policy import Auto, Table
-from ariel_jax.algorithms.bmc.profiling import default_capacities, profile
+from ariel_jax.algorithms.bmc.profiling import default_capacities, profile, step_costs
 from ariel_jax.algorithms.bmc.report import Plan, Row, plan
 
 __all__ = [
@@ -24,4 +24,5 @@ __all__ = [
     "profile",
     "schedule",
     "simulate",
+    "step_costs",
 ]

@@ -75,7 +75,7 @@ def profile(
     positive_int(batch=batch, n_runs=n_runs)
     strategy = strategy or Autoregressive()
     rows = list(capacities)
-    n_new = (n_runs + 1) * N_STEPS + 1
+    n_new = _n_new(n_runs, strategy)
     least = PROMPT + n_new + strategy.rows
     if len(rows) < 2 or rows != sorted(set(rows)) or rows[0] < least:
         raise ConfigError(
@@ -100,6 +100,45 @@ def profile(
     if store is not None:
         store.put(key, dataclasses.asdict(result))
     return result
+
+
+def step_costs(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    strategies: Sequence[Strategy],
+    *,
+    batch: int = 1,
+    capacity: int,
+    extra: Any = None,
+    n_runs: int = 5,
+) -> tuple[float, ...]:
+    """Time of a step of each strategy over that of the first, for `decode.Adaptive`.
+
+    Args:
+        cfg: the decoder.
+        params: its weights.
+        strategies: to compare; how many drafts hold does not change what a step takes.
+        batch: requests decoded at once.
+        capacity: rows of the cache.
+        extra: the strategies' read-only arrays.
+        n_runs: timings of each; the median counts.
+
+    Raises:
+        ConfigError: too few rows or positions for the timings.
+    """
+    longest = max(_n_new(n_runs, strategy) + strategy.rows for strategy in strategies) + PROMPT
+    if capacity < longest or cfg.max_positions < longest:
+        raise ConfigError(
+            f"capacity={capacity} and the model's {cfg.max_positions} positions must be at least "
+            f"{longest}: pass a larger capacity, fewer runs or fewer drafts."
+        )
+    seconds = [_step_s(cfg, params, batch, capacity, n_runs, s, extra) for s in strategies]
+    return tuple(value / seconds[0] for value in seconds)
+
+
+def _n_new(n_runs: int, strategy: Strategy) -> int:
+    """Tokens that the timed steps may yield at most, and the first one."""
+    return (n_runs + 1) * N_STEPS * strategy.rows + 1
 
 
 def _growth_s(
@@ -130,7 +169,7 @@ def _step_s(
         cfg,
         params,
         [prompt] * batch,
-        max_new=(n_runs + 1) * N_STEPS + 1,
+        max_new=_n_new(n_runs, strategy),
         strategy=strategy,
         extra=extra,
         capacity=Upfront(capacity),

@@ -2,6 +2,7 @@ import pytest
 
 from ariel_jax.algorithms import bmc
 from ariel_jax.algorithms.bmc import profiling
+from ariel_jax.decode import Autoregressive, NGram, Speculative
 from ariel_jax.errors import ConfigError
 from ariel_jax.measure import ProfileStore
 from ariel_jax.testing import tiny_config, tiny_params
@@ -73,3 +74,12 @@ def test_impossible_profiles_are_refused(model):
     with pytest.raises(ConfigError, match="512"):
         bmc.profile(*model, capacities=(4096, 8192), n_runs=40)
     assert bmc.default_capacities(2048) == (192, 320, 640, 1152, 2048)
+
+
+def test_costs_of_steps_are_those_over_plain_decoding(model):
+    strategies = (Autoregressive(), Speculative(NGram(k=4)))
+    costs = bmc.step_costs(*model, strategies, capacity=256, n_runs=2)
+    assert costs[0] == 1.0
+    assert 0 < costs[1] < 100
+    with pytest.raises(ConfigError, match="capacity=128"):
+        bmc.step_costs(*model, strategies, capacity=128, n_runs=2)
