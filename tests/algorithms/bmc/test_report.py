@@ -78,7 +78,7 @@ def test_impossible_profiles_are_refused(model):
 
 def test_costs_of_steps_are_those_over_plain_decoding(model):
     strategies = (Autoregressive(), Speculative(NGram(k=4)))
-    costs = bmc.step_costs(*model, strategies, capacity=256, n_runs=2)
+    costs = bmc.step_costs(*model, strategies, capacity=320, n_runs=2)
     assert costs[0] == 1.0
     assert 0 < costs[1] < 100
     with pytest.raises(ConfigError, match="capacity=128"):
