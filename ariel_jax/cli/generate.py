@@ -13,6 +13,7 @@ import numpy as np
 import tyro
 
 from ariel_jax import measure
+from ariel_jax.algorithms.bmc import Table
 from ariel_jax.decode import (
     Arithmetic,
     Autoregressive,
@@ -68,8 +69,8 @@ class Args:
     strategy: Annotated[str, tyro.conf.arg(metavar="NAME[:N]")] = "autoregressive"
     """How tokens are found: autoregressive one by one, ngram[:DRAFTS] drafts from the text so far."""
     capacity: Annotated[str, tyro.conf.arg(metavar="NAME[:N]")] = "upfront"
-    """How cache rows are reserved: upfront[:ROWS] once; arithmetic[:ROWS] more, doubling or sqrt
-    whenever they run out."""
+    """How cache rows are reserved: upfront[:ROWS] once; arithmetic[:ROWS] more, doubling, sqrt or the
+    next of table:ROWS,ROWS,... whenever they run out."""
     max_new: int = 128
     """Tokens to generate at most."""
     min_new: int = 0
@@ -169,14 +170,19 @@ def parse_capacity(text: str) -> CapacityPolicy:
     Raises:
         ConfigError: an unknown name, or an N that is no whole number or belongs to none.
     """
-    return _named("--capacity", text, CAPACITIES)
+    name, _, numbers = text.partition(":")
+    if name == "table" and all(part.isdecimal() for part in numbers.split(",")):
+        return Table(tuple(int(part) for part in numbers.split(",")))
+    return _named("--capacity", text, CAPACITIES, "table:ROWS,ROWS,...")
 
 
-def _named(flag: str, text: str, known: dict[str, tuple[Callable[..., Any], str]]) -> Any:
+def _named(
+    flag: str, text: str, known: dict[str, tuple[Callable[..., Any], str]], *more: str
+) -> Any:
     name, colon, number = text.partition(":")
     make, parameter = known.get(name, (None, ""))
     if make is None or (colon and not (parameter and number.isdecimal())):
-        allowed = [f"{n}[:{p}]" if p else n for n, (_, p) in known.items()]
+        allowed = [f"{n}[:{p}]" if p else n for n, (_, p) in known.items()] + list(more)
         raise ConfigError(f"{flag} {text!r} is not known: pass one of {', '.join(allowed)}.")
     return make(int(number)) if colon else make()
 
@@ -304,7 +310,8 @@ def cost_line(cost: dict[str, Any]) -> str:
     if cost["read_share"] is not None:
         parts.append(f"{100 * cost['read_share']:.0f} % of read bandwidth")
     parts += [
-        n(cost["growths"], "growth"),
+        n(cost["growths"], "growth")
+        + (f" ({1e3 * cost['grow_s']:.0f} ms)" if cost["growths"] else ""),
         f"{n(cost['compiles'], 'compile')} ({cost['compile_s']:.1f} s)",
         f"cache {cost['cache_bytes'] / 1e6:.1f} MB",
     ]

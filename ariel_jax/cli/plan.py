@@ -124,7 +124,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
         measured = row["measured_tokens_per_s"]
         lines.append(
             f"| {row['name']} | {row['allocations']:,} | {row['rows_copied']:,} "
-            f"| {row['redundant_row_steps']:,} | {row['capacity']:,} "
+            f"| {row['redundant_row_steps']:,} | {row['capacities'][-1]:,} "
             f"| {row['tokens_per_s']:.1f} | {'' if measured is None else f'{measured:.1f}'} |"
         )
     return "\n".join(lines)

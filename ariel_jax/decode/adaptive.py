@@ -24,12 +24,16 @@ class Outlook:
     Attributes:
         found: share of the steps that had a draft.
         held: chance that a draft holds if all before it did.
-        idle: segments since drafts were last tried.
+        idle: reviews since drafts were last tried.
+        steps, proposed, accepted: counted since the last review.
     """
 
     found: float = 0.5
     held: float = 0.5
     idle: int = 0
+    steps: int = 0
+    proposed: int = 0
+    accepted: int = 0
 
     def tokens_per_step(self, k: int) -> float:
         """Expected tokens of a step with k drafts (Leviathan et al. 2023, eq. 1)."""
@@ -78,6 +82,13 @@ class Adaptive:
                 f"Adaptive got choices of {rows} rows and {len(self.costs)} costs: give at least "
                 "two choices of rising rows and one cost each."
             )
+        proposers = [getattr(choice, "proposer", None) for choice in self.choices[1:]]
+        kinds = {type(proposer).__name__ for proposer in proposers}
+        if len(kinds) != 1 or any(p is None or p.has_state for p in proposers):
+            raise ConfigError(
+                f"Adaptive got drafts of {sorted(kinds)}: all must be of one kind that keeps no "
+                "arrays, such as NGram; a draft model's cache would miss what plain decoding adds."
+            )
         if rows[0] != 1 or not 0 <= self.at < len(rows):
             raise ConfigError(
                 f"Adaptive starts with choice {self.at} of {len(rows)}, the first of {rows[0]} "
@@ -86,13 +97,18 @@ class Adaptive:
 
     @property
     def now(self) -> Strategy:
-        """The choice that holds."""
+        """The choice that holds; programs are compiled for it alone, not for the numbers here."""
         return self.choices[self.at]
 
     @property
     def rows(self) -> int:
         """Rows of the choice that holds."""
         return self.now.rows
+
+    @property
+    def max_rows(self) -> int:
+        """Rows of the longest choice."""
+        return self.choices[-1].rows
 
     @property
     def review_steps(self) -> int | None:
@@ -133,7 +149,17 @@ class Adaptive:
 
     def choose(self, stats: dict[str, Any]) -> "Adaptive":
         """The choice of most expected tokens per second."""
-        outlook = self._seen(stats)
+        outlook = self.outlook
+        added = {
+            name: getattr(outlook, name) + int(np.sum(stats[name]))
+            for name in ("proposed", "accepted")
+        }
+        # Segments also end for other reasons: a full cache, a look at the text.
+        steps = outlook.steps + int(np.max(stats["steps"], initial=0))
+        outlook = dataclasses.replace(outlook, steps=steps, **added)
+        if steps < self.segment_steps:
+            return dataclasses.replace(self, outlook=outlook)
+        outlook = self._reviewed(outlook, len(stats["steps"]))
         if self.at == 0 and outlook.idle >= self.patience:
             return dataclasses.replace(self, at=1, outlook=outlook)
         drafts = [choice.rows - 1 for choice in self.choices]
@@ -146,22 +172,17 @@ class Adaptive:
             best = self.at
         return dataclasses.replace(self, at=best, outlook=outlook)
 
-    def _seen(self, stats: dict[str, Any]) -> Outlook:
-        outlook, k = self.outlook, self.rows - 1
+    def _reviewed(self, outlook: Outlook, batch: int) -> Outlook:
+        k = self.rows - 1
         if k == 0:
-            return dataclasses.replace(outlook, idle=outlook.idle + 1)
-        steps, proposed, accepted = (
-            float(np.sum(stats[name])) for name in ("steps", "proposed", "accepted")
-        )
-        if not steps:
-            return outlook
-        found = proposed / (k * steps)
-        held = _chance(accepted * k / proposed, k) if proposed else outlook.held
+            return Outlook(found=outlook.found, held=outlook.held, idle=outlook.idle + 1)
+        proposed = outlook.proposed
+        found = min(1.0, proposed / (k * outlook.steps * batch))
+        held = _chance(outlook.accepted * k / proposed, k) if proposed else outlook.held
         keep = MEMORY if outlook.idle == 0 else 0.0
         return Outlook(
             found=keep * outlook.found + (1 - keep) * found,
             held=keep * outlook.held + (1 - keep) * held,
-            idle=0,
         )
 
 

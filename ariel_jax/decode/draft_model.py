@@ -1,13 +1,14 @@
 """Drafts from a second, smaller model with a cache of its own."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ariel_jax._checks import positive_int
+from ariel_jax.decode import programs
 from ariel_jax.decode.speculative import Draft, draw_own, processed_logits
 from ariel_jax.decode.state import DecodeState
 from ariel_jax.decode.strategy import sample
@@ -32,6 +33,7 @@ class DraftModel:
 
     cfg: DecoderConfig
     k: int = 4
+    has_state: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -73,8 +75,10 @@ class DraftModel:
     def prefill(self, extra: Any, aux: KVCache, tokens: jax.Array, lengths: jax.Array) -> KVCache:
         """The cache after the other model has read the prompts."""
         B, T = tokens.shape
-        positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
-        attend, carry = aux.attend(self.cfg.attention, positions, lengths > 0, fresh=True)
+        rows = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
+        attend, carry = aux.attend(self.cfg.attention, rows, lengths > 0, fresh=True)
+        # Padding may go beyond this model's positions; it is never seen, but must stay finite.
+        positions = jnp.minimum(rows, self.cfg.max_positions - 1)
         with extra.precision.scope():
             x = decoder.embed(self.cfg, extra, tokens, positions)
             _, carry = decoder.trunk(self.cfg, extra, x, positions, attend, carry)
@@ -112,9 +116,9 @@ class DraftModel:
         logq = None if is_coupled else jnp.stack(laws, axis=1)
         return Draft(tokens=made, valid=jnp.ones(made.shape, bool), logq=logq), cache
 
-    def grow(self, aux: KVCache, capacity: int) -> KVCache:
-        """The cache with room for `capacity` rows."""
-        return aux.grow(capacity)
+    def grow(self, aux: KVCache, capacity: int) -> Any:
+        """The cache with room for `capacity` rows, moved leaf by leaf."""
+        return programs.grow(aux, capacity)
 
     def reset_rows(self, aux: KVCache, rows: jax.Array) -> KVCache:
         """The cache with some rows emptied."""

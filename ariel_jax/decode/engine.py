@@ -51,12 +51,13 @@ class Report:
 
     @property
     def tokens_per_s(self) -> float:
-        """Tokens of all rows per second of decoding, prefill excluded."""
-        return self.decode_tokens / self.decode_s if self.decode_s else 0.0
+        """Tokens of all rows per second of decoding and growing, prefill excluded."""
+        seconds = self.decode_s + self.grow_s
+        return self.decode_tokens / seconds if seconds else 0.0
 
     @property
     def s_per_step(self) -> float:
-        """Seconds per step of the batch, prefill excluded."""
+        """Seconds per step of the batch, prefill and growths excluded."""
         return self.decode_s / self.decode_steps if self.decode_steps else 0.0
 
 
@@ -102,7 +103,7 @@ class Run:
         strategy, policy, report = (
             strategy or Autoregressive(),
             policy or Upfront(),
-            report or Report(),
+            report or Report(capacity=state.cache.capacity, cache_bytes=state.cache.nbytes),
         )
         self.cfg, self.params, self.extra = cfg, params, extra
         self.state = state
@@ -115,7 +116,7 @@ class Run:
         self._read()
 
     def _read(self) -> None:
-        # The one transfer from the device after each segment.
+        # Small arrays, once after each segment.
         self.length, self.done, self.tokens = jax.device_get(
             (self.state.cache.length, self.state.done, self.state.tokens)
         )
@@ -130,6 +131,8 @@ class Run:
 
         Raises:
             ConfigError: max_steps below 1.
+            CapacityError: the policy chose too little, or the device has no room for a growth.
+            MemoryLimitError: a growth would take more than `mem_limit`.
             FloatingPointError: the model produced NaN or infinite logits.
         """
         positive_int(max_steps=max_steps)
@@ -146,7 +149,7 @@ class Run:
                 self.params,
                 self.extra,
                 self.state,
-                strategy=self.strategy,
+                strategy=self.strategy.now,
                 max_steps=np.int32(left if review is None else min(left, review)),
             )
             self._read()
@@ -184,7 +187,7 @@ class Run:
         capacity = self.state.cache.capacity
         if need <= capacity:
             return
-        limit = int(self._limit[active].max()) - 1 + self.strategy.rows - 1
+        limit = int(self._limit[active].max()) - 2 + self.strategy.max_rows
         new = check_choice(self.policy.next(capacity, need, limit), need=need, policy=self.policy)
         self._resize(new)
         self.report.growths += 1
@@ -192,12 +195,15 @@ class Run:
     def shrink(self) -> bool:
         """Give spare rows back if the longest row fills less than half; True if it was done.
 
-        Nothing that is known is lost. It copies the cache and may compile a program for the new
-        capacity, so it belongs into a quiet moment, such as when long requests have ended.
+        Nothing that is known is lost, of rows that are done neither. It copies the cache and may
+        compile a program for the new capacity, so it belongs into a quiet moment, such as after a
+        rollback.
         """
         length = int(self.length.max())
-        limit = int(self._limit.max()) - 2 + self.strategy.rows
-        new = self.policy.initial(length, self.strategy.rows, limit)
+        rows = self.strategy.max_rows
+        limit = int(self._limit.max()) - 2 + rows
+        chosen = self.policy.initial(length, rows, limit)
+        new = check_choice(chosen, need=length + self.strategy.rows, policy=self.policy)
         capacity = self.state.cache.capacity
         if 2 * (length + self.strategy.rows) > capacity or new >= capacity:
             return False
@@ -209,9 +215,16 @@ class Run:
         requests.check_memory(self.cfg, self.state.cache.nbytes, capacity, new, self.mem_limit)
         begin, compiling = time.perf_counter(), compile_seconds()
         self.report.rows_copied += min(capacity, new) * self.state.batch
-        self.state = self.state.replace(
-            cache=programs.grow(self.state.cache, new), aux=self.strategy.grow(self.state.aux, new)
-        )
+        try:
+            cache = programs.grow(self.state.cache, new)
+            aux = self.strategy.grow(self.state.aux, new)
+        except jax.errors.JaxRuntimeError as error:
+            raise CapacityError(
+                f"the device could not move the cache from {capacity} to {new} rows ({error}). What "
+                "was decoded is in `tokens`, the cache is lost: start again with a smaller batch, "
+                "fewer tokens or a mem_limit."
+            ) from error
+        self.state = self.state.replace(cache=cache, aux=aux)
         spent = compile_seconds() - compiling
         self.report.compile_s += spent
         self.report.grow_s += time.perf_counter() - begin - spent
@@ -288,9 +301,11 @@ def start(
     limit = lengths + np.array(n_new, np.int32)
     if top_logprobs is not None:
         whole_number(0, cfg.vocab_size, top_logprobs=top_logprobs)
-    need = int(lengths.max()) + strategy.rows
+    need = int(lengths.max()) + strategy.max_rows
     rows = check_choice(
-        policy.initial(int(lengths.max()), strategy.rows, int(limit.max()) - 2 + strategy.rows),
+        policy.initial(
+            int(lengths.max()), strategy.max_rows, int(limit.max()) - 2 + strategy.max_rows
+        ),
         need=int(lengths.max()),
         policy=policy,
     )

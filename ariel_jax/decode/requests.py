@@ -29,6 +29,8 @@ def check_prompts(
             "token ids."
         )
     is_one = isinstance(max_new, numbers.Real)
+    if not is_one and not _is_list(max_new):
+        raise ConfigError(f"max_new={max_new!r} is not allowed: pass a whole number, or one each.")
     n_new: list[Any] = [max_new] * len(prompts) if is_one else list(max_new)  # pyright: ignore[reportArgumentType] told apart above
     if not len(prompts) or len(n_new) != len(prompts):
         raise ConfigError(
@@ -128,7 +130,8 @@ def check_memory(
         return
     positive_int(mem_limit=mem_limit)
     per_row = n_bytes // capacity if row_bytes is None else row_bytes
-    leaf = n_bytes // (2 * cfg.n_layers)  # the one that is being copied exists twice
+    # The leaf that is being copied exists twice, at its smaller size.
+    leaf = min(n_bytes, new * per_row) // (2 * cfg.n_layers)
     needed = max(new, capacity) * per_row + leaf
     if needed > mem_limit:
         raise MemoryLimitError(

@@ -11,7 +11,7 @@ References:
 """
 
 import dataclasses
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from flax import struct
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax.decode.sampling import SamplingContext, processed, seen_tokens
 from ariel_jax.decode.state import DecodeState, StepInfo
-from ariel_jax.decode.strategy import Autoregressive, emit, sample
+from ariel_jax.decode.strategy import Autoregressive, Strategy, emit, sample
 from ariel_jax.errors import ConfigError
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
@@ -47,6 +47,11 @@ class Proposer(Protocol):
     @property
     def k(self) -> int:
         """Drafts per step."""
+        ...
+
+    @property
+    def has_state(self) -> bool:
+        """Whether it keeps arrays in `state.aux` that every step must feed."""
         ...
 
     def init(
@@ -97,6 +102,7 @@ class NGram:
     k: int = 4
     longest: int = 3
     shortest: int = 2
+    has_state: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the settings."""
@@ -196,6 +202,16 @@ class Speculative:
     def rows(self) -> int:
         """The pending token's row and one per draft."""
         return self.proposer.k + 1
+
+    @property
+    def max_rows(self) -> int:
+        """The same."""
+        return self.rows
+
+    @property
+    def now(self) -> Strategy:
+        """Itself."""
+        return self
 
     @property
     def review_steps(self) -> int | None:

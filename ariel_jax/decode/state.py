@@ -134,12 +134,22 @@ def rollback(state: DecodeState, n_known: Sequence[int] | np.ndarray) -> DecodeS
             f"most what is known: between {low.tolist()} and {high.tolist()}."
         )
     keep = jnp.asarray(wanted)
+    cache = state.cache
+    if np.asarray(state.stats.flags).any():
+        # Not-a-number behind the known rows would come back through a weight of zero.
+        cache = jax.tree.map(_finite, cache)
     is_whole = keep == state.n_known()
     return state.replace(
-        cache=state.cache.rollback(keep - 1),
+        cache=cache.rollback(keep - 1),
         done=state.done & is_whole,
         stats=state.stats.replace(flags=jnp.where(is_whole, state.stats.flags, 0)),
     )
+
+
+def _finite(leaf: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return leaf
+    return jnp.where(jnp.isfinite(leaf), leaf, jnp.zeros((), leaf.dtype))
 
 
 def shard_state(state: DecodeState, mesh: jax.sharding.Mesh) -> DecodeState:

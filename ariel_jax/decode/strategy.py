@@ -26,6 +26,16 @@ class Strategy(Protocol):
         ...
 
     @property
+    def max_rows(self) -> int:
+        """Cache rows one step may write after any later choice."""
+        ...
+
+    @property
+    def now(self) -> "Strategy":
+        """What a step does now, and what a program is compiled for; usually itself."""
+        ...
+
+    @property
     def review_steps(self) -> int | None:
         """After how many steps `choose` wants to be asked; None: whenever a segment ends."""
         ...
@@ -153,6 +163,16 @@ class Autoregressive:
     def rows(self) -> int:
         """One cache row a step."""
         return 1
+
+    @property
+    def max_rows(self) -> int:
+        """One."""
+        return 1
+
+    @property
+    def now(self) -> Strategy:
+        """Itself."""
+        return self
 
     @property
     def review_steps(self) -> int | None:

@@ -215,7 +215,7 @@ class _Run:
 
 
 def _row(step: int, info: Info, ok: bool) -> dict[str, Any]:
-    values = {name: round(float(value), 6) for name, value in info.items()}
+    values = {name: float(f"{float(value):.7g}") for name, value in info.items()}
     return {"step": step, "applied": bool(ok)} | values
 
 

@@ -81,9 +81,7 @@ def decode(
     while run.advance():
         pass
     report = run.report
-    return Decoded(
-        tokens_per_s=report.decode_tokens / (report.decode_s + report.grow_s), report=report
-    )
+    return Decoded(tokens_per_s=report.tokens_per_s, report=report)
 
 
 def rounds(

@@ -55,7 +55,7 @@ def _speed(model: Any, prompt: list[int], n_new: int, strategy: Strategy) -> tup
     while run.advance():
         pass
     report = run.report
-    return report.decode_tokens / report.decode_s, (run.new_tokens(0), report)
+    return report.tokens_per_s, (run.new_tokens(0), report)
 
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
@@ -81,12 +81,13 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     ratios: dict[str, list[float]] = {name: [] for name in strategies}
     found: dict[str, Any] = {}
     for number in range(n_rounds + 1):  # the first one compiles
-        plain = None
-        for name, strategy in strategies.items():
-            speed, found[name] = _speed(model, prompt, n_new, strategy)
-            plain = speed if plain is None else plain
-            if number:
-                ratios[name].append(speed / plain)
+        order = list(strategies) if number % 2 else list(strategies)[::-1]
+        speeds = {}
+        for name in order:
+            speeds[name], found[name] = _speed(model, prompt, n_new, strategies[name])
+        if number:
+            for name in strategies:
+                ratios[name].append(speeds[name] / speeds["plain"])
     for p, cost in zip(drafting, costs[1:], strict=True):
         yield Figure(
             metric=f"step with {p.k} drafts over a plain step", value=round(cost, 3), unit="1",

@@ -140,6 +140,10 @@ def test_capacity_changes_the_cost_not_the_text(call, toy):
     grown = json.loads(call("to be", "--json", "--max-new", "80", "--capacity", "arithmetic:16")[1])
     assert grown["tokens"] == upfront["tokens"]
     assert (upfront["report"]["growths"], upfront["report"]["capacity"]) == (0, 128)
+    _, out, _ = call("to be", "--max-new", "100", "--json", "--capacity", "table:40,70,128")
+    table = json.loads(out)
+    assert table["tokens"][:12] == upfront["tokens"][:12]
+    assert (table["report"]["growths"], table["report"]["capacity"]) == (2, 128)
     assert grown["report"]["growths"] >= 1
 
 

@@ -5,7 +5,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ariel_jax.decode import Adaptive, Autoregressive, NGram, Speculative, adaptive, generate
+from ariel_jax.decode import (
+    Adaptive,
+    Autoregressive,
+    DraftModel,
+    NGram,
+    Speculative,
+    adaptive,
+    generate,
+)
 from ariel_jax.decode.adaptive import Outlook, _chance
 from ariel_jax.errors import ConfigError
 from ariel_jax.testing import tiny_model
@@ -105,3 +113,26 @@ def test_impossible_settings_are_refused():
         Adaptive((Speculative(NGram(2)), Speculative(NGram(3))), (1.0, 1.1))
     with pytest.raises(ConfigError, match="costs"):
         adaptive(PROPOSERS, (1.0, 0.0, 1.0, 1.0))
+
+
+def test_a_fixed_capacity_holds_for_every_later_choice():
+    model = tiny_model("llama", max_positions=512)
+    strategy = adaptive((NGram(k=2), NGram(k=8)), (1.0, 1.0, 1.0), segment_steps=2, patience=1)
+    out = generate(model, [[5, 6, 7] * 6], max_new=150, ignore_eos=True, strategy=strategy)
+    assert out.report.growths == 0
+
+
+def test_a_review_waits_for_its_steps():
+    strategy = adaptive(PROPOSERS, (1.0, 1.1, 1.2, 1.3))
+    one = {name: np.array([value]) for name, value in
+           {"emitted": 1, "steps": 1, "proposed": 2, "accepted": 0}.items()}  # fmt: skip
+    for _ in range(15):
+        strategy = strategy.choose(one)
+        assert (strategy.at, strategy.outlook.held) == (1, 0.5)
+    assert strategy.choose(one).outlook.held < 0.5
+
+
+def test_drafts_that_keep_arrays_are_refused():
+    cfg = tiny_model("llama").cfg
+    with pytest.raises(ConfigError, match="cache would miss"):
+        adaptive((DraftModel(cfg, k=2), DraftModel(cfg, k=4)), (1.0, 1.1, 1.2))

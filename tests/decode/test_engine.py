@@ -195,9 +195,10 @@ def test_a_policy_that_reserves_too_little_is_refused(toy):
 
 
 def test_not_a_number_is_reported_by_row(toy):
-    # Ids 5 and 6 poison what follows them; the head is apart, so that no other logit is touched.
-    embed = toy.params.embed.at[jnp.array([5, 6])].set(jnp.nan)
-    params = toy.params.replace(embed=embed, unembed=Linear(w=toy.params.embed))
+    # Ids 5 and 6 poison what follows them; the head is apart and never draws them.
+    bad = jnp.array([5, 6])
+    head = Linear(w=toy.params.embed, b=jnp.zeros(26).at[bad].set(-1e4))
+    params = toy.params.replace(embed=toy.params.embed.at[bad].set(jnp.nan), unembed=head)
     with pytest.raises(FloatingPointError, match=r"row\(s\) \[1\]"):
         start(toy.cfg, params, [[1, 2], [1, 5]], max_new=8)
     run = start(toy.cfg, params, [[1, 2], [1, 3]], max_new=8)
@@ -207,6 +208,8 @@ def test_not_a_number_is_reported_by_row(toy):
         run.advance()
     back = rollback(run.state, [2, 2])
     assert (np.asarray(back.stats.flags) == 0).all()
+    again = Run(toy.cfg, params, back)
+    again.advance(3)  # nothing of it comes back from behind the known rows
 
 
 def test_state_operations_refuse_nonsense(toy):
@@ -299,7 +302,7 @@ def test_a_memory_limit_is_kept_at_the_start_and_at_every_growth(toy):
     assert enough.new_tokens(0) == plain.new_tokens(0)[:kept]
 
 
-def test_a_cache_shrinks_once_its_long_row_has_ended_and_nothing_is_lost(toy):
+def test_a_cache_shrinks_to_what_its_rows_fill_and_nothing_is_lost(toy):
     prompts = [[1, 2, 3], [4]]
 
     def make():

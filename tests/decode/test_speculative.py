@@ -220,3 +220,18 @@ def test_a_draft_model_that_does_not_fit_is_refused(pair):
     short = tiny_config("gpt2", vocab_size=big.vocab_size, max_positions=16)
     with pytest.raises(ConfigError, match="16 positions"):
         start(big, params, PROMPTS, max_new=9, strategy=Speculative(DraftModel(short)), extra=draft)
+
+
+def test_a_draft_model_of_few_learned_positions_reads_a_padded_prompt():
+    big = tiny_config("llama", max_positions=256)
+    small = tiny_config("gpt2", vocab_size=big.vocab_size, max_positions=100)
+    prompt = np.random.default_rng(2).integers(0, big.vocab_size, 70).tolist()
+    strategy = Speculative(DraftModel(small, k=3))
+    run = start(
+        big, tiny_params(big), [prompt], max_new=12, strategy=strategy, extra=tiny_params(small)
+    )
+    assert all(np.isfinite(leaf).all() for leaf in (*run.state.aux.k, *run.state.aux.v))
+    run.advance()
+    plain = start(big, tiny_params(big), [prompt], max_new=12)
+    plain.advance()
+    assert run.new_tokens(0) == plain.new_tokens(0)

@@ -3,6 +3,7 @@
 import dataclasses
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from ariel_jax.decode import programs
 from ariel_jax.decode.capacity import Upfront
 from ariel_jax.decode.engine import start
 from ariel_jax.decode.strategy import Autoregressive, Strategy
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import ConfigError, IntegrityError, StorageError
 from ariel_jax.layers.kv_cache import init_cache
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -56,7 +57,8 @@ def profile(
         params: its weights.
         batch: requests decoded at once.
         capacities: rows at which to measure, rising, at least two.
-        strategy: what a step does; default plain decoding.
+        strategy: what a step does; default plain decoding. How many tokens its steps yield is not
+            measured: replace `tokens_per_step` of the result by what you expect.
         extra: the strategy's read-only arrays.
         n_runs: timings of each; the median counts.
         store: where results are kept and looked up; None keeps nothing.
@@ -89,8 +91,9 @@ def profile(
         )
     key = _key(cfg, params, batch, rows, strategy)
     found = store.get(key) if store is not None and not remeasure else None
-    if found is not None:
-        return _from_json(found)
+    known = None if found is None else _from_json(found)
+    if known is not None:
+        return known
     growth, step = [], []
     for capacity in rows:
         say(f"measuring at {capacity} rows")
@@ -98,7 +101,10 @@ def profile(
         step.append(_step_s(cfg, params, batch, capacity, n_runs, strategy, extra))
     result = Profile(growth=Times(tuple(rows), tuple(growth)), step=Times(tuple(rows), tuple(step)))
     if store is not None:
-        store.put(key, dataclasses.asdict(result))
+        try:
+            store.put(key, dataclasses.asdict(result))
+        except (StorageError, IntegrityError) as error:
+            warnings.warn(f"the profile is not kept: {error}", stacklevel=2)
     return result
 
 
@@ -205,7 +211,11 @@ def _key(
         "what": "bmc profile",
         **measure.fingerprint(),
         "shapes": shapes,
-        "cache_dtype": params.precision.dtype("cache").name,
+        "gated": cfg.gated,
+        "windows": [cfg.attention(layer).window for layer in range(cfg.n_layers)],
+        "dtypes": [
+            params.precision.dtype(name).name for name in ("param", "compute", "cache", "logits")
+        ],
         "batch": batch,
         "capacities": capacities,
         "strategy": repr(strategy),
@@ -234,10 +244,14 @@ def _attention(
     return choice.chosen
 
 
-def _from_json(found: dict[str, Any]) -> Profile:
-    times = {
-        name: Times(tuple(found[name]["capacities"]), tuple(found[name]["seconds"]))
-        for name in ("growth", "step")
-    }
-    rest = {name: found[name] for name in ("compile_s", "reuse", "tokens_per_step")}
-    return Profile(**times, **rest)
+def _from_json(found: dict[str, Any]) -> Profile | None:
+    """The stored profile; None if it has another form."""
+    try:
+        times = {
+            name: Times(tuple(found[name]["capacities"]), tuple(found[name]["seconds"]))
+            for name in ("growth", "step")
+        }
+        rest = {name: found[name] for name in ("compile_s", "reuse", "tokens_per_step")}
+        return Profile(**times, **rest)
+    except (KeyError, TypeError, ConfigError):
+        return None

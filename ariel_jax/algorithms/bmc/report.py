@@ -27,7 +27,7 @@ class Row:
         allocations: how often cache memory is taken, prefill included.
         rows_copied: at all growths.
         redundant_row_steps: spare rows, summed over the steps.
-        capacity: rows at the end.
+        capacities: rows in turn, those of prefill first.
         predicted_s: growths and steps, from the profile.
         tokens_per_s: predicted, of one request.
     """
@@ -37,7 +37,7 @@ class Row:
     allocations: int
     rows_copied: int
     redundant_row_steps: int
-    capacity: int
+    capacities: tuple[int, ...]
     predicted_s: float
     tokens_per_s: float
 
@@ -72,8 +72,8 @@ def plan(
         granularity: capacities are multiples of this.
 
     Returns:
-        The table, and the policy of least predicted time; of those within 2 % of it the one that
-        ends with the least memory, then the one with the fewest allocations, then the simplest.
+        The table, and the policy of least predicted time; of those within 2 % of it the one with
+        the fewest allocations, then the simplest.
     """
     r = best_rows(
         profile.costs(), prompt=prompt, steps=steps, tokens_per_step=profile.tokens_per_step
@@ -95,7 +95,7 @@ def plan(
     takeable = [row for row in table if not isinstance(row.policy, Iterative)]
     least = min(row.predicted_s for row in takeable)
     near = [row for row in takeable if row.predicted_s <= least * (1 + NEAR)]
-    chosen = min(near, key=lambda row: (row.capacity, row.allocations))
+    chosen = min(near, key=lambda row: row.allocations)
     upfront = next(row for row in table if row.name == "upfront")
     return Plan(rows=table, best_r=r, choice=chosen.name, why=_why(profile, chosen, upfront, r))
 
@@ -111,7 +111,7 @@ def _row(
         allocations=1 + work.growths,
         rows_copied=work.rows_copied,
         redundant_row_steps=work.redundant_row_steps,
-        capacity=work.capacities[-1],
+        capacities=work.capacities,
         predicted_s=seconds,
         tokens_per_s=steps / seconds if seconds else float("inf"),
     )
@@ -120,7 +120,11 @@ def _row(
 def _why(profile: Profile, chosen: Row, upfront: Row, r: float) -> str:
     costs = profile.costs()
     fixed, _, _ = profile.step.line()
-    share = costs.redundant_s * upfront.capacity / max(profile.step.at(upfront.capacity), 1e-30)
+    share = (
+        costs.redundant_s
+        * upfront.capacities[-1]
+        / max(profile.step.at(upfront.capacities[-1]), 1e-30)
+    )
     facts = (
         f"a spare row adds {costs.redundant_s * 1e6:.3g} us to a step of {fixed * 1e3:.3g} ms, "
         f"copying one takes {costs.copy_s * 1e6:.3g} us, a growth {costs.growth_s * 1e3:.3g} ms "
@@ -129,11 +133,16 @@ def _why(profile: Profile, chosen: Row, upfront: Row, r: float) -> str:
     gain = upfront.predicted_s / chosen.predicted_s - 1
     if chosen.name == "upfront":
         return (
-            f"upfront: all {upfront.capacity} rows together are {100 * share:.1f} % of a step, so "
+            f"upfront: all {upfront.capacities[-1]} rows together are {100 * share:.1f} % of a step, so "
             f"growing saves less than {100 * NEAR:.0f} % ({facts})."
         )
     return (
         f"{chosen.name}: {100 * gain:.1f} % faster than upfront, which computes on "
         f"{upfront.redundant_row_steps:,} spare row-steps instead of "
         f"{chosen.redundant_row_steps:,} ({facts})."
+        + (
+            f" Take it with --capacity table:{','.join(map(str, chosen.capacities))}"
+            if chosen.name.startswith(("planned", "auto"))
+            else ""
+        )
     )

@@ -34,10 +34,16 @@ def test_upfront_is_chosen_where_spare_rows_are_free_and_growths_are_dear():
     assert plan.why.startswith("upfront: all 1024 rows together are 0.0 % of a step")
 
 
-def test_of_equal_times_the_least_memory_wins():
+def test_of_equal_times_the_fewest_allocations_win():
     plan = bmc.plan(lines(0.0, 0.0, 1.0), prompt=64, steps=900)
-    chosen = next(row for row in plan.rows if row.name == plan.choice)
-    assert chosen.capacity == min(row.capacity for row in plan.rows[1:])
+    assert plan.choice == "upfront"
+    assert {row.predicted_s for row in plan.rows} == {900.0}
+
+
+def test_a_planned_choice_says_how_to_take_it():
+    plan = bmc.plan(lines(2e-6, 1e-6, 1e-4), prompt=64, steps=2000)
+    planned = next(row for row in plan.rows if row.name == "planned")
+    assert plan.choice != "planned" or ",".join(map(str, planned.capacities)) in plan.why
 
 
 @pytest.fixture(scope="module")
