@@ -190,6 +190,7 @@ def card(rows: list[dict[str, Any]], shown: list[tuple[str, str]], n_parameters:
         millions=f"{n_parameters / 1e6:.1f}",
         table="\n".join([head, *lines]),
         by_range="\n".join(by_range),
+        twin=TWIN if any(m.startswith("plain twin") for m in metrics) else "",
         samples=texts,
     )
 
@@ -219,6 +220,8 @@ def plot(rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
+TWIN = "The plain twin had the same data and steps without LayerSkip; it is not shipped.\n"
+
 CARD = """\
 # nano
 
@@ -244,8 +247,7 @@ bfloat16. It ships with `ariel-jax` so that decoding can be tried and tested wit
 
 Bits per byte on held-out files, smaller is better. The model sees the start token, then the
 document; documents longer than 2,048 tokens are scored in windows that begin 1,024 tokens apart.
-The plain twin had the same data and steps without LayerSkip; it is not shipped.
-
+{twin}
 {table}
 
 By how many tokens the model saw before, all domains:

@@ -122,7 +122,7 @@ def _generation_json(generation: GenerationDefaults) -> dict[str, Any]:
 
 def _write_tokenizer(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
     text = tokenizer.backend.to_str(pretty=True)
-    (folder / "tokenizer.json").write_text(text, encoding="utf-8")
+    (folder / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **tokenizer.settings}
     _write_json(folder / "tokenizer_config.json", settings)
 
