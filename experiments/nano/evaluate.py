@@ -250,7 +250,8 @@ document; documents longer than 2,048 tokens are scored in windows that begin 1,
 {twin}
 {table}
 
-By how many tokens the model saw before, all domains:
+By how many tokens the model saw before, all domains (short documents are mostly templates, which
+are easier):
 
 {by_range}
 
