@@ -21,6 +21,9 @@ myst_enable_extensions = ["dollarmath", "colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks are run by `make notebooks`; their stored outputs are shown
 
+# Axis letters in "Returns" look like names of attributes that several classes have.
+suppress_warnings = ["ref.python"]
+
 autosummary_generate = True
 autosummary_ignore_module_all = False
 autodoc_default_options = {"members": True, "show-inheritance": True}
