@@ -354,7 +354,9 @@ def test_many_request_lengths_compile_only_the_distinct_shapes(
             segments.add((run.state.cache.capacity, n_max))
     assert segments - first, "no request grew into a shape of its own"
     traced = programs.TRACES["segment"] - before["segment"]
-    # One program per shape, and per number of rows where a strategy chooses among several.
+    # One program per shape, and per number of rows where a strategy chooses among several (some of
+    # which other tests have compiled).
     choices = len(getattr(strategy, "choices", (strategy,)))
-    assert len(segments) <= traced <= choices * len(segments)
+    assert traced <= choices * len(segments)
+    assert choices > 1 or traced == len(segments)
     assert programs.TRACES["prefill"] - before["prefill"] == len(prefills)
