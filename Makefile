@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 TORCH := $(shell sed -n 's/.*"\(torch==[^"]*\)".*/\1/p' pyproject.toml)
 PROMPT := def read_lines(path):
+SAMPLING := --temperature 0.6 --top-p 0.9 --seed 2
 
 $(BIN)/python:
 	@sh tools/bootstrap.sh $(VENV)
@@ -29,8 +30,8 @@ $(VENV)/.installed-docs: pyproject.toml $(VENV)/.installed
 
 # Streams text from the small model that the package ships.
 demo: $(VENV)/.installed
-	@echo 'ariel-jax generate --prompt "$(PROMPT)"'
-	@$(BIN)/ariel-jax generate --prompt "$(PROMPT)"
+	@echo 'ariel-jax generate --prompt "$(PROMPT)" $(SAMPLING)'
+	@$(BIN)/ariel-jax generate --prompt "$(PROMPT)" $(SAMPLING)
 
 test: $(VENV)/.installed-test
 	$(BIN)/python -m pytest
