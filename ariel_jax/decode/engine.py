@@ -301,18 +301,13 @@ def start(
     limit = lengths + np.array(n_new, np.int32)
     if top_logprobs is not None:
         whole_number(0, cfg.vocab_size, top_logprobs=top_logprobs)
-    need = int(lengths.max()) + strategy.max_rows
-    rows = check_choice(
-        policy.initial(
-            int(lengths.max()), strategy.max_rows, int(limit.max()) - 2 + strategy.max_rows
-        ),
-        need=int(lengths.max()),
-        policy=policy,
-    )
-    item = params.precision.dtype("cache").itemsize
-    row_bytes = 2 * len(prompts) * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim * item
+    longest, room = int(lengths.max()), strategy.max_rows
+    chosen = policy.initial(longest, room, int(limit.max()) - 2 + room)
+    rows = check_choice(chosen, need=longest, policy=policy)
+    row_bytes = 2 * len(prompts) * cfg.n_layers * cfg.n_kv_heads * cfg.head_dim
+    row_bytes *= params.precision.dtype("cache").itemsize
     requests.check_memory(cfg, 0, 0, rows, mem_limit, row_bytes=row_bytes)
-    tokens = np.zeros((len(prompts), bucket(max(int(limit.max()), need))), np.int32)
+    tokens = np.zeros((len(prompts), bucket(max(int(limit.max()), longest + room))), np.int32)
     for row, prompt in enumerate(prompts):
         tokens[row, : len(prompt)] = prompt
     state = _empty_state(
