@@ -18,9 +18,9 @@ import jax.numpy as jnp
 from flax import struct
 
 from ariel_jax._checks import one_of, positive_int
-from ariel_jax.decode.sampling import SamplingContext, processed, seen_tokens
+from ariel_jax.decode.sampling import processed
 from ariel_jax.decode.state import DecodeState, StepInfo
-from ariel_jax.decode.strategy import Autoregressive, Strategy, emit, sample
+from ariel_jax.decode.strategy import Autoregressive, WithoutChoice, emit, sample, sampling_context
 from ariel_jax.errors import ConfigError
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
@@ -176,7 +176,7 @@ def lookup(
 
 
 @dataclasses.dataclass(frozen=True)
-class Speculative:
+class Speculative(WithoutChoice):
     """Drafts k tokens, verifies them in one pass, keeps those that hold and one more.
 
     Attributes:
@@ -202,21 +202,6 @@ class Speculative:
     def rows(self) -> int:
         """The pending token's row and one per draft."""
         return self.proposer.k + 1
-
-    @property
-    def max_rows(self) -> int:
-        """The same."""
-        return self.rows
-
-    @property
-    def now(self) -> Strategy:
-        """Itself."""
-        return self
-
-    @property
-    def review_steps(self) -> int | None:
-        """Never: there is nothing to choose."""
-        return None
 
     def init(
         self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
@@ -283,10 +268,6 @@ class Speculative:
         """The proposer's reset."""
         return self.proposer.reset_rows(aux, rows)
 
-    def choose(self, stats: dict[str, Any]) -> "Speculative":
-        """Always itself."""
-        return self
-
 
 def _leading(held: jax.Array) -> jax.Array:
     """[B] int32: how many of the first entries of held [B, k] are set without a gap."""
@@ -338,17 +319,7 @@ def _rejection(
 
 def processed_logits(state: DecodeState, logits: jax.Array, position: jax.Array) -> jax.Array:
     """Logits [B, V] after the request's transforms; at temperature 0 all but the best are -inf."""
-    seen = None
-    if state.sampling.kind.penalises:
-        seen = seen_tokens(state.tokens, position, logits.shape[-1])
-    context = SamplingContext(
-        rows=state.sampling,
-        keys=state.keys,
-        position=position,
-        n_new=position - state.prompt_length,
-        seen=seen,
-    )
-    values = processed(logits, context)
+    values = processed(logits, sampling_context(state, position, logits.shape[-1]))
     is_greedy = (state.sampling.temperature == 0)[:, None]
     best = jnp.argmax(values, axis=-1)[:, None] == jnp.arange(values.shape[-1])[None, :]
     return jnp.where(is_greedy & ~best, -jnp.inf, values)

@@ -95,19 +95,25 @@ def sample(
     Returns:
         [B] int32.
     """
-    kind = state.sampling.kind
-    if kind.penalises and seen is None:
-        seen = seen_tokens(state.tokens, position, logits.shape[-1])
-    context = SamplingContext(
+    context = sampling_context(state, position, logits.shape[-1], seen=seen)
+    links = standard_chain(state.sampling.kind)
+    token, _ = links.update(logits, links.init(logits.shape[0]), context)
+    return token
+
+
+def sampling_context(
+    state: DecodeState, position: jax.Array, n_vocab: int, *, seen: jax.Array | None = None
+) -> SamplingContext:
+    """What sampling transforms look at for the token at `position` [B]; `seen` as in `sample`."""
+    if state.sampling.kind.penalises and seen is None:
+        seen = seen_tokens(state.tokens, position, n_vocab)
+    return SamplingContext(
         rows=state.sampling,
         keys=state.keys,
         position=position,
         n_new=position - state.prompt_length,
         seen=seen,
     )
-    links = standard_chain(kind)
-    token, _ = links.update(logits, links.init(logits.shape[0]), context)
-    return token
 
 
 def emit(
@@ -155,22 +161,16 @@ def emit(
     return state.replace(cache=cache, tokens=tokens, done=done, logprobs=logprobs, stats=stats), n
 
 
-@dataclasses.dataclass(frozen=True)
-class Autoregressive:
-    """One token a step: plain decoding, the meaning that every lossless strategy must reproduce."""
+class WithoutChoice:
+    """What a strategy that never changes answers to the questions about choosing."""
 
     @property
-    def rows(self) -> int:
-        """One cache row a step."""
-        return 1
+    def max_rows(self: Strategy) -> int:
+        """The rows of every step."""
+        return self.rows
 
     @property
-    def max_rows(self) -> int:
-        """One."""
-        return 1
-
-    @property
-    def now(self) -> Strategy:
+    def now(self: Strategy) -> Strategy:
         """Itself."""
         return self
 
@@ -178,6 +178,20 @@ class Autoregressive:
     def review_steps(self) -> int | None:
         """Never: there is nothing to choose."""
         return None
+
+    def choose(self: Strategy, stats: dict[str, Any]) -> Strategy:
+        """Always itself."""
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class Autoregressive(WithoutChoice):
+    """One token a step: plain decoding, the meaning that every lossless strategy must reproduce."""
+
+    @property
+    def rows(self) -> int:
+        """One cache row a step."""
+        return 1
 
     def init(
         self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
@@ -246,7 +260,3 @@ class Autoregressive:
     def reset_rows(self, aux: Any, rows: jax.Array) -> Any:
         """Nothing to reset."""
         return aux
-
-    def choose(self, stats: dict[str, Any]) -> "Autoregressive":
-        """Always itself."""
-        return self
