@@ -35,6 +35,10 @@ class Case:
         target: least ratio of their time to ours, or None.
         bandwidth_target: least share of the measured read bandwidth, or None.
         measures_bandwidth: whether that share is reported (it means nothing for tiny models).
+        grows: our cache grows as a measured profile advises, instead of being reserved at once; the
+            split of a step is reported too.
+        caches: further caches of the other side to report beside, once each.
+        repetitions: at most this many pairs.
     """
 
     name: str
@@ -46,6 +50,9 @@ class Case:
     target: float | None = None
     bandwidth_target: float | None = None
     measures_bandwidth: bool = True
+    grows: bool = False
+    caches: tuple[str, ...] = ()
+    repetitions: int | None = None
 
 
 _FULL = (
@@ -78,8 +85,52 @@ _SMOKE = (
     Case(name="tiny-b2", shape="tiny", batch=2, n_prompt=16, n_new=16, measures_bandwidth=False),
     Case(name="tiny-prefill", shape="tiny", batch=1, n_prompt=64, n_new=2, metric=Metric.PREFILL),
 )
-CASES = {case.name: case for case in (*_FULL, *_SMOKE)}
-SCALES = {"full": tuple(c.name for c in _FULL), "smoke": tuple(c.name for c in _SMOKE)}
+# From 64 tokens to all positions, against a cache that grows by a row for each token.
+_OTHERS = ("static", "static, compiled")
+_GROWING = (
+    Case(
+        name="growing-gpt2",
+        shape="gpt2-2048",
+        batch=1,
+        n_prompt=64,
+        n_new=1984,
+        target=1.4,
+        caches=_OTHERS,
+        repetitions=3,
+    ),
+    Case(
+        name="growing-gpt2-b8",
+        shape="gpt2-2048",
+        batch=8,
+        n_prompt=64,
+        n_new=1984,
+        target=1.2,
+        repetitions=1,
+    ),
+    Case(
+        name="growing-nano",
+        shape="nano",
+        batch=1,
+        n_prompt=64,
+        n_new=1984,
+        target=3.0,
+        caches=_OTHERS,
+        repetitions=3,
+    ),
+)
+_GROWING_SMOKE = (
+    Case(name="growing-tiny", shape="tiny", batch=2, n_prompt=16, n_new=200, caches=("static",)),
+)
+_GROW = tuple(
+    dataclasses.replace(c, grows=True, measures_bandwidth=False)
+    for c in (*_GROWING, *_GROWING_SMOKE)
+)
+CASES = {case.name: case for case in (*_FULL, *_SMOKE, *_GROW)}
+SCALES = {
+    "full": tuple(c.name for c in _FULL),
+    "smoke": tuple(c.name for c in _SMOKE),
+    "growing": tuple(c.name for c in _GROWING),
+}
 
 
 def select(names: Sequence[str]) -> tuple[Case, ...]:
@@ -170,7 +221,8 @@ def _nano() -> dict[str, Any]:
 
 def hf_config(shape: str) -> dict[str, Any]:
     """The Hugging Face configuration of a shape; both sides build their model from it."""
-    known = {"gpt2": _GPT2, "llama-1b": _LLAMA_1B, "tiny": _TINY}
+    longer = {**_GPT2, "n_positions": 2048}
+    known = {"gpt2": _GPT2, "gpt2-2048": longer, "llama-1b": _LLAMA_1B, "tiny": _TINY}  # fmt: skip
     return dict(_nano() if shape == "nano" else known[shape])
 
 

@@ -91,7 +91,10 @@ def compare(
     spec = dataclasses.asdict(case) | {"threads": threads, "platform": platform}
     together = len(modules) * _peak_bytes(case) < 0.7 * available_bytes()
     say(f"{case.name}: loading" + ("" if together else ", one side at a time (memory is short)"))
+    pairs = min(pairs, case.repetitions or pairs)
     times: dict[str, list[dict[str, Any]]] = {module: [] for module in modules}
+    beside: dict[str, dict[str, Any]] = {}
+    split: dict[str, Any] | None = None
     ceilings: list[float] = []  # one per pair
     facts: dict[str, Any] = {}
     with_ceiling = case.measures_bandwidth and case.metric == Metric.DECODE
@@ -110,7 +113,17 @@ def compare(
                         rates.append(worker.ask({"ask": "ceiling"})["read_bytes_per_s"])
                         ceilings.append(max(rates))
             say(f"{case.name}: pair {pair + 1} of {pairs}")
-    return _rows(case, times, facts, ceilings)
+        for cache in case.caches if len(modules) > 1 else ():
+            say(f"{case.name}: their cache {cache!r}")
+            with side(modules[1]) as worker:
+                beside[cache] = worker.ask({"ask": "measure", "cache": cache})
+        if case.grows:
+            say(f"{case.name}: split of a step")
+            with side(OURS) as worker:
+                split = worker.ask({"ask": "split"})
+    rows = _rows(case, times, facts, ceilings)
+    rows += _other_caches(case, times[OURS], beside)
+    return rows + ([] if split is None else _split_rows(case, times[OURS], split))
 
 
 def _check_installed(against: str | None) -> None:
@@ -191,6 +204,45 @@ def _rows(
         low, high = min(ceilings) / 1e9, max(ceilings) / 1e9
         note = f"of {low:.1f} to {high:.1f} GB/s read"
         rows.append(_alone(case.name, "% of read bandwidth", share, target=target, note=note))
+    return rows
+
+
+def _other_caches(
+    case: Case, ours: list[dict[str, Any]], beside: dict[str, dict[str, Any]]
+) -> list[Row]:
+    """One row for each further cache of the other side: measured once, so without a target."""
+    mine = statistics.median(_seconds(case, m) for m in ours)
+    rows = []
+    for cache, found in beside.items():
+        seconds = _seconds(case, found)
+        ratio = seconds / mine
+        rows.append(
+            Row(
+                case=case.name,
+                metric=f"{case.metric.value}, their cache: {cache}",
+                ours=mine * 1e3,
+                theirs=seconds * 1e3,
+                ratio=ratio,
+                low=ratio,
+                high=ratio,
+                note="measured once",
+            )
+        )
+    return rows
+
+
+def _split_rows(case: Case, ours: list[dict[str, Any]], split: dict[str, Any]) -> list[Row]:
+    """Where our time goes: parts timed alone at the middle length, and what is left over."""
+    grow = [1e3 * m["grow_s"] / m["n_steps"] for m in ours]
+    growths = ours[-1]["growths"]
+    note = f"{split['length']} rows known of {split['capacity']}"
+    rows = [
+        _alone(case.name, f"ms/step: {part}", [1e3 * split[f"{part}_s"]], note=note)
+        for part in ("whole", "linear", "attention")
+    ]
+    rest = split["whole_s"] - split["linear_s"] - split["attention_s"]
+    rows.append(_alone(case.name, "ms/step: rest", [1e3 * rest], note="whole less these two"))
+    rows.append(_alone(case.name, "ms/step: growth", grow, note=f"{growths} growths of the run"))
     return rows
 
 

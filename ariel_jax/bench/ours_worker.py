@@ -42,6 +42,7 @@ class Ours:
         )
         self.params = jax.block_until_ready(jax.tree_util.tree_map_with_path(make, shapes))
         self._start = decode.start
+        self._policy = self._advised() if spec.get("grows") else None
         length = np.full(spec["batch"], spec["n_prompt"] + spec["n_new"] / 2)
         self.measure()  # compiles
         self.measure()  # and touches all memory once more
@@ -51,10 +52,22 @@ class Ours:
             "version": f"jax {jax.__version__}",
         }
 
+    def _advised(self) -> Any:
+        """The capacity policy that a profile measured now advises; the length is not told."""
+        from ariel_jax.algorithms import bmc
+
+        most = self.spec["n_prompt"] + self.spec["n_new"]
+        rows = bmc.default_capacities(most)
+        return bmc.Auto(
+            bmc.profile(self.cfg, self.params, batch=self.spec["batch"], capacities=rows)
+        )
+
     def begin(self, batch: int) -> Any:
         """A run whose prompts have been read."""
         ids = weights.prompt(batch, self.spec["n_prompt"], self.cfg.vocab_size)
-        return self._start(self.cfg, self.params, ids, max_new=self.spec["n_new"])
+        return self._start(
+            self.cfg, self.params, ids, max_new=self.spec["n_new"], capacity=self._policy
+        )
 
     def measure(self) -> dict[str, Any]:
         """Seconds from the call to the first tokens and for the rest, all host work included."""
@@ -68,7 +81,20 @@ class Ours:
             "rest_s": last - first,
             "n_steps": run.report.decode_steps,
             "compiles": run.report.compiles,
+            "growths": run.report.growths,
+            "grow_s": run.report.grow_s,
         }
+
+    def split(self) -> dict[str, Any]:
+        """Seconds of a step and of its parts, at the middle length of the case."""
+        from ariel_jax.bench.split import split
+
+        return split(
+            self.cfg,
+            self.params,
+            batch=self.spec["batch"],
+            length=self.spec["n_prompt"] + self.spec["n_new"] // 2,
+        )
 
     def memory(self, batch: int) -> dict[str, Any]:
         """Bytes of the compiled segment program's temporaries beside those of the cache."""
@@ -93,7 +119,7 @@ class Ours:
             return {"read_bytes_per_s": measure.ceilings(store=store).read_bytes_per_s}
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request: measure, memory or ceiling."""
+        """Answer one request: measure, memory, ceiling or split."""
         arguments = dict(request)
         return getattr(self, arguments.pop("ask"))(**arguments)
 

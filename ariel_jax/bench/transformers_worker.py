@@ -1,7 +1,8 @@
 """The other side of a comparison, run as a process of its own: transformers `generate` on torch.
 
 The only file of this library that imports them, inside the class, in the process that is that
-side. Default attention (sdpa), default cache, eager, float32, greedy.
+side. Default attention (sdpa), default cache (which grows by a row a token) unless another one is
+asked for, eager, float32, greedy.
 """
 
 import time
@@ -55,26 +56,64 @@ class Theirs:
         ids = weights.prompt(spec["batch"], spec["n_prompt"], hf["vocab_size"])
         self.ids = torch.tensor(ids, device=device)
         self.mask = torch.ones_like(self.ids)
-        self.options = transformers.GenerationConfig(
-            max_new_tokens=spec["n_new"],
-            do_sample=False,
-            eos_token_id=None,
-            pad_token_id=0,
-        )
-        self({})
-        self({})
+        self._warm: set[str] = set()
+        if spec.get("grows"):
+            self._warm_up("dynamic")
+        else:
+            self({})
+            self({})
         self.facts = {
             "n_params": sum(p.numel() for p in self.model.parameters()),
             "version": f"transformers {transformers.__version__}, torch {torch.__version__}",
             "attention": self.model.config._attn_implementation,
         }
 
+    def _options(self, cache: str) -> dict[str, Any]:
+        import transformers
+
+        settings: dict[str, Any] = {
+            "max_new_tokens": self.spec["n_new"],
+            "do_sample": False,
+            "eos_token_id": None,
+            "pad_token_id": 0,
+        }
+        if cache != "dynamic":
+            settings["cache_implementation"] = "static"
+            settings["disable_compile"] = cache == "static"
+        if cache == "static, compiled":
+            compiling = transformers.CompileConfig(mode="default")
+            # By itself it compiles on accelerators only.
+            vars(compiling)["_compile_all_devices"] = True
+            settings["compile_config"] = compiling
+        return {"generation_config": transformers.GenerationConfig(**settings)}
+
+    def _warm_up(self, cache: str) -> None:
+        """A few tokens of the very request: its caches are as long, and what is compiled is."""
+        import torch
+        import transformers
+
+        class Few(transformers.StoppingCriteria):
+            def __call__(self, ids: Any, scores: Any, **_: Any) -> Any:
+                return torch.full((ids.shape[0],), ids.shape[1] >= few, device=ids.device)
+
+        few = self.spec["n_prompt"] + 8
+        self.model.generate(
+            self.ids,
+            attention_mask=self.mask,
+            stopping_criteria=transformers.StoppingCriteriaList([Few()]),
+            **self._options(cache),
+        )
+        self._warm.add(cache)
+
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Seconds from the call to the first tokens, and for the rest."""
+        """Seconds from the call to the first tokens, and for the rest; `cache` names another one."""
+        cache = request.get("cache", "dynamic")
+        if cache != "dynamic" and cache not in self._warm:
+            self._warm_up(cache)
         clock = _Clock()
         called = time.perf_counter()
         self.model.generate(
-            self.ids, attention_mask=self.mask, generation_config=self.options, streamer=clock
+            self.ids, attention_mask=self.mask, streamer=clock, **self._options(cache)
         )
         first, last = clock.times[1], clock.times[-1]
         return {

@@ -23,7 +23,9 @@ class Args:
     against: Literal["transformers", "none"] = "none"
     """The other side: transformers `generate` in a process of its own, or nobody."""
     cases: tuple[str, ...] = ("full",)
-    """Names of cases, or the lists `full` and `smoke`."""
+    """Names of cases, or the lists `full`, `growing` and `smoke`."""
+    growing: bool = False
+    """Measure the cases in which the cache grows to 2,048 rows; the same as --cases growing."""
     pairs: int = 5
     """How many times each side is measured, in turn."""
     threads: int = 2
@@ -37,7 +39,12 @@ class Args:
 def run(args: Args) -> int:
     """Prints the table; returns 0 if every target was reached, else 1."""
     positive_int(pairs=args.pairs, threads=args.threads)
-    cases = bench.select(args.cases)
+    if args.growing and args.cases != ("full",):
+        raise ConfigError(
+            f"--growing stands for --cases growing; it was given beside --cases "
+            f"{' '.join(args.cases)}. Pass one of the two."
+        )
+    cases = bench.select(("growing",) if args.growing else args.cases)
     if args.json is not None and not pathlib.Path(args.json).absolute().parent.is_dir():
         # Said now, not after half an hour of measuring.
         raise ConfigError(

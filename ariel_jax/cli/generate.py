@@ -19,6 +19,7 @@ from ariel_jax.decode import (
     Autoregressive,
     CapacityPolicy,
     Completion,
+    DraftModel,
     Generation,
     Geometric,
     NGram,
@@ -67,12 +68,17 @@ class Args:
     chat: bool = False
     """Put the prompt into the model's chat template, as the user's first message."""
     strategy: Annotated[str, tyro.conf.arg(metavar="NAME[:N]")] = "autoregressive"
-    """How tokens are found: autoregressive one by one, ngram[:DRAFTS] drafts from the text so far."""
+    """How tokens are found: autoregressive one by one, ngram[:DRAFTS] drafts from the text so far,
+    draft[:DRAFTS] from the model of --draft-model."""
+    draft_model: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """A smaller model with the same tokenizer, for --strategy draft."""
     capacity: Annotated[str, tyro.conf.arg(metavar="NAME[:N]")] = "upfront"
     """How cache rows are reserved: upfront[:ROWS] once; arithmetic[:ROWS] more, doubling, sqrt or the
     next of table:ROWS,ROWS,... whenever they run out."""
     max_new: int = 128
     """Tokens to generate at most."""
+    compile_ahead: bool = False
+    """Compile for the next capacity while decoding goes on; for machines with idle processors."""
     min_new: int = 0
     """No end of text before this many tokens."""
     temperature: float = 0.0
@@ -110,15 +116,25 @@ def run(args: Args) -> int:
     Raises:
         ArielError: no or several prompts, unknown names, or whatever loading and decoding refuse.
     """
-    strategy = named_strategy(args.strategy)
+    name, _, _ = args.strategy.partition(":")
+    if (name == "draft") != (args.draft_model is not None):
+        raise ConfigError(
+            f"--strategy {args.strategy} with --draft-model {args.draft_model}: --strategy draft "
+            "needs a draft model, and no other one takes it."
+        )
+    strategy = None if name == "draft" else named_strategy(args.strategy)
     policy = parse_capacity(args.capacity)
     prompts = read_prompts(args)
     precision = None if args.precision == "auto" else PRECISIONS[args.precision]()
     model = hf.load_pretrained(args.model, precision=precision)
+    extra = None
+    if strategy is None:
+        small = hf.load_pretrained(str(args.draft_model), precision=precision)
+        strategy, extra = _drafting(args.strategy, model, small), small.params
     encoded = [_encode(model, p, as_chat=args.chat) for p in prompts]
     streaming = args.stream and not args.json
     try:
-        out = _generate(args, model, encoded, strategy, policy, streaming=streaming)
+        out = _generate(args, model, encoded, strategy, policy, extra, streaming=streaming)
     except FloatingPointError as error:
         print(f"ariel-jax: error: {error}", file=sys.stderr)
         return 1
@@ -138,6 +154,7 @@ def _generate(
     prompts: list[list[int]],
     strategy: Strategy,
     policy: CapacityPolicy,
+    extra: Any,
     *,
     streaming: bool,
 ) -> Generation:
@@ -147,6 +164,8 @@ def _generate(
         max_new=args.max_new,
         strategy=strategy,
         capacity=policy,
+        extra=extra,
+        compile_ahead=args.compile_ahead,
         sampling=[_sampling(args, args.seed + k) for k in range(len(prompts))],
         stop=args.stop,
         ignore_eos=args.ignore_eos,
@@ -161,7 +180,20 @@ def named_strategy(text: str) -> Strategy:
     Raises:
         ConfigError: an unknown name, or an N that is no whole number or belongs to none.
     """
-    return _named("--strategy", text, STRATEGIES)
+    return _named("--strategy", text, STRATEGIES, "draft[:DRAFTS]")
+
+
+def _drafting(text: str, model: hf.Model, small: hf.Model) -> Strategy:
+    """`draft[:DRAFTS]` with a model that must share the tokenizer."""
+    texts = ("def f(x):\n    return x", "The 3 quick brown foxes.\n")
+    ours, theirs = ([m.tokenizer.encode(t) for t in texts] for m in (model, small))
+    if ours != theirs:
+        raise ConfigError(
+            f"{small.source} splits text into other tokens than {model.source}: a draft model must "
+            "have the same tokenizer."
+        )
+    known = {"draft": (lambda k=4: Speculative(DraftModel(small.cfg, k=k)), "DRAFTS")}
+    return _named("--strategy", text, known)
 
 
 def parse_capacity(text: str) -> CapacityPolicy:

@@ -89,6 +89,11 @@ class Adaptive:
                 f"Adaptive got drafts of {sorted(kinds)}: all must be of one kind that keeps no "
                 "arrays, such as NGram; a draft model's cache would miss what plain decoding adds."
             )
+        if not all(p.tree.is_chain for p in proposers if p is not None):
+            raise ConfigError(
+                "Adaptive got drafts in a tree; how many of them hold says nothing about fewer or "
+                "more of them. Choose among chains."
+            )
         if rows[0] != 1 or not 0 <= self.at < len(rows):
             raise ConfigError(
                 f"Adaptive starts with choice {self.at} of {len(rows)}, the first of {rows[0]} "

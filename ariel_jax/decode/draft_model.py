@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ariel_jax._checks import positive_int
+from ariel_jax._checks import positive_int, whole_number
 from ariel_jax.decode import programs
-from ariel_jax.decode.speculative import Draft, draw_own, processed_logits
+from ariel_jax.decode.sampling import perturbed, processed
 from ariel_jax.decode.state import DecodeState
-from ariel_jax.decode.strategy import sample
+from ariel_jax.decode.strategy import sampling_context
+from ariel_jax.decode.tree import Tree
+from ariel_jax.decode.verifying import Draft, draw_own, processed_logits
 from ariel_jax.errors import ConfigError
 from ariel_jax.layers.kv_cache import KVCache, init_cache
 from ariel_jax.models import decoder
@@ -25,19 +27,29 @@ class DraftModel:
 
     Attributes:
         cfg: the other model's decoder.
-        k: drafts per step.
+        k: drafts per step, one after the other.
+        alternatives: further tokens drafted beside each of them, the next best ones of the other
+            model; they make the drafts a tree.
 
     Cost:
-        k + 1 steps of the other model per step (the last one only fills its cache), and its cache.
+        k steps of the other model per step, the first of them over two rows, and its cache.
     """
 
     cfg: DecoderConfig
     k: int = 4
+    alternatives: int = 0
     has_state: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the settings."""
         positive_int(k=self.k)
+        whole_number(0, self.cfg.vocab_size - 1, alternatives=self.alternatives)
+        _ = self.tree  # not too large
+
+    @property
+    def tree(self) -> Tree:
+        """A chain, with the alternatives of each token beside it."""
+        return Tree.comb(1 + self.alternatives, self.k)
 
     def init(
         self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
@@ -87,34 +99,46 @@ class DraftModel:
     def propose(self, extra: Any, state: DecodeState, *, is_coupled: bool) -> tuple[Draft, KVCache]:
         """Drafts drawn one after the other, each seeing those before it."""
         length, active = state.cache.length, ~state.done
-        # Rows of drafts that held are those that the text itself would have written; rows behind
-        # the known text are written again.
-        cache = state.aux.replace(length=length)
+        # Rows of drafts that held are those that the text itself would have written, but for the
+        # last known one: of the last draft nothing was written, or, where an alternative held,
+        # the row of the token that it was alternative to. So that one is read again.
+        cache = state.aux.replace(length=jnp.maximum(length - 1, 0))
         lead = jnp.arange(state.batch, dtype=jnp.int32)
-        token, drafted = state.pending(), state
+        before = jnp.take_along_axis(state.tokens, cache.length[:, None], axis=1)
+        inputs, drafted = jnp.concatenate([before, state.pending()[:, None]], axis=1), state
         drafts, laws = [], []
-        for i in range(self.k + 1):
-            row = (length + i)[:, None]
-            attend, carry = cache.attend(self.cfg.attention, row, active)
-            position = jnp.minimum(row, self.cfg.max_positions - 1)
-            logits, carry = decoder.apply(self.cfg, extra, token[:, None], position, attend, carry)
-            cache = cache.commit(carry, jnp.ones_like(length))
-            if i == self.k:
-                break
-            if is_coupled:
-                token = sample(drafted, logits[:, 0], length + i + 1)
-            else:
-                law = jax.nn.log_softmax(
-                    processed_logits(drafted, logits[:, 0], length + i + 1), axis=-1
-                )
-                token = draw_own(drafted, law, length + i + 1)
-                laws.append(law)
-            drafts.append(token)
-            tokens = drafted.tokens.at[lead, length + i + 1].set(token, mode="drop")
-            drafted = drafted.replace(tokens=tokens)
-        made = jnp.stack(drafts, axis=1)
-        logq = None if is_coupled else jnp.stack(laws, axis=1)
+        for i in range(1, self.k + 1):
+            at = cache.length[:, None] + jnp.arange(inputs.shape[1], dtype=jnp.int32)[None, :]
+            attend, carry = cache.attend(self.cfg.attention, at, active)
+            positions = jnp.minimum(at, self.cfg.max_positions - 1)
+            last = jnp.full_like(length, inputs.shape[1] - 1)
+            logits, carry = decoder.apply(
+                self.cfg, extra, inputs, positions, attend, carry, logits_at=last
+            )
+            cache = cache.commit(carry, last + 1)
+            tokens, law = self._choose(drafted, logits, length + i, is_coupled)
+            drafts.append(tokens)
+            laws.append(law)
+            inputs = tokens[:, :1]
+            known = drafted.tokens.at[lead, length + i].set(tokens[:, 0], mode="drop")
+            drafted = drafted.replace(tokens=known)
+        made = jnp.concatenate(drafts, axis=1)
+        logq = None if laws[0] is None else jnp.stack(laws, axis=1)
         return Draft(tokens=made, valid=jnp.ones(made.shape, bool), logq=logq), cache
+
+    def _choose(
+        self, state: DecodeState, logits: jax.Array, position: jax.Array, is_coupled: bool
+    ) -> tuple[jax.Array, jax.Array | None]:
+        """Tokens [B, 1 + alternatives] for one position, and the law that the first is drawn from."""
+        if not is_coupled and not self.alternatives:
+            law = jax.nn.log_softmax(processed_logits(state, logits, position), axis=-1)
+            return draw_own(state, law, position)[:, None], law
+        context = sampling_context(state, position, logits.shape[-1])
+        values = perturbed(logits, context) if is_coupled else processed(logits, context)
+        if not self.alternatives:
+            return jnp.argmax(values, axis=-1).astype(jnp.int32)[:, None], None
+        _, best = jax.lax.top_k(values, 1 + self.alternatives)
+        return best.astype(jnp.int32), None
 
     def grow(self, aux: KVCache, capacity: int) -> Any:
         """The cache with room for `capacity` rows, moved leaf by leaf."""

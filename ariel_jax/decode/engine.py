@@ -10,13 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ariel_jax._checks import positive_int, whole_number
-from ariel_jax.decode import programs, requests
+from ariel_jax.decode import ahead, programs, requests
 from ariel_jax.decode.capacity import CapacityPolicy, Upfront, check_choice
 from ariel_jax.decode.compiling import compile_seconds
 from ariel_jax.decode.sampling import SamplingParams, make_rows
 from ariel_jax.decode.state import DecodeState, Flag, Logprobs, Stats, shard_state
 from ariel_jax.decode.strategy import Autoregressive, Strategy
-from ariel_jax.errors import CapacityError
+from ariel_jax.errors import CapacityError, ConfigError
 from ariel_jax.layers.kv_cache import init_cache
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -39,7 +39,7 @@ class Report:
     grow_s: float = 0.0
     segments: int = 0
     growths: int = 0
-    rows_copied: int = 0
+    rows_copied: int = 0  # at growths; a row is a position of all requests
     compiles: int = 0
     capacity: int = 0
     cache_bytes: int = 0
@@ -87,6 +87,7 @@ class Run:
         extra: Any = None,
         report: Report | None = None,
         mem_limit: int | None = None,
+        compile_ahead: bool = False,
     ) -> None:
         """A run that continues `state`, which the first `advance` donates.
 
@@ -99,7 +100,17 @@ class Run:
             extra: the strategy's read-only arrays.
             report: counters to go on with; default new ones.
             mem_limit: bytes that the cache may take, a growth's copies included; None for no limit.
+            compile_ahead: compile the program of the next capacity while this one's runs, in a
+                thread of its own. It hides that time where a processor is to spare.
+
+        Raises:
+            ConfigError: the state was donated to another run, which has overwritten it.
         """
+        if any(leaf.is_deleted() for leaf in jax.tree.leaves(state.cache)):
+            raise ConfigError(
+                "this DecodeState was given to a run that has decoded on, which overwrites it in "
+                "place: continue with that run's `state`, or `fork` a state before giving it away."
+            )
         strategy, policy, report = (
             strategy or Autoregressive(),
             policy or Upfront(),
@@ -109,6 +120,8 @@ class Run:
         self.state = state
         self.strategy, self.policy = strategy, policy
         self.report, self.mem_limit = report, mem_limit
+        self._compiles_ahead = compile_ahead
+        self._program: tuple[Any, ahead.Segment] | None = None
         self.length = np.zeros(0, np.int32)
         self.done = np.zeros(0, bool)
         self.tokens = np.zeros((0, 0), np.int32)
@@ -144,16 +157,15 @@ class Run:
             review = self.strategy.review_steps
             before = self.length.copy()
             begin, compiling = time.perf_counter(), compile_seconds()
-            self.state, info = programs.segment()(
-                self.cfg,
+            segment, waited = self._segment()
+            self.state, info = segment(
                 self.params,
                 self.extra,
                 self.state,
-                strategy=self.strategy.now,
                 max_steps=np.int32(left if review is None else min(left, review)),
             )
             self._read()
-            spent = compile_seconds() - compiling
+            spent = compile_seconds() - compiling + waited
             self.report.compile_s += spent
             self.report.decode_s += time.perf_counter() - begin - spent
             steps, info = jax.device_get((self.state.stats.steps, info))
@@ -172,6 +184,40 @@ class Run:
         self.report.compiles += programs.TRACES["segment"] + programs.TRACES["grow"] - compiled
         return not self.done.all()
 
+    def _segment(self) -> tuple[ahead.Segment, float]:
+        """The program for the state as it is now, and seconds of waiting for it.
+
+        Starts on the next capacity's if that is wanted.
+        """
+        strategy, capacity, waited = self.strategy.now, self.state.cache.capacity, 0.0
+        if self._program is None or self._program[0] != (strategy, capacity):
+            arguments = (self.cfg, self.params, self.extra, self.state, strategy)
+            found, waited = ahead.program(*arguments)
+            self._program = (strategy, capacity), found
+            limit = self._most_rows()
+            if self._compiles_ahead and capacity < limit:
+                ahead.submit(*arguments, self.policy.next(capacity, capacity + 1, limit))
+        return self._program[1], waited
+
+    def prepare(self, capacities: Sequence[int]) -> None:
+        """Compiles the programs of capacities ahead of time, and waits for them.
+
+        Raises:
+            ConfigError: a capacity that is no whole number above 0.
+        """
+        positive_int(**{f"capacities[{i}]": c for i, c in enumerate(capacities)})
+        arguments = (self.cfg, self.params, self.extra)
+        begin, strategy = time.perf_counter(), self.strategy.now
+        for capacity in capacities:
+            self.report.compiles += ahead.submit(*arguments, self.state, strategy, capacity)
+        for capacity in capacities:
+            ahead.program(*arguments, ahead.at_capacity(strategy, self.state, capacity), strategy)
+        self.report.compile_s += time.perf_counter() - begin
+
+    def _most_rows(self) -> int:
+        """Cache rows that the longest row that still goes on can need."""
+        return int(self._limit[~self.done].max()) - 2 + self.strategy.max_rows
+
     def _count(self, before: np.ndarray, taken: int, info: Any) -> None:
         emitted = int((self.length - before).sum())
         self.report.segments += 1
@@ -187,7 +233,7 @@ class Run:
         capacity = self.state.cache.capacity
         if need <= capacity:
             return
-        limit = int(self._limit[active].max()) - 2 + self.strategy.max_rows
+        limit = self._most_rows()
         new = check_choice(self.policy.next(capacity, need, limit), need=need, policy=self.policy)
         self._resize(new)
         self.report.growths += 1
@@ -214,7 +260,7 @@ class Run:
         capacity = self.state.cache.capacity
         requests.check_memory(self.cfg, self.state.cache.nbytes, capacity, new, self.mem_limit)
         begin, compiling = time.perf_counter(), compile_seconds()
-        self.report.rows_copied += min(capacity, new) * self.state.batch
+        self.report.rows_copied += min(capacity, new)
         try:
             cache = programs.grow(self.state.cache, new)
             aux = self.strategy.grow(self.state.aux, new)
@@ -240,7 +286,10 @@ class Run:
         whole_number(0, self.state.batch - 1, row=row)
         whole_number(max(1, int(self.state.prompt_length[row])), NO_STEP_LIMIT, n_known=n_known)
         keep = np.asarray(self.state.n_known()).copy()
-        keep[row] = min(n_known, int(keep[row]))
+        dropped = max(int(keep[row]) - n_known, 0)
+        keep[row] -= dropped
+        self.report.new_tokens -= dropped
+        self.report.decode_tokens -= min(dropped, self.report.decode_tokens)
         done = self.done.copy()
         done[row] = True
         # Placed as before: a state that lies elsewhere would compile the program once more.
@@ -266,6 +315,7 @@ def start(
     extra: Any = None,
     mesh: jax.sharding.Mesh | None = None,
     mem_limit: int | None = None,
+    compile_ahead: bool = False,
 ) -> Run:
     """A Run whose prompts have been read and whose first tokens are drawn.
 
@@ -283,6 +333,7 @@ def start(
         extra: the strategy's read-only arrays.
         mesh: with axes `data` and `tensor`: the cache is laid out like the weights.
         mem_limit: bytes that the cache may take, a growth's copies included; None for no limit.
+        compile_ahead: as for `Run`.
 
     Raises:
         ConfigError: an empty prompt, a token outside the vocabulary, more tokens than the model has
@@ -326,6 +377,7 @@ def start(
         extra=extra,
         report=report,
         mem_limit=mem_limit,
+        compile_ahead=compile_ahead,
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from ariel_jax.decode.state import DecodeState, StepInfo
 from ariel_jax.decode.strategy import Strategy
@@ -133,6 +134,8 @@ def grow(cache: CacheOps, capacity: int) -> CacheOps:
         return cache.grow(capacity)
 
     def move(leaf: jax.Array) -> jax.Array:
+        if isinstance(leaf, Tracer):  # only the shape is asked for
+            return resize_rows(leaf, capacity)
         new = _grow_leaf()(leaf, capacity=capacity)
         new.block_until_ready()
         leaf.delete()

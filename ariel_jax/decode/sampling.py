@@ -276,12 +276,16 @@ def gumbel_noise(keys: jax.Array, position: jax.Array, n_vocab: int) -> jax.Arra
     return jax.vmap(row)(keys, position)
 
 
+def _noisy(logits: jax.Array, context: SamplingContext) -> jax.Array:
+    if not context.rows.kind.draws:
+        return logits
+    noise = gumbel_noise(context.keys, context.position, logits.shape[-1])
+    draws = context.rows.temperature[:, None] > 0
+    return logits + jnp.where(draws, noise, 0).astype(logits.dtype)
+
+
 def _draw(logits: jax.Array, context: SamplingContext) -> jax.Array:
-    if context.rows.kind.draws:
-        noise = gumbel_noise(context.keys, context.position, logits.shape[-1])
-        noisy = context.rows.temperature[:, None] > 0
-        logits = logits + jnp.where(noisy, noise, 0).astype(logits.dtype)
-    return jnp.argmax(logits, axis=-1).astype(jnp.int32)
+    return jnp.argmax(_noisy(logits, context), axis=-1).astype(jnp.int32)
 
 
 repetition_penalty = stateless("repetition_penalty", Stage.PUBLIC, _penalty)
@@ -312,6 +316,11 @@ def processed(logits: jax.Array, context: SamplingContext) -> jax.Array:
     for link in _public_links(context.rows.kind):
         logits, _ = link.update(logits, link.init(logits.shape[0]), context)
     return logits
+
+
+def perturbed(logits: jax.Array, context: SamplingContext) -> jax.Array:
+    """[B, V] values whose arg-max is what `standard_chain` draws."""
+    return _noisy(processed(logits, context), context)
 
 
 def seen_tokens(tokens: jax.Array, n_known: jax.Array, n_vocab: int) -> jax.Array:

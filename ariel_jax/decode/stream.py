@@ -198,6 +198,7 @@ def generate(
     extra: Any = None,
     mesh: jax.sharding.Mesh | None = None,
     mem_limit: int | None = None,
+    compile_ahead: bool = False,
 ) -> Generation:
     """Continue each prompt.
 
@@ -217,6 +218,8 @@ def generate(
         extra: the strategy's read-only arrays.
         mesh: devices to spread over, axes `data` and `tensor`.
         mem_limit: bytes that the cache may take, a growth's copies included; None for no limit.
+        compile_ahead: compile the program of the next capacity while this one's runs; worth it where
+            a processor is to spare.
 
     Raises:
         ConfigError: bad prompts or settings, see `engine.start`.
@@ -240,6 +243,7 @@ def generate(
         extra=extra,
         mesh=mesh,
         mem_limit=mem_limit,
+        compile_ahead=compile_ahead,
     )
     tokenizer = model.tokenizer
     if isinstance(tokenizer, NoTokenizer) and not stop and on_text is None:

@@ -17,7 +17,8 @@ class CacheOps(Protocol):
     """The only way a decoding strategy touches a cache; dense, paged and others implement it.
 
     A step is `attend, carry = cache.attend(...)`, the model with that attend and carry, then
-    `cache.commit(carry, n)`. Rolling back is committing fewer rows than were written.
+    `cache.commit(carry, n)`. Rolling back is committing fewer rows than were written; of a tree of
+    new rows the commit keeps one path.
     """
 
     @property
@@ -36,13 +37,19 @@ class CacheOps(Protocol):
         ...
 
     def attend(
-        self, options: Options, positions: jax.Array, active: jax.Array, *, fresh: bool = False
+        self,
+        options: Options,
+        positions: jax.Array,
+        active: jax.Array,
+        *,
+        fresh: bool = False,
+        parents: tuple[int, ...] | None = None,
     ) -> tuple[Attend, Any]:
         """`(attend, carry)` for one pass of the model over new rows at `positions` [B, T]."""
         ...
 
-    def commit(self, carry: Any, n: jax.Array) -> Self:
-        """The cache after a pass, with n [B] of its new rows kept."""
+    def commit(self, carry: Any, n: jax.Array, path: jax.Array | None = None) -> Self:
+        """The cache after a pass, with the first n [B] of its new rows (on `path`) kept."""
         ...
 
     def rollback(self, length: jax.Array) -> Self:
@@ -88,7 +95,13 @@ class KVCache(struct.PyTreeNode):
         return sum(leaf.nbytes for leaf in (*self.k, *self.v))
 
     def attend(
-        self, options: Options, positions: jax.Array, active: jax.Array, *, fresh: bool = False
+        self,
+        options: Options,
+        positions: jax.Array,
+        active: jax.Array,
+        *,
+        fresh: bool = False,
+        parents: tuple[int, ...] | None = None,
     ) -> tuple[Attend, Any]:
         """Write the new rows, then attend up to each query's position.
 
@@ -98,14 +111,21 @@ class KVCache(struct.PyTreeNode):
             active: [B] bool; rows of inactive requests are not written.
             fresh: static; the cache is empty and positions are 0..T-1, so the queries meet only
                 each other and the capacity does not enter the cost.
+            parents: static; the new rows are the nodes of a tree, each after its parent, -1 for the
+                root: they lie in rows length..length+T-1, have `positions` length + depth, and see
+                only their ancestors. The carry also keeps their keys and values, for `commit`.
 
         Returns:
             (attend, carry); the carry holds the leaves and goes through the model.
         """
-        rows = jnp.where(active[:, None], positions, self.capacity)
+        at = positions
+        if parents is not None:
+            node = jnp.arange(len(parents), dtype=positions.dtype)[None, :]
+            at = self.length[:, None] + node
+        rows = jnp.where(active[:, None], at, self.capacity)
 
         def attend(layer: int, q: jax.Array, k: jax.Array, v: jax.Array, carry: Any):
-            ks, vs = carry
+            ks, vs, new = carry
             if fresh:
                 new_k, new_v = write_first_rows(ks[layer], k), write_first_rows(vs[layer], v)
                 out = prompt_attention(q, k, v, options(layer))
@@ -116,22 +136,39 @@ class KVCache(struct.PyTreeNode):
                     q,
                     new_k.astype(q.dtype),
                     new_v.astype(q.dtype),
-                    length=positions[:, -1] + 1,
+                    length=at[:, -1] + 1,
                     q_positions=positions,
+                    parents=parents,
                     scale=o.scale,
                     softcap=o.softcap,
                     window=o.window,
                 )
             ks = (*ks[:layer], new_k, *ks[layer + 1 :])
             vs = (*vs[:layer], new_v, *vs[layer + 1 :])
-            return out, (ks, vs)
+            return out, (ks, vs, new if parents is None else new | {layer: (k, v)})
 
-        return attend, (self.k, self.v)
+        return attend, (self.k, self.v, {})
 
-    def commit(self, carry: Any, n: jax.Array) -> "KVCache":
-        """The cache after a pass: the carry's leaves, `length` advanced by n [B] int32."""
-        k, v = carry
-        return KVCache(k=k, v=v, length=self.length + n)
+    def commit(self, carry: Any, n: jax.Array, path: jax.Array | None = None) -> "KVCache":
+        """The cache after a pass: the carry's leaves, `length` advanced by n [B] int32.
+
+        Args:
+            carry: of the pass.
+            n: [B] int32 rows to keep.
+            path: [B, P] int32, after a pass over a tree: the nodes to keep, in order. Their keys
+                and values are moved to rows length, length + 1, ...: taken from the pass itself,
+                so that nothing reads the cache while it is written.
+        """
+        k, v, new = carry
+        if path is not None:
+            slot = jnp.arange(path.shape[1], dtype=n.dtype)[None, :]
+            rows = jnp.where(slot < n[:, None], self.length[:, None] + slot, self.capacity)
+            index = path[:, :, None, None]
+            k, v = list(k), list(v)
+            for layer, (new_k, new_v) in new.items():
+                k[layer] = write_rows(k[layer], jnp.take_along_axis(new_k, index, axis=1), rows)
+                v[layer] = write_rows(v[layer], jnp.take_along_axis(new_v, index, axis=1), rows)
+        return KVCache(k=tuple(k), v=tuple(v), length=self.length + n)
 
     def rollback(self, length: jax.Array) -> "KVCache":
         """The same leaves with only the first length [B] int32 rows known; nothing is erased."""

@@ -108,6 +108,9 @@ def rounds(
     return {name: (statistics.median(speeds[name]), reports[name]) for name in policies}
 
 
-def profile(model: tuple[DecoderConfig, Any], *, batch: int, limit: int) -> bmc.Profile:
-    """A profile measured now, kept nowhere."""
-    return bmc.profile(*model, batch=batch, capacities=bmc.default_capacities(limit))
+def profile(
+    model: tuple[DecoderConfig, Any], *, batch: int, limit: int, reuse: float | None = None
+) -> bmc.Profile:
+    """A profile measured now, kept nowhere; with `reuse`, programs serve that many requests."""
+    found = bmc.profile(*model, batch=batch, capacities=bmc.default_capacities(limit))
+    return found if reuse is None else dataclasses.replace(found, reuse=reuse)

@@ -1,153 +1,178 @@
-"""N-gram drafts on texts that repeat and on texts that do not, with nano.
+"""Drafts on texts that repeat and on texts that do not, with nano.
 
     python -m experiments.bmc.speculation --scale cpu --out results
 
-Scale `cpu`: nano, one request, greedy, 256 new tokens, on log lines, Python source and prose; about 5
-minutes on two cores. Expected: at least 1.3 times plain decoding on log lines; `Adaptive` nowhere
-below 0.97 of it. Which text repeats is up to the model as well: a greedy small model often loops.
+Scale `cpu`: nano, one request, 256 new tokens, on log lines, Python source and prose; greedy, and on the
+log lines also at temperature 1 (coupled). Drafts of the text itself in a chain and in a tree, of nano's
+first layers as a draft model in a chain and in a tree, and as many as pay (`Adaptive`). Then plain and
+drafted decoding under capacity policies. About 8 minutes on two cores. Expected: at least 1.3 times plain
+decoding on log lines; `Adaptive` nowhere below 0.97 of it; equal tokens everywhere. Which text repeats
+is up to the model as well: a greedy small model often loops.
 """
 
-import inspect
-import json.decoder
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from ariel_jax import load_pretrained, testing
 from ariel_jax.algorithms import bmc
-from ariel_jax.decode import Autoregressive, NGram, Speculative, Strategy, adaptive, start
+from ariel_jax.decode import Autoregressive, NGram, Speculative, adaptive
 from experiments import runner
+from experiments.bmc import common, drafting
+from experiments.bmc.drafting import K, Text
 from experiments.runner import Case, Figure, Settings
 
-PROSE = (
-    "The function returns a new object each time it is called. If the argument is not given, the "
-    "current working directory is used instead, and an error is raised when it does not exist."
-)
-K = (2, 4, 8)
-
-
-def texts() -> dict[str, str]:
-    """Prompts by name."""
-    lines = (
-        f"2026-01-{1 + i // 9:02d} 12:{i:02d}:07 INFO worker {i % 3} finished job {40 + i} in 0.12 s"
-        for i in range(10)
-    )
-    return {
-        "log": "\n".join(lines) + "\n",
-        "code": inspect.getsource(json.decoder.JSONDecoder.raw_decode) * 2,
-        "prose": PROSE,
-    }
+Round = dict[str, Callable[[], Text]]
 
 
 def cases(settings: Settings) -> Sequence[Case]:
-    """One per text."""
+    """One per text and temperature, and one over the policies."""
     tiny = settings.is_tiny
     config = {"n_new": 48 if tiny else 256, "rounds": 1 if tiny else 5, "drafts": list(K)}
-    names = ["log"] if tiny else list(texts())
+    names = ["log", "policies"] if tiny else [*drafting.texts(), "log, sampled", "policies"]
     return [Case(name=name, config=config, expected_s=90.0) for name in names]
 
 
-def _speed(model: Any, prompt: list[int], n_new: int, strategy: Strategy) -> tuple[float, Any]:
-    run = start(model.cfg, model.params, [prompt], max_new=n_new, strategy=strategy)
-    while run.advance():
-        pass
-    report = run.report
-    return report.tokens_per_s, (run.new_tokens(0), report)
+def _model(settings: Settings) -> Any:
+    if not settings.is_tiny:
+        return load_pretrained("nano")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "toy"
+        testing.write_toy_checkpoint(str(path), max_positions=1024)
+        return load_pretrained(str(path))
+
+
+def _rounds(ways: Round, n_rounds: int, base: str) -> Iterator[tuple[str, Text, float]]:
+    """Each way's last text and its median tokens/s over that of `base`, measured in turn."""
+    ratios: dict[str, list[float]] = {name: [] for name in ways}
+    found: dict[str, Text] = {}
+    for number in range(n_rounds + 1):  # the first one compiles
+        for name in list(ways) if number % 2 else list(ways)[::-1]:
+            found[name] = ways[name]()
+        if number:
+            for name in ways:
+                ratios[name].append(found[name].tokens_per_s / found[base].tokens_per_s)
+    for name in ways:
+        yield name, found[name], statistics.median(ratios[name])
+
+
+def _verdict(value: float, limit: float | None, judged: bool) -> dict[str, Any]:
+    if limit is None or not judged:
+        return {}
+    return {"expected": f"at least {limit:g}", "verdict": "PASS" if value >= limit else "FAIL"}
 
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
-    """Every number of drafts and the adaptive choice, in turn."""
-    with tempfile.TemporaryDirectory() as folder:
-        name = "nano"
-        if settings.is_tiny:
-            name = str(Path(folder) / "toy")
-            testing.write_toy_checkpoint(name, max_positions=1024)
-        model = load_pretrained(name)
-    prompt = model.tokenizer.encode(texts()[case.name])[:700]
-    n_new, n_rounds = case.config["n_new"], case.config["rounds"]
-    drafting = tuple(NGram(k=k) for k in case.config["drafts"])
-    fixed = (Autoregressive(), *(Speculative(p) for p in drafting))
-    costs = bmc.step_costs(
-        model.cfg, model.params, fixed, capacity=1024, n_runs=1 if settings.is_tiny else 5
-    )
-    strategies: dict[str, Strategy] = {
-        "plain": fixed[0],
-        **{f"{p.k} drafts": s for p, s in zip(drafting, fixed[1:], strict=True)},
-        "adaptive": adaptive(drafting, costs),
-    }
-    ratios: dict[str, list[float]] = {name: [] for name in strategies}
-    found: dict[str, Any] = {}
-    for number in range(n_rounds + 1):  # the first one compiles
-        order = list(strategies) if number % 2 else list(strategies)[::-1]
-        speeds = {}
-        for name in order:
-            speeds[name], found[name] = _speed(model, prompt, n_new, strategies[name])
-        if number:
-            for name in strategies:
-                ratios[name].append(speeds[name] / speeds["plain"])
-    for p, cost in zip(drafting, costs[1:], strict=True):
+    """Every way to draft, or every policy, in turn."""
+    model = _model(settings)
+    name, _, sampled = case.name.partition(", ")
+    text = drafting.texts()["log" if name == "policies" else name]
+    prompt, judged = model.tokenizer.encode(text)[:700], not settings.is_tiny
+    if name == "policies":
+        yield from _policies(case, model, prompt)
+        return
+    known = drafting.strategies(model)
+    costs = {
+        key: bmc.step_costs(
+            model.cfg, model.params, (Autoregressive(), strategy), capacity=1024, extra=extra,
+            n_runs=1 if settings.is_tiny else 5,
+        )[1]
+        for key, (strategy, extra) in known.items()
+    }  # fmt: skip
+    chains = tuple(NGram(k=k) for k in K)
+    chosen = adaptive(chains, (1.0, *(costs[f"{k} drafts"] for k in K)))
+    temperature = 1.0 if sampled else 0.0
+
+    def way(strategy: Any, extra: Any) -> Callable[[], Text]:
+        return lambda: drafting.decode(
+            model, prompt, case.config["n_new"], strategy, extra, temperature=temperature
+        )
+
+    ways = {key: way(*pair) for key, pair in known.items()} | {"adaptive": way(chosen, None)}
+    best, plain = 0.0, None
+    for key, found, ratio in _rounds(ways, case.config["rounds"], "plain"):
+        plain = plain or found.tokens
+        same = found.tokens == plain
+        if key in costs and key != "plain":
+            yield Figure(
+                metric=f"{key}: step over a plain step", value=round(costs[key], 3), unit="1",
+                kind="measured",
+            )  # fmt: skip
+            best = max(best, ratio)
         yield Figure(
-            metric=f"step with {p.k} drafts over a plain step", value=round(cost, 3), unit="1",
-            kind="measured",
-        )  # fmt: skip
-    judged = not settings.is_tiny
-    for name, (tokens, report) in found.items():
-        same = tokens == found["plain"][0]
-        yield Figure(
-            metric=f"{name}: equal tokens", value=float(same), unit="1", kind="measured",
+            metric=f"{key}: equal tokens", value=float(same), unit="1", kind="measured",
             expected="1", verdict="PASS" if same else "FAIL",
         )  # fmt: skip
         yield Figure(
-            metric=f"{name}: tokens per step",
-            value=round(report.decode_tokens / report.decode_steps, 3),
-            unit="1",
+            metric=f"{key}: tokens per step", value=round(found.tokens_per_step, 3), unit="1",
             kind="measured",
-        )
-        value = statistics.median(ratios[name])
-        limit = {"adaptive": 0.97}.get(name)
-        yield Figure(
-            metric=f"{name}: tokens/s over plain", value=round(value, 3), unit="1",
-            kind="measured",
-            expected=f"at least {limit:g}" if judged and limit else "",
-            verdict=("PASS" if value >= limit else "FAIL") if judged and limit else "",
         )  # fmt: skip
-    if case.name == "log":
-        best = max(statistics.median(v) for name, v in ratios.items() if name != "plain")
         yield Figure(
-            metric="best over plain, tokens/s", value=round(best, 3), unit="1", kind="measured",
-            expected="at least 1.3" if judged else "",
-            verdict=("PASS" if best >= 1.3 else "FAIL") if judged else "",
+            metric=f"{key}: tokens/s over plain", value=round(ratio, 3), unit="1", kind="measured",
+            **_verdict(ratio, 0.97 if key == "adaptive" else None, judged),
         )  # fmt: skip
+    yield Figure(
+        metric="best drafts over plain, tokens/s", value=round(best, 3), unit="1",
+        kind="measured", **_verdict(best, 1.3 if case.name == "log" else None, judged),
+    )  # fmt: skip
+
+
+def _policies(case: Case, model: Any, prompt: list[int]) -> Iterator[Figure]:
+    """Plain and drafted decoding where every row is copied, where all is reserved, and `Auto`."""
+    n_new = case.config["n_new"]
+    profile = common.profile((model.cfg, model.params), batch=1, limit=1024)
+    policies = {"upfront": None, "auto": bmc.Auto(profile)}
+
+    def ways(strategy: Any) -> Round:
+        copying = lambda: drafting.iterative_copy(model, prompt, n_new, strategy, None)
+        return {"iterative copy": copying} | {
+            name: lambda policy=policy: drafting.decode(
+                model, prompt, n_new, strategy, None, capacity=policy
+            )
+            for name, policy in policies.items()
+        }
+
+    for label, strategy in (("plain", Autoregressive()), ("4 drafts", Speculative(NGram(k=4)))):
+        for key, _, ratio in _rounds(ways(strategy), case.config["rounds"], "iterative copy"):
+            if key != "iterative copy":
+                yield Figure(
+                    metric=f"{label}: {key} over iterative copy, tokens/s", value=round(ratio, 3),
+                    unit="1", kind="emulated",
+                )  # fmt: skip
 
 
 def plot(rows: list[dict[str, Any]]) -> Any:
-    """Tokens/s over plain decoding, by text and number of drafts."""
+    """Tokens per step against what a step costs: below the diagonal drafts lose."""
     from matplotlib import pyplot
 
-    ending = ": tokens/s over plain"
-    names = list(dict.fromkeys(r["case"] for r in rows))
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
-    for name in names:
-        values = {
-            r["metric"].removesuffix(ending): r["value"]
-            for r in rows
-            if r["case"] == name and r["metric"].endswith(ending)
-        }
-        axes.plot(list(values), list(values.values()), "o-", label=name)
-    axes.axhline(1, color="black", linewidth=0.8)
-    axes.axhspan(0, 1, color="#a87848", alpha=0.12, label="drafts lose")
-    axes.set_ylim(bottom=0)
-    axes.set_ylabel("tokens/s over plain (measured)")
-    axes.legend()
+    ending = ": step over a plain step"
+    figure, axis = pyplot.subplots(figsize=(6.5, 4.5), layout="constrained")
+    highest = 1.5
+    for name in dict.fromkeys(r["case"] for r in rows if r["case"] != "policies"):
+        values = {r["metric"]: r["value"] for r in rows if r["case"] == name}
+        keys = [m.removesuffix(ending) for m in values if m.endswith(ending)]
+        cost = [values[key + ending] for key in keys]
+        yielded = [values[f"{key}: tokens per step"] for key in keys]
+        highest = max(highest, *cost, *yielded)
+        axis.plot(cost, yielded, "o", label=name)
+        for key, x, y in zip(keys, cost, yielded, strict=True):
+            axis.annotate(key, (x, y), xytext=(3, 3), textcoords="offset points", fontsize=6)
+    ends = [0.8, 1.1 * highest]
+    axis.fill_between(ends, [0, 0], ends, color="#a87848", alpha=0.15, label="drafts lose")
+    axis.set_xlim(ends)
+    axis.set_ylim(0.8, ends[1])
+    axis.set_xlabel("time of a step over a plain one (measured)")
+    axis.set_ylabel("tokens per step (measured)")
+    axis.legend()
     return figure
 
 
 EXPERIMENT = runner.Experiment(
     name="bmc.speculation",
-    title="N-gram drafts with nano",
+    title="Drafts with nano",
     cases=cases,
     measure=measure,
     plot=plot,

@@ -3,8 +3,9 @@
     python -m experiments.bmc.sweep_r --scale cpu --out results
 
 Scale `cpu`: 4 layers of width 512, 8 requests, prompts of 64, texts of 2,048 tokens, float32, random
-weights; about 10 minutes on two cores. Expected: `Auto` within 5 % of the best constant r, and the
-best r within a factor of 2 of the closed form.
+weights; about 10 minutes on two cores. Expected: `Auto` within 5 % of the best constant r; the best r
+within a factor of 2 of the closed form; growths and spare rows within 25 % of the model, and so the
+whole overhead where it is at least 15 % of the useful time.
 """
 
 import sys
@@ -75,9 +76,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             kind="measured",
             baseline=work.growths,
             expected="as simulated, rows copied too",
-            verdict="PASS"
-            if counted == (work.growths, config["batch"] * work.rows_copied)
-            else "FAIL",
+            verdict="PASS" if counted == (work.growths, work.rows_copied) else "FAIL",
         )
     constant = {r: found[f"r={r}"][0] for r in _rows(config)}
     best = max(constant, key=constant.__getitem__)
@@ -102,6 +101,55 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         expected="at least 0.95" if judged else "",
         verdict=("PASS" if share >= 0.95 else "FAIL") if judged else "",
     )
+    times = {name: config["batch"] * steps / speed for name, (speed, _) in found.items()}
+    for metric, value, is_judged in (
+        *_parts(model, profile, config, found),
+        *_whole(profile, config, policies, times),
+    ):
+        judge = judged and is_judged
+        yield Figure(
+            metric=f"{metric}, measured over the model",
+            value=round(value, 3),
+            unit="1",
+            kind="measured",
+            expected="0.75 to 1.25" if judge else "",
+            verdict=("PASS" if 0.75 <= value <= 1.25 else "FAIL") if judge else "",
+        )
+
+
+Share = tuple[str, float, bool]  # what, measured over predicted, whether a verdict is due
+
+
+def _parts(model: Any, profile: bmc.Profile, config: Any, found: Any) -> Iterator[Share]:
+    """Growths as the sweep's own runs took them, and spare rows at capacities of their own."""
+    for r in _rows(config):
+        report = found[f"r={r}"][1]
+        policy = Arithmetic(r, config["granularity"])
+        steps = config["length"] - config["prompt"] - 1
+        work = bmc.simulate(policy, prompt=config["prompt"], steps=steps)
+        predicted = sum(profile.growth_s(c) for c in work.capacities[:-1])
+        if predicted and r in (16, 64):
+            yield f"r={r}: seconds of all growths", report.grow_s / predicted, True
+    low, high = (192, 256) if config["length"] < 2048 else (768, 1536)
+    rows = bmc.profile(*model, batch=config["batch"], capacities=(low, high)).step
+    direct = rows.seconds[1] - rows.seconds[0]
+    predicted = profile.step.at(high) - profile.step.at(low)
+    if predicted > 0:
+        yield f"seconds per spare row, {low} to {high} rows", direct / predicted, True
+
+
+def _whole(profile: bmc.Profile, config: Any, policies: Any, times: Any) -> Iterator[Share]:
+    """What growing and spare rows take of a whole text; judged where that is 15 % of it."""
+    prompt, length = config["prompt"], config["length"]
+    steps = length - prompt - 1
+    ideal = sum(profile.step.at(row) for row in range(prompt + 1, prompt + 1 + steps))
+    for name in ("r=16", "upfront"):
+        if name in policies:
+            work = bmc.simulate(policies[name], prompt=prompt, steps=steps)
+            seconds = bmc.predicted_s(profile, work.capacities, prompt=prompt, steps=steps)
+            overhead = seconds - ideal
+            what = f"{name}: overhead ({100 * overhead / ideal:.0f} % of the useful time)"
+            yield what, (times[name] - ideal) / overhead, overhead >= 0.15 * ideal
 
 
 def plot(rows: list[dict[str, Any]]) -> Any:

@@ -13,6 +13,9 @@ CASE = select(["tiny"])[0]
 FACTS = {"n_params": 1_000_000, "bytes_per_step": 5e6}
 
 
+GROWN = {"growths": 4, "grow_s": 2e-3}
+
+
 class FakeWorker:
     """Answers at once; ours takes 1 ms a step, theirs 3."""
 
@@ -29,9 +32,19 @@ class FakeWorker:
             return {"read_bytes_per_s": next(self.rates)}
         if request["ask"] == "memory":
             return {"temp_bytes": 4 * request["batch"], "cache_bytes": 100}
+        if request["ask"] == "split":
+            return {
+                "whole_s": 3e-3,
+                "linear_s": 1e-3,
+                "attention_s": 5e-4,
+                "length": 8,
+                "capacity": 64,
+            }
         self.asked.append(self.module)
+        if "cache" in request:
+            return {"first_s": 0.1, "rest_s": 0.05, "n_steps": 10}
         each = 1e-3 if self.module == decode.OURS else 3e-3
-        return {"first_s": 10 * each, "rest_s": 20 * each, "n_steps": 20}
+        return {"first_s": 10 * each, "rest_s": 20 * each, "n_steps": 20, **GROWN}
 
     def wait(self):
         pass
@@ -60,6 +73,22 @@ def test_sides_alternate_and_ratios_are_theirs_over_ours(fake):
     assert rows[0].ratio == pytest.approx(3)
     assert rows[0].ours == pytest.approx(1)
     assert rows[0].verdict == ""
+
+
+def test_a_growing_cache_is_compared_split_and_measured_no_oftener_than_asked(fake):
+    case = CASES["growing-gpt2"]
+    rows = {row.metric: row for row in decode.compare(case, pairs=5)}
+    assert fake.asked.count(decode.OURS) == 3
+    assert rows[Metric.DECODE].verdict == "PASS"  # 3 against 1.4
+    static = rows["decode ms/token, their cache: static"]
+    assert (static.theirs, static.ratio) == pytest.approx((5.0, 5.0))
+    assert static.verdict == ""
+    parts = {m.removeprefix("ms/step: "): r.ours for m, r in rows.items() if "ms/step" in m}
+    assert parts == pytest.approx(
+        {"whole": 3.0, "linear": 1.0, "attention": 0.5, "rest": 1.5, "growth": 0.1}
+    )
+    alone = decode.compare(case, against=None, pairs=1)
+    assert not [row for row in alone if "their cache" in row.metric]
 
 
 def test_short_memory_gives_every_measurement_its_own_process(fake, monkeypatch):

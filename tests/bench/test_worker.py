@@ -69,6 +69,17 @@ def test_both_sides_measure_the_same_model():
     assert row.ratio == pytest.approx(row.theirs / row.ours)
 
 
+@pytest.mark.hf
+def test_a_growing_cache_beside_both_of_theirs_and_where_the_time_goes():
+    (case,) = select(["growing-tiny"])
+    rows = {row.metric: row for row in compare(case, pairs=1)}
+    assert rows["decode ms/token, their cache: static"].theirs > 0
+    parts = {m.removeprefix("ms/step: "): row.ours for m, row in rows.items() if "ms/step" in m}
+    assert set(parts) == {"whole", "linear", "attention", "rest", "growth"}
+    assert min(parts["whole"], parts["linear"], parts["attention"]) > 0
+    assert parts["growth"] >= 0  # the profile may well advise to reserve it all
+
+
 def test_temporaries_of_the_segment_are_reported():
     (case,) = select(["tiny"])
     (row,) = memory_rows(case, batches=(2,))

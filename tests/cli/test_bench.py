@@ -54,6 +54,14 @@ def test_the_table_holds_ratio_spread_target_and_verdict(call):
     assert [name for name, _ in calls] == ["tiny", "memory"]
 
 
+def test_growing_stands_for_its_cases(call):
+    *_, calls = call("decode", "--growing", "--no-memory")
+    assert [name for name, _ in calls] == ["growing-gpt2", "growing-gpt2-b8", "growing-nano"]
+    status, _, err, calls = call("decode", "--growing", "--cases", "tiny")
+    assert (status, calls) == (2, [])
+    assert "--cases" in err
+
+
 def test_a_missed_target_is_status_1(call):
     status, out, err, _ = call("decode", "--cases", "tiny", "--no-memory", row="bad")
     assert status == 1

@@ -135,6 +135,20 @@ def test_drafts_change_the_cost_not_the_text(call):
     assert "drafts held" in line
 
 
+def test_a_draft_model_changes_the_cost_not_the_text(call, toy, tmp_path):
+    write_toy_checkpoint(tmp_path / "small", n_layers=1, seed=4)
+    prompt = ("to be to be to be", "--ignore-eos", "--max-new", "60")
+    _, plain, _ = call(*prompt)
+    draft = ("--strategy", "draft:2", "--draft-model", str(tmp_path / "small"))
+    _, drafted, line = call(*prompt, *draft, "--capacity", "doubling", "--compile-ahead")
+    assert drafted == plain
+    assert "drafts held" in line
+    save_pretrained(toy[1], tmp_path / "mute")
+    (tmp_path / "mute" / "tokenizer.json").unlink()
+    status, _, err = call("a", "--strategy", "draft", "--draft-model", str(tmp_path / "mute"))
+    assert (status, "tokenizer.json" in err) == (2, True)
+
+
 def test_capacity_changes_the_cost_not_the_text(call, toy):
     upfront = json.loads(call("to be", "--json", "--max-new", "80")[1])
     grown = json.loads(call("to be", "--json", "--max-new", "80", "--capacity", "arithmetic:16")[1])
@@ -157,6 +171,8 @@ def test_capacity_changes_the_cost_not_the_text(call, toy):
         (("a", "--strategy", "clever"), "autoregressive"),
         (("a", "--strategy", "ngram:x"), "ngram[:DRAFTS]"),
         (("a", "--strategy", "autoregressive:3"), "ngram[:DRAFTS]"),
+        (("a", "--strategy", "draft"), "needs a draft model"),
+        (("a", "--draft-model", "nano"), "needs a draft model"),
         (("a", "--capacity", "sqrt:3"), "doubling, sqrt"),
         (("a", "--capacity", "arithmetic:x"), "arithmetic[:ROWS]"),
         (("a", "--capacity", "arithmetic:0"), "r=0"),

@@ -22,7 +22,7 @@ def linear_oracle(x, w, b):
     return y if b is None else y + b
 
 
-def attention_oracle(q, k, v, *, length, scale, softcap, window, q_positions=None):
+def attention_oracle(q, k, v, *, length, scale, softcap, window, q_positions=None, parents=None):
     B, T, N, _ = q.shape
     G = N // k.shape[1]
     out, lse = np.zeros_like(q), np.full((B, N, T), -1e30)
@@ -32,15 +32,30 @@ def attention_oracle(q, k, v, *, length, scale, softcap, window, q_positions=Non
                 position = length[b] + t if q_positions is None else q_positions[b, t]
                 first = 0 if window is None else max(0, position - window + 1)
                 last = min(length[b], position + 1)
-                keys = k[b, n // G, first:last]
+                rows = list(range(first, last))
+                if parents is not None:
+                    rows = [j for j in rows if j < length[b] - T] + lineage(
+                        parents, t, length[b] - T
+                    )
+                    rows = rows[-window:] if window is not None else rows
+                keys = k[b, n // G, rows]
                 if len(keys) == 0:
                     continue
                 s = keys @ q[b, t, n] * scale
                 if softcap is not None:
                     s = softcap * np.tanh(s / softcap)
                 lse[b, n, t] = np.log(np.sum(np.exp(s)))
-                out[b, t, n] = np.exp(s - lse[b, n, t]) @ v[b, n // G, first:last]
+                out[b, t, n] = np.exp(s - lse[b, n, t]) @ v[b, n // G, rows]
     return out, lse
+
+
+def lineage(parents, node, root):
+    """Rows of the nodes from the root, which lies in row `root`, to `node`."""
+    rows = []
+    while node >= 0:
+        rows.append(root + node)
+        node = parents[node]
+    return rows[::-1]
 
 
 def compiled(fun, *arrays, **options):

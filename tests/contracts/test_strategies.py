@@ -11,6 +11,7 @@ import pytest
 from ariel_jax.decode import (
     Arithmetic,
     Autoregressive,
+    DraftModel,
     NGram,
     Run,
     SamplingParams,
@@ -26,11 +27,15 @@ from ariel_jax.decode import (
 )
 from ariel_jax.models.config import DecoderConfig, Precision
 from ariel_jax.models.params import DecoderParams, init_params
-from ariel_jax.testing import assert_no_retrace
+from ariel_jax.testing import assert_no_retrace, tiny_config
 
+SMALL = tiny_config("gpt2", n_layers=1, vocab_size=61, max_positions=256)
 STRATEGIES = {
     "autoregressive": Autoregressive(),
     "n-gram drafts": Speculative(NGram(k=3, shortest=1)),
+    "n-gram trees": Speculative(NGram(k=2, shortest=1, branches=2)),
+    "a draft model": Speculative(DraftModel(SMALL, k=2)),
+    "trees of a draft model": Speculative(DraftModel(SMALL, k=2, alternatives=1)),
     "adaptive drafts": adaptive(
         (NGram(k=2, shortest=1), NGram(k=3, shortest=1)), (1.0, 1.1, 1.2), segment_steps=3
     ),
@@ -54,6 +59,28 @@ def strategy(request):
     return request.param
 
 
+def fitted(strategy, cfg, precision=None):
+    """The strategy for a model of another vocabulary, and the arrays that it reads."""
+    proposer = getattr(strategy, "proposer", None)
+    if not isinstance(proposer, DraftModel):
+        return strategy, None
+    small = proposer.cfg.replace(vocab_size=cfg.vocab_size, max_positions=cfg.max_positions)
+    extra = init_params(small, key=jax.random.key(5), precision=precision)
+    proposer = dataclasses.replace(proposer, cfg=small)
+    return dataclasses.replace(strategy, proposer=proposer), jax.tree.map(lambda x: x * 6, extra)
+
+
+@pytest.fixture(scope="session")
+def small_weights(tiny):
+    return fitted(STRATEGIES["a draft model"], tiny[0])[1]
+
+
+@pytest.fixture
+def extra(strategy, small_weights):
+    """What the strategy reads beside the model's weights."""
+    return small_weights if "DraftModel" in repr(strategy) else None
+
+
 @pytest.fixture(scope="session")
 def expected(tiny):
     """Tokens, log-probabilities and margins of each request, from the cache-free oracle."""
@@ -75,13 +102,14 @@ def expected(tiny):
     return rows
 
 
-def run_all(tiny, strategy, *, rows=None, capacity=None, step=None, top_logprobs=None):
+def run_all(tiny, strategy, extra, *, rows=None, capacity=None, step=None, top_logprobs=None):
     rows = list(range(len(PROMPTS))) if rows is None else rows
     run = start(
         *tiny,
         [PROMPTS[i] for i in rows],
         max_new=N_NEW,
         strategy=strategy,
+        extra=extra,
         capacity=capacity,
         sampling=[SAMPLING[i] for i in rows],
         eos=EOS,
@@ -92,8 +120,8 @@ def run_all(tiny, strategy, *, rows=None, capacity=None, step=None, top_logprobs
     return run
 
 
-def test_tokens_and_logprobs_equal_the_oracle(tiny, strategy, expected):
-    run = run_all(tiny, strategy, top_logprobs=3)
+def test_tokens_and_logprobs_equal_the_oracle(tiny, strategy, extra, expected):
+    run = run_all(tiny, strategy, extra, top_logprobs=3)
     logprobs = jax.device_get(run.state.logprobs)
     for row, (tokens, values, _) in enumerate(expected):
         assert run.new_tokens(row) == tokens
@@ -117,9 +145,9 @@ def test_tokens_and_logprobs_equal_the_oracle(tiny, strategy, expected):
     ids=["growing", "short segments", "other slots", "alone and growing", "alone, wide"],
 )
 def test_batch_slot_capacity_and_segments_do_not_change_tokens(
-    tiny, strategy, expected, rows, capacity, step
+    tiny, strategy, extra, expected, rows, capacity, step
 ):
-    run = run_all(tiny, strategy, rows=rows, capacity=capacity, step=step)
+    run = run_all(tiny, strategy, extra, rows=rows, capacity=capacity, step=step)
     for slot, row in enumerate(rows):
         assert run.new_tokens(slot) == expected[row][0]
 
@@ -146,25 +174,28 @@ def test_float64_is_exact_at_batch_1_and_8(strategy):
         assert params.embed.dtype == jnp.float64
         prompts = [[i, 2 * i + 1] for i in range(8)]
         sampling = [SamplingParams(temperature=1.0, top_p=0.9, seed=i) for i in range(8)]
-        both = start(cfg, params, prompts, max_new=20, sampling=sampling, strategy=strategy)
+        strategy, extra = fitted(strategy, cfg, Precision.f64())
+        options = {"max_new": 20, "strategy": strategy, "extra": extra}
+        both = start(cfg, params, prompts, sampling=sampling, **options)
         both.advance()
         assert both.state.cache.k[0].dtype == jnp.float64
         alone = start(
             cfg,
             params,
             prompts[5:6],
-            max_new=20,
             sampling=sampling[5:6],
-            strategy=strategy,
             capacity=Arithmetic(16, 16),
+            **options,
         )
         alone.advance()
         assert alone.new_tokens(0) == both.new_tokens(5)
 
 
-def test_limits_and_end_of_sequence_are_exact(tiny, strategy, expected):
+def test_limits_and_end_of_sequence_are_exact(tiny, strategy, extra, expected):
     wanted = [1, 2, 7, N_NEW]
-    run = start(*tiny, PROMPTS, max_new=wanted, strategy=strategy, sampling=SAMPLING, eos=EOS)
+    run = start(
+        *tiny, PROMPTS, max_new=wanted, strategy=strategy, extra=extra, sampling=SAMPLING, eos=EOS
+    )
     run.advance()
     for row, n in enumerate(wanted):
         assert run.new_tokens(row) == expected[row][0][:n]
@@ -186,8 +217,8 @@ def test_an_early_end_of_sequence_really_occurs(expected):
     assert any(len(tokens) == N_NEW for tokens, _, _ in expected)
 
 
-def test_a_second_call_traces_nothing(tiny, strategy):
-    run_all(tiny, strategy, capacity=Arithmetic(8, 8))
+def test_a_second_call_traces_nothing(tiny, strategy, extra):
+    run_all(tiny, strategy, extra, capacity=Arithmetic(8, 8))
     before = dict(programs.TRACES)
     other = [dataclasses.replace(s, temperature=s.temperature * 0.5) for s in SAMPLING]
     with assert_no_retrace():
@@ -196,6 +227,7 @@ def test_a_second_call_traces_nothing(tiny, strategy):
             [p[::-1] for p in PROMPTS],
             max_new=N_NEW - 3,
             strategy=dataclasses.replace(strategy),
+            extra=extra,
             capacity=Arithmetic(8, 8),
             sampling=other,
             eos=EOS,
@@ -207,8 +239,8 @@ def test_a_second_call_traces_nothing(tiny, strategy):
     assert run.report.growths > 0
 
 
-def test_the_state_is_donated_and_the_cache_stays_where_it_was(tiny, strategy):
-    run = start(*tiny, PROMPTS, max_new=N_NEW, strategy=strategy)
+def test_the_state_is_donated_and_the_cache_stays_where_it_was(tiny, strategy, extra):
+    run = start(*tiny, PROMPTS, max_new=N_NEW, strategy=strategy, extra=extra)
     run.advance(2)
     before = [leaf.unsafe_buffer_pointer() for leaf in (*run.state.cache.k, *run.state.cache.v)]
     given = run.state
@@ -236,10 +268,12 @@ def test_the_segment_program_does_not_copy_the_cache(strategy, batch):
         gated=False,
     )
     params = init_params(cfg, key=jax.random.key(0))
-    run = start(cfg, params, [[1, 2]] * batch, max_new=8, strategy=strategy, capacity=Upfront(2048))
+    strategy, extra = fitted(strategy, cfg)
+    options = {"strategy": strategy, "extra": extra, "capacity": Upfront(2048)}
+    run = start(cfg, params, [[1, 2]] * batch, max_new=8, **options)
     segment = programs.segment()
     compiled = segment.lower(
-        cfg, params, None, run.state, strategy=strategy, max_steps=np.int32(9)
+        cfg, params, extra, run.state, strategy=strategy, max_steps=np.int32(9)
     ).compile()
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 0.05 * run.state.cache.nbytes
@@ -251,8 +285,10 @@ def test_the_segment_program_does_not_copy_the_cache(strategy, batch):
     assert not shapes & set(copies)
 
 
-def test_garbage_behind_the_known_rows_is_invisible(tiny, strategy, expected):
-    run = start(*tiny, PROMPTS, max_new=N_NEW, strategy=strategy, sampling=SAMPLING, eos=EOS)
+def test_garbage_behind_the_known_rows_is_invisible(tiny, strategy, extra, expected):
+    run = start(
+        *tiny, PROMPTS, max_new=N_NEW, strategy=strategy, extra=extra, sampling=SAMPLING, eos=EOS
+    )
     run.advance(4)
     cache = run.state.cache
     hidden = jnp.arange(cache.capacity)[None, None, :, None] >= cache.length[:, None, None, None]
@@ -269,36 +305,51 @@ def test_garbage_behind_the_known_rows_is_invisible(tiny, strategy, expected):
         assert run.new_tokens(row) == expected[row][0]
 
 
-def test_a_forked_state_goes_on_alike_until_it_gets_another_key(tiny, strategy, expected):
-    run = start(*tiny, PROMPTS, max_new=N_NEW, strategy=strategy, sampling=SAMPLING, eos=EOS)
+def test_a_forked_state_goes_on_alike_until_it_gets_another_key(tiny, strategy, extra, expected):
+    run = start(
+        *tiny, PROMPTS, max_new=N_NEW, strategy=strategy, extra=extra, sampling=SAMPLING, eos=EOS
+    )
     run.advance(5)
     branch = fork(run.state, [2, 2])
     other = rekey(branch, jnp.stack([jax.random.key(12), jax.random.key(99)]))
-    run = Run(*tiny, other, strategy=strategy)
+    run = Run(*tiny, other, strategy=strategy, extra=extra)
     run.advance()
     assert run.new_tokens(0) == expected[2][0]
     assert run.new_tokens(1)[:5] == expected[2][0][:5]
     assert run.new_tokens(1) != expected[2][0]
 
 
-def test_a_rolled_back_state_reproduces_what_it_forgot(tiny, strategy, expected):
-    run = start(*tiny, PROMPTS, max_new=N_NEW, strategy=strategy, sampling=SAMPLING, eos=EOS)
+def test_a_rolled_back_state_reproduces_what_it_forgot(tiny, strategy, extra, expected):
+    run = start(
+        *tiny, PROMPTS, max_new=N_NEW, strategy=strategy, extra=extra, sampling=SAMPLING, eos=EOS
+    )
     run.advance()
     keep = [len(p) + 3 for p in PROMPTS]
-    run = Run(*tiny, rollback(run.state, keep), strategy=strategy)
+    run = Run(*tiny, rollback(run.state, keep), strategy=strategy, extra=extra)
     assert run.new_tokens(1) == expected[1][0][:3]
     run.advance()
     for row in range(len(PROMPTS)):
         assert run.new_tokens(row) == expected[row][0]
 
 
-def test_the_loop_may_be_called_inside_a_users_own_jit(tiny, strategy, expected):
+def test_the_loop_may_be_called_inside_a_users_own_jit(tiny, strategy, extra, expected):
     cfg, params = tiny
-    run = start(cfg, params, PROMPTS, max_new=N_NEW, strategy=strategy, sampling=SAMPLING, eos=EOS)
+    run = start(
+        cfg,
+        params,
+        PROMPTS,
+        max_new=N_NEW,
+        strategy=strategy,
+        extra=extra,
+        sampling=SAMPLING,
+        eos=EOS,
+    )
 
     @jax.jit
     def mine(params, state):
-        state, _ = programs.segment_loop(cfg, params, None, state, strategy=strategy, max_steps=500)
+        state, _ = programs.segment_loop(
+            cfg, params, extra, state, strategy=strategy, max_steps=500
+        )
         return state.tokens, state.n_known()
 
     tokens, known = jax.device_get(mine(params, run.state))
@@ -307,22 +358,22 @@ def test_the_loop_may_be_called_inside_a_users_own_jit(tiny, strategy, expected)
 
 
 @pytest.mark.parametrize("platform", ["cuda", "tpu"])
-def test_prefill_and_segment_lower_for(tiny, strategy, platform):
+def test_prefill_and_segment_lower_for(tiny, strategy, extra, platform):
     cfg, params = tiny
-    run = start(cfg, params, PROMPTS, max_new=N_NEW, strategy=strategy)
+    run = start(cfg, params, PROMPTS, max_new=N_NEW, strategy=strategy, extra=extra)
     traced = programs.segment().trace(
-        cfg, params, None, run.state, strategy=strategy, max_steps=np.int32(9)
+        cfg, params, extra, run.state, strategy=strategy, max_steps=np.int32(9)
     )
     assert "while" in traced.lower(lowering_platforms=(platform,)).as_text()
     tokens, lengths = jnp.zeros((4, 64), jnp.int32), jnp.ones(4, jnp.int32)
     traced = programs.prefill().trace(
-        cfg, params, None, run.state, tokens, lengths, strategy=strategy
+        cfg, params, extra, run.state, tokens, lengths, strategy=strategy
     )
     assert "dot_general" in traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 def test_many_request_lengths_compile_only_the_distinct_shapes(
-    tiny: tuple[DecoderConfig, DecoderParams], strategy
+    tiny: tuple[DecoderConfig, DecoderParams], strategy, extra
 ):
     cfg, params = tiny
     cfg = cfg.replace(norm_eps=2e-5)  # no other test has compiled for it, so counts are exact
@@ -337,6 +388,7 @@ def test_many_request_lengths_compile_only_the_distinct_shapes(
             [rng.integers(0, 61, n_prompt).tolist()],
             max_new=n_new,
             strategy=strategy,
+            extra=extra,
             capacity=Arithmetic(8, 64),
         )
         n_max = run.state.tokens.shape[1]

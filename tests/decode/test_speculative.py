@@ -16,11 +16,15 @@ from ariel_jax.decode import (
     SamplingParams,
     Speculative,
     generate,
+    oracle,
+    programs,
     start,
+    verifying,
 )
-from ariel_jax.decode import speculative as module
 from ariel_jax.decode.sampling import make_rows
-from ariel_jax.decode.speculative import Draft, lookup
+from ariel_jax.decode.speculative import lookup
+from ariel_jax.decode.tree import Tree
+from ariel_jax.decode.verifying import Draft
 from ariel_jax.errors import ConfigError
 from ariel_jax.testing import tiny_config, tiny_model, tiny_params
 
@@ -36,6 +40,19 @@ def slow_lookup(text, k, longest, shortest):
                 period = n - 1 - end
                 return [text[end + 1 + j % period] for j in range(k)]
     return None
+
+
+def slow_branches(text, k, longest, shortest, branches):
+    """As many continuations as there are first tokens, the longest match and latest first."""
+    n, found = len(text), []
+    for m in range(min(longest, n), shortest - 1, -1):
+        for end in range(n - 2, m - 2, -1):
+            if text[end - m + 1 : end + 1] == text[n - m :]:
+                period = n - 1 - end
+                drafts = [text[end + 1 + j % period] for j in range(k)]
+                if drafts[0] not in [other[0] for other in found]:
+                    found.append(drafts)
+    return found[:branches]
 
 
 @given(
@@ -58,6 +75,20 @@ def test_lookup_equals_its_definition_whatever_stands_behind_the_text(texts, sho
             assert drafts[row].tolist() == want
 
 
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=N_MAX - 4), st.integers(1, 2))
+@settings(max_examples=100, deadline=None)
+def test_branches_are_the_next_best_matches_with_other_first_tokens(text, shortest):
+    tokens = np.zeros((1, N_MAX), np.int32)
+    tokens[0, : len(text)] = text
+    known = jnp.asarray([len(text)], jnp.int32)
+    drafts, valid = lookup(
+        jnp.asarray(tokens), known, k=3, longest=3, shortest=shortest, branches=3
+    )
+    want = slow_branches(text, 3, 3, shortest, 3)
+    assert valid.reshape(3, 3).all(axis=1).tolist() == [i < len(want) for i in range(3)]
+    assert drafts.reshape(3, 3)[: len(want)].tolist() == want
+
+
 N = 20_000
 P = np.array([[0.5, 0.2, 0.2, 0.1, 0.0], [0.05, 0.05, 0.3, 0.3, 0.3], [0.2, 0.2, 0.2, 0.2, 0.2]])
 Q = np.array([[0.1, 0.4, 0.2, 0.2, 0.1], [0.3, 0.3, 0.2, 0.1, 0.1]])
@@ -72,25 +103,31 @@ def chi_square(values, p):
     return ((seen[p > 0] - want) ** 2 / want).sum()
 
 
-def verify(seed, *, certain=False, invalid=False, rule=module._rejection):
+def requests(seed):
+    """N independent requests that sample at temperature 1."""
+    one = SamplingParams(temperature=1.0, seed=0)
+    return types.SimpleNamespace(
+        sampling=jax.tree.map(lambda leaf: jnp.repeat(leaf, N, axis=0), make_rows([one], (7,))),
+        keys=jax.random.split(jax.random.key(seed), N),
+        prompt_length=jnp.ones(N, jnp.int32),
+        done=jnp.zeros(N, bool),
+        tokens=jnp.zeros((N, 4), jnp.int32),
+    )
+
+
+def verify(seed, *, certain=False, invalid=False, rule=verifying.rejection):
     """First tokens, and second tokens where the first draft held, of N independent rows."""
     rng = np.random.default_rng(seed)
     drafts = np.stack([rng.choice(5, N, p=q) for q in Q], axis=1).astype(np.int32)
     valid = np.ones((N, 2), bool)
     if invalid:
         valid = rng.random((N, 2)) < 0.6
-    one = SamplingParams(temperature=1.0, seed=0)
-    state = types.SimpleNamespace(
-        sampling=jax.tree.map(lambda leaf: jnp.repeat(leaf, N, axis=0), make_rows([one], (7,))),
-        keys=jax.random.split(jax.random.key(seed), N),
-        prompt_length=jnp.ones(N, jnp.int32),
-        tokens=jnp.zeros((N, 4), jnp.int32),
-    )
+    state, tree = requests(seed), Tree.chain(2)
     logits = jnp.broadcast_to(jnp.log(jnp.asarray(P, jnp.float32))[None], (N, 3, 5))
     logq = None if certain else jnp.broadcast_to(jnp.log(jnp.asarray(Q, jnp.float32)), (N, 2, 5))
     draft = Draft(tokens=jnp.asarray(drafts), valid=jnp.asarray(valid), logq=logq)
-    out, held = jax.jit(lambda d: rule(state, logits, d, jnp.ones(N, jnp.int32)))(draft)
-    out, held = np.asarray(out), np.asarray(held)
+    found = jax.jit(lambda d: rule(state, logits, d, tree, jnp.ones(N, jnp.int32)))(draft)
+    out, held = np.asarray(found.out), np.asarray(found.n_held)
     return out[:, 0], out[held >= 1, 1], out[held >= 2, 2], held
 
 
@@ -112,14 +149,99 @@ def test_rejection_accepts_the_overlap_of_the_two_laws():
 
 
 def test_a_planted_fault_in_the_rule_is_noticed():
-    def sloppy(state, logits, draft, length):
+    def sloppy(state, logits, draft, tree, length):
         """Draws from the whole law instead of the residual after a rejection."""
-        out, held = module._rejection(state, logits, draft, length)
-        again = module._draw(state, logits[:, 0], length + 100, 2)
-        return out.at[:, 0].set(jnp.where(held == 0, again, out[:, 0])), held
+        found = verifying.rejection(state, logits, draft, tree, length)
+        again = verifying.draw(state, logits[:, 0], length + 100, 2)
+        first = jnp.where(found.n_held == 0, again, found.out[:, 0])
+        return found.replace(out=found.out.at[:, 0].set(first))
 
     first, *_ = verify(1, rule=sloppy)
     assert chi_square(first, P[0]) > LIMIT
+
+
+TREE = Tree((-1, 0, 0, 1, 1, 0))
+NODES = (2, 3, 4, 0, 2)  # the last one is the same token as the first: it can never hold
+LAWS = np.array(
+    [
+        [0.3, 0.1, 0.35, 0.15, 0.1],
+        [0.3, 0.05, 0.05, 0.3, 0.3],
+        [0.2, 0.2, 0.2, 0.2, 0.2],
+        [0.9, 0.1, 0.0, 0.0, 0.0],
+        [0.1, 0.2, 0.3, 0.2, 0.2],
+        [1.0, 0.0, 0.0, 0.0, 0.0],
+    ]
+)
+
+
+def verify_tree(seed, rule=verifying.rejection, **changes):
+    state = requests(seed)
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(LAWS, jnp.float32))[None], (N, 6, 5))
+    tokens = jnp.broadcast_to(jnp.asarray(NODES, jnp.int32)[None], (N, 5))
+    draft = Draft(tokens=tokens, valid=jnp.ones((N, 5), bool), **changes)
+    return jax.jit(lambda d: rule(state, logits, d, TREE, jnp.ones(N, jnp.int32)))(draft)
+
+
+@pytest.mark.parametrize("rule", [verifying.rejection, verifying.coupled])
+@pytest.mark.parametrize("seed", [1, 2])
+def test_a_tree_leaves_the_joint_law_as_it_is(seed, rule):
+    """Of the first token; of the second behind each child; of the third behind a grandchild."""
+    found = jax.device_get(verify_tree(seed, rule))
+    out, held, path = found.out, found.n_held, found.path
+    assert chi_square(out[:, 0], LAWS[0]) < LIMIT
+    for node, token in ((1, 2), (2, 3)):
+        here = (held >= 1) & (path[:, 1] == node)
+        assert (out[here, 0] == token).all()
+        assert here.sum() == (out[:, 0] == token).sum(), "a draft that is right must hold"
+        assert chi_square(out[here, 1], LAWS[node]) < LIMIT
+    for node, token in ((3, 4), (4, 0)):
+        here = (held == 2) & (path[:, 2] == node)
+        assert (out[here, 1] == token).all()
+        assert chi_square(out[here, 2], LAWS[node]) < LIMIT
+    assert not (path == 5).any(), "of two equal siblings the first one counts"
+
+
+def test_the_two_rules_accept_certain_drafts_equally_often():
+    rates = [
+        np.mean(np.asarray(verify_tree(3, rule).n_held) >= 1)
+        for rule in (verifying.rejection, verifying.coupled)
+    ]
+    wanted = LAWS[0][2] + LAWS[0][3]
+    assert np.abs(np.array(rates) - wanted).max() < 5.3 * np.sqrt(wanted * (1 - wanted) / N)
+
+
+def test_sampled_siblings_are_refused_by_the_rejection_rule():
+    with pytest.raises(ConfigError, match="certain"):
+        verify_tree(1, logq=jnp.zeros((N, 5, 5)))
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=9), st.integers(0, 2**31))
+@settings(max_examples=60, deadline=None)
+def test_a_tree_knows_its_paths(choices, seed):
+    parents = (-1, *(min(c, i) for i, c in enumerate(choices)))
+    tree = Tree(parents)
+    for node in range(tree.size):
+        path, at = [node], node
+        while parents[at] >= 0:
+            at = parents[at]
+            path.insert(0, at)
+        assert tree.depths[node] == len(path) - 1
+        assert tree.paths[node, : len(path)].tolist() == path
+        assert set(tree.paths[node, len(path) :].tolist()) <= {node}
+        assert set(tree.siblings(node)) == {
+            i for i in range(1, node) if parents[i] == parents[node]
+        }
+    assert tree.depth == max(tree.depths)
+    assert tree.is_chain == (parents == tuple(range(-1, tree.size - 1)))
+
+
+def test_shapes_of_drafts():
+    assert Tree.chain(2).parents == (-1, 0, 1)
+    assert Tree.branches(2, 2).parents == (-1, 0, 1, 0, 3)
+    assert Tree.comb(2, 3).parents == (-1, 0, 0, 1, 1, 3, 3)
+    for parents in ((), (0,), (-1, 1), (-1, 2, 0), (-1, -1), tuple(range(-1, 32))):
+        with pytest.raises(ConfigError, match="tree"):
+            Tree(parents)
 
 
 def test_drafts_save_steps_on_a_text_that_repeats():
@@ -157,6 +279,10 @@ def test_impossible_settings_are_refused():
         NGram(k=0)
     with pytest.raises(ConfigError, match="coupled"):
         Speculative(NGram(), verifier="hope")
+    with pytest.raises(ConfigError, match="32"):
+        NGram(k=16, branches=2)
+    with pytest.raises(ConfigError, match="alternatives=-1"):
+        DraftModel(tiny_config("gpt2"), alternatives=-1)
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +334,102 @@ def test_rejection_with_a_draft_model_keeps_greedy_rows_as_they_are(pair):
     run = decode(pair, Speculative(DraftModel(pair[2], k=3), "rejection"), pair[3])
     assert run.new_tokens(1) == decode(pair).new_tokens(1)
     assert len(run.new_tokens(0)) == 30
+
+
+@pytest.fixture(scope="module")
+def blurred(pair):
+    """The bigger model with weights that are a little off: often its second choice is right."""
+    other = tiny_params(pair[0], seed=5)
+    return jax.tree.map(lambda ours, noise: ours + 0.15 * noise, pair[1], other)
+
+
+def test_alternatives_hold_where_the_first_choice_does_not(pair, blurred):
+    plain = decode(pair)
+    accepted = {}
+    for alternatives in (0, 3):
+        proposer = DraftModel(pair[0], k=3, alternatives=alternatives)
+        run = decode(pair, Speculative(proposer), blurred, capacity=Arithmetic(16, 16))
+        assert [run.new_tokens(0), run.new_tokens(1)] == [plain.new_tokens(0), plain.new_tokens(1)]
+        accepted[alternatives] = run.report.accepted
+    assert accepted[3] > accepted[0] > 0
+
+
+def test_the_cache_of_a_draft_model_holds_what_it_would_have_read(pair, blurred):
+    """Whatever was accepted, alternatives included, all but the last known row."""
+    proposer = DraftModel(pair[0], k=3, alternatives=3)
+    run = start(
+        *pair[:2],
+        PROMPTS,
+        max_new=30,
+        strategy=Speculative(proposer),
+        extra=blurred,
+        sampling=MIXED,
+    )
+    run.advance(5)
+    assert run.report.accepted > 0
+    texts = [p + run.new_tokens(i) for i, p in enumerate(PROMPTS)]
+    fresh = start(pair[0], blurred, texts, max_new=1)
+    for ours, whole in zip(
+        (*run.state.aux.k, *run.state.aux.v),
+        (*fresh.state.cache.k, *fresh.state.cache.v),
+        strict=True,
+    ):
+        for row in range(2):
+            known = int(run.length[row]) - 1
+            np.testing.assert_allclose(ours[row, :, :known], whole[row, :, :known], atol=2e-4)
+
+
+def test_the_greedy_verifier_refuses_requests_that_sample(pair):
+    with pytest.raises(ConfigError, match=r"\[0\].*temperature"):
+        decode(pair, Speculative(NGram(), "greedy"))
+    run = start(*pair[:2], PROMPTS, max_new=20, strategy=Speculative(NGram(k=2), "greedy"))
+    run.advance()
+    plain = start(*pair[:2], PROMPTS, max_new=20)
+    plain.advance()
+    assert [run.new_tokens(0), run.new_tokens(1)] == [plain.new_tokens(0), plain.new_tokens(1)]
+
+
+@pytest.mark.parametrize("alternatives", [0, 1])
+def test_rejection_with_a_draft_model_under_top_p_keeps_the_joint_law(alternatives):
+    """Of the three tokens after the prompt, from the whole program, against every possible triple."""
+    cfg = tiny_config("llama", vocab_size=5, max_positions=32)
+    params = tiny_params(cfg)
+    draft = jax.tree.map(lambda a, b: a + 0.3 * b, params, tiny_params(cfg, seed=3))
+    one, prompt, n_rows = SamplingParams(temperature=1.5, top_p=0.9), [1, 2, 3], 3000
+    strategy = Speculative(DraftModel(cfg, k=2, alternatives=alternatives), "rejection")
+    run = start(
+        cfg, params, [prompt] * n_rows, max_new=3, strategy=strategy, extra=draft, sampling=one
+    )
+    run.advance()
+    assert run.report.accepted > 0.1 * n_rows
+    assert run.report.accepted < run.report.proposed
+    seen = np.zeros((5, 5, 5))
+    for row in range(n_rows):
+        seen[tuple(run.new_tokens(row))] += 1
+
+    def law(text):
+        tokens = jnp.asarray([text + [0] * (8 - len(text))], jnp.int32)
+        out = programs.forward(cfg, params, tokens, jnp.arange(8, dtype=jnp.int32)[None])
+        x = oracle.process_logits(np.asarray(out[0, len(text) - 1]), text, 0, one, ())
+        weights = np.exp(x - x.max())
+        return weights / weights.sum()
+
+    want = np.zeros((5, 5, 5))
+    first = law(prompt)
+    for a in np.flatnonzero(first):
+        second = law([*prompt, int(a)])
+        for b in np.flatnonzero(second):
+            want[a, b] = first[a] * second[b] * law([*prompt, int(a), int(b)]) * n_rows
+    assert seen[want == 0].sum() == 0
+    likely = want >= 5
+    rest = np.array([want[~likely].sum()]), np.array([seen[~likely].sum()])
+    want, seen = np.append(want[likely], rest[0]), np.append(seen[likely], rest[1])
+    want, seen = want[want > 0], seen[want > 0]
+    degrees = len(want) - 1
+    assert degrees >= 6
+    # Wilson and Hilferty: a sample of the right law is above this once in 10 million.
+    limit = degrees * (1 - 2 / (9 * degrees) + 5.2 * np.sqrt(2 / (9 * degrees))) ** 3
+    assert ((seen - want) ** 2 / want).sum() < limit
 
 
 def test_a_draft_model_that_does_not_fit_is_refused(pair):

@@ -41,7 +41,7 @@ class Work:
 
     Attributes:
         growths: how often the cache was allocated anew.
-        rows_copied: rows moved at these growths, in all.
+        rows_copied: rows moved at these growths; a row is a position of all requests.
         redundant_row_steps: spare rows, summed over the steps.
         steps: how many steps were taken.
         capacities: the capacities in turn, the first one included.

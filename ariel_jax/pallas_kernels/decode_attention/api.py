@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from ariel_jax._typing import Array, Float, Int
 from ariel_jax.errors import ConfigError
 from ariel_jax.pallas_kernels.decode_attention import reference
+from ariel_jax.pallas_kernels.decode_attention.tree import check_parents
 from ariel_jax.pallas_kernels.dispatch import Implementation, Op
 
 OP = Op("decode_attention", (Implementation(name="reference", fun=reference.decode_attention),))
@@ -21,6 +22,7 @@ def decode_attention(
     softcap: float | None = None,
     window: int | None = None,
     q_positions: Int[Array, "B T"] | None = None,
+    parents: tuple[int, ...] | None = None,
     impl: str = "auto",
 ) -> tuple[Float[Array, "B T N H"], Float[Array, "B N T"]]:
     """Returns attention over cache rows below `length`, and its log-sum-exp.
@@ -41,6 +43,10 @@ def decode_attention(
         softcap: c of `c * tanh(score / c)`, or None.
         window: how many positions back a query sees, itself included, or None for all.
         q_positions: [B, T] int32 position of each query; None means length + 0, 1, ... T-1.
+        parents: static; the last T rows below `length` are nodes of a tree, one per query, and a
+            query sees of them itself and its ancestors. Each names its parent by its index, the
+            root (node 0) has -1; at most 32 nodes. `q_positions` must be those of the nodes, the
+            root's plus their depths. None means that the new rows follow each other.
         impl: implementation name, or `"auto"`.
 
     Returns:
@@ -51,7 +57,7 @@ def decode_attention(
         Scores, softmax and sums are formed in at least float32.
 
     Raises:
-        ConfigError: shapes or dtypes do not fit, or an option is out of range.
+        ConfigError: shapes or dtypes do not fit, an option is out of range, or `parents` is no tree.
         KernelUnavailableError: `impl` cannot run here.
     """
     _check(q, k, v, length)
@@ -59,6 +65,14 @@ def decode_attention(
         raise ConfigError(f"window={window} is not allowed: pass a whole number above 0 or None.")
     if softcap is not None and not softcap > 0:
         raise ConfigError(f"softcap={softcap} is not allowed: pass a number above 0 or None.")
+    if parents is not None:
+        check_parents(parents)
+        if len(parents) != q.shape[1] or q_positions is None:
+            raise ConfigError(
+                f"decode_attention got {len(parents)} parents for {q.shape[1]} queries, with "
+                f"q_positions {'missing' if q_positions is None else 'given'}: pass one parent per "
+                "query, and the positions of the nodes."
+            )
     if q_positions is None:
         q_positions = length[:, None] + jnp.arange(q.shape[1], dtype=length.dtype)[None, :]
     options = {
@@ -67,6 +81,7 @@ def decode_attention(
         "softcap": softcap,
         "window": window,
         "q_positions": q_positions,
+        "parents": parents,
     }
     return OP.select(impl, q, k, v, **options)(q, k, v, **options)
 

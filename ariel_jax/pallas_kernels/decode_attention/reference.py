@@ -2,8 +2,10 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ariel_jax._numerics import at_least_f32
+from ariel_jax.pallas_kernels.decode_attention.tree import ancestors
 
 NO_KEY = -1e30  # finite: minus infinity would turn a row without a visible key into NaN
 
@@ -18,6 +20,7 @@ def decode_attention(
     softcap: float | None,
     window: int | None,
     q_positions: jax.Array,
+    parents: tuple[int, ...] | None,
 ) -> tuple[jax.Array, jax.Array]:
     """Returns (out, lse); see `api.decode_attention` for shapes and guarantees."""
     B, T, N, H = q.shape
@@ -35,10 +38,13 @@ def decode_attention(
         cap = jnp.asarray(softcap, wide)
         scores = cap * jnp.tanh(scores / cap)
     index = jnp.arange(C, dtype=jnp.int32)[None, None, :]
-    seen = jnp.minimum(length[:, None], q_positions + 1)[:, :, None]  # [B, T, 1]
+    old = length if parents is None else length - T
+    seen = jnp.minimum(old[:, None], q_positions + 1)[:, :, None]  # [B, T, 1]
     visible = index < seen
     if window is not None:
         visible = visible & (index > q_positions[:, :, None] - window)
+    if parents is not None:
+        visible = visible | _in_tree(index - old[:, None, None], parents, window)
     visible = jnp.broadcast_to(visible[:, None, None], (B, K, G, T, C)).reshape(B * K, G * T, C)
     scores = jnp.where(visible, scores, NO_KEY)
     # Clamped, so that in a row without any visible key every weight underflows to zero.
@@ -52,3 +58,13 @@ def decode_attention(
     out = (out / safe).reshape(B, K, G, T, H).transpose(0, 3, 1, 2, 4).reshape(B, T, N, H)
     lse = jnp.where(has_key, top + jnp.log(safe), NO_KEY)
     return out.astype(q.dtype), lse.reshape(B, N, T)
+
+
+def _in_tree(node: jax.Array, parents: tuple[int, ...], window: int | None) -> jax.Array:
+    """[B, T, C] bool: whether new row node [B, 1, C] is the query's own or one of its ancestors."""
+    # As bits of one number per query: a few cheap operations that fuse, no gather.
+    seen = ancestors(parents, within=window)
+    bits = np.sum(seen.astype(np.uint32) << np.arange(len(parents), dtype=np.uint32), axis=1)
+    shift = jnp.clip(node, 0, len(parents) - 1).astype(jnp.uint32)
+    own = (jnp.asarray(bits, jnp.uint32)[None, :, None] >> shift) & jnp.uint32(1)
+    return (own == 1) & (node >= 0) & (node < len(parents))

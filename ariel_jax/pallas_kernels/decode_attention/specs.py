@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ariel_jax.pallas_kernels.decode_attention.tree import depths
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Spec:
@@ -22,6 +24,7 @@ class Spec:
     dtype: str = "float32"
     softcap: float | None = None
     window: int | None = None
+    parents: tuple[int, ...] | None = None
     is_large: bool = False
 
     def abstract(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -29,7 +32,8 @@ class Spec:
         q, kv = (jax.ShapeDtypeStruct(shape, jnp.dtype(self.dtype)) for shape in self._shapes())
         positions = jax.ShapeDtypeStruct((self.batch, self.n_queries), jnp.int32)
         length = jax.ShapeDtypeStruct((self.batch,), jnp.int32)
-        return (q, kv, kv), {**self.options(), "length": length, "q_positions": positions}
+        options = {"parents": None, **self.options()}
+        return (q, kv, kv), {**options, "length": length, "q_positions": positions}
 
     def _shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
         return (
@@ -47,12 +51,19 @@ class Spec:
 
     def options(self) -> dict[str, Any]:
         """Returns the keyword arguments of the call."""
-        return {
+        options = {
             "length": jnp.asarray(self.length, jnp.int32),
             "scale": self.head_dim**-0.5,
             "softcap": self.softcap,
             "window": self.window,
         }
+        if self.parents is not None:
+            root = np.asarray(self.length, np.int32)[:, None] - len(self.parents)
+            options |= {
+                "parents": self.parents,
+                "q_positions": jnp.asarray(root + depths(self.parents)[None, :]),
+            }
+        return options
 
 
 def _spec(
@@ -82,6 +93,10 @@ SPECS = {
     "verification_rows": _spec(2, 5, (4, 2), 24, 8, (3, 18)),
     "odd": _spec(2, 3, (5, 5), 19, 7, (11, 19)),
     "window_softcap": _spec(2, 3, (4, 2), 32, 16, (30, 5), window=6, softcap=20.0),
+    "tree": _spec(2, 5, (4, 2), 24, 8, (9, 20), parents=(-1, 0, 0, 1, 2)),
+    "tree_window_softcap": _spec(
+        2, 6, (2, 2), 24, 8, (9, 24), parents=(-1, 0, 1, 0, 3, 2), window=3, softcap=20.0
+    ),
     "bfloat16": _spec(2, 2, (4, 2), 32, 16, (17, 32), dtype="bfloat16"),
     "nano_decode": _spec(1, 1, (3, 3), 512, 64, (300,), is_large=True),
     "gpt2_decode": _spec(1, 1, (12, 12), 1024, 64, (900,), is_large=True),
