@@ -10,7 +10,7 @@ from typing import Any
 
 from ariel_jax._checks import positive_int
 from ariel_jax.bench.cases import Case, Metric, n_float32_bytes
-from ariel_jax.bench.worker import Worker
+from ariel_jax.bench.worker import Worker, WorkerError
 from ariel_jax.errors import missing_extra
 
 OURS = "ariel_jax.bench.ours_worker"
@@ -116,7 +116,10 @@ def compare(
         for cache in case.caches if len(modules) > 1 else ():
             say(f"{case.name}: their cache {cache!r}")
             with side(modules[1]) as worker:
-                beside[cache] = worker.ask({"ask": "measure", "cache": cache})
+                try:
+                    beside[cache] = worker.ask({"ask": "measure", "cache": cache})
+                except WorkerError as error:  # no compiler, say: the others count all the same
+                    beside[cache] = {"error": str(error)}
         if case.grows:
             say(f"{case.name}: split of a step")
             with side(OURS) as worker:
@@ -214,12 +217,17 @@ def _other_caches(
     mine = statistics.median(_seconds(case, m) for m in ours)
     rows = []
     for cache, found in beside.items():
+        metric = f"{case.metric.value}, their cache: {cache}"
+        if "error" in found:
+            note = f"theirs failed: {found['error'][:200]}"
+            rows.append(_alone(case.name, metric, [mine * 1e3], note=note))
+            continue
         seconds = _seconds(case, found)
         ratio = seconds / mine
         rows.append(
             Row(
                 case=case.name,
-                metric=f"{case.metric.value}, their cache: {cache}",
+                metric=metric,
                 ours=mine * 1e3,
                 theirs=seconds * 1e3,
                 ratio=ratio,

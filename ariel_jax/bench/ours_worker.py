@@ -87,7 +87,7 @@ class Ours:
 
     def split(self) -> dict[str, Any]:
         """Seconds of a step and of its parts, at the middle length of the case."""
-        from ariel_jax.bench.split import split
+        from ariel_jax.bench.programs import split
 
         return split(
             self.cfg,

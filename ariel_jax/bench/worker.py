@@ -141,6 +141,9 @@ def serve(load: Callable[[dict[str, Any]], Callable[[dict[str, Any]], dict[str, 
             answer = load(request)
             result = getattr(answer, "facts", {})
         else:
-            result = answer(request)
+            try:
+                result = answer(request)
+            except Exception as error:  # the next request may well be answered
+                result = {"error": f"{type(error).__name__}: {error}"}
         answers.write(json.dumps(result) + "\n")
         answers.flush()

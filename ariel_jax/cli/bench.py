@@ -53,21 +53,24 @@ def run(args: Args) -> int:
     against = None if args.against == "none" else args.against
     platform = backend.platform()
     rows: list[bench.Row] = []
-    for case in cases:
-        rows += bench.compare(
-            case,
-            against=against,
-            pairs=args.pairs,
-            threads=args.threads,
-            platform=platform,
-            say=_say,
-        )
-    if args.memory:
-        _say("memory of the compiled programs")
-        rows += bench.memory_rows(cases[0], threads=args.threads, platform=platform)
-    print(bench.markdown(rows))
-    if args.json is not None:
-        durable.write_json(args.json, document(rows, args))
+    try:
+        for case in cases:
+            rows += bench.compare(
+                case,
+                against=against,
+                pairs=args.pairs,
+                threads=args.threads,
+                platform=platform,
+                say=_say,
+            )
+        if args.memory and not cases[0].grows:
+            _say("memory of the compiled programs")
+            rows += bench.memory_rows(cases[0], threads=args.threads, platform=platform)
+    finally:  # what was measured before something failed is not lost
+        if rows:
+            print(bench.markdown(rows), flush=True)
+        if rows and args.json is not None:
+            durable.write_json(args.json, document(rows, args))
     failed = [row for row in rows if row.verdict == "FAIL"]
     if failed:
         _say(f"{len(failed)} of {len(rows)} rows missed their target")

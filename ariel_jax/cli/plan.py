@@ -74,10 +74,15 @@ def run(args: Args) -> int:
     rows = [_row(args, model, row) for row in plan.rows]
     if args.json:
         found = {"profile": dataclasses.asdict(profile), "rows": rows}
-        print(json.dumps(found | {"r": plan.best_r, "choice": plan.choice, "why": plan.why}))
+        print(
+            json.dumps(
+                found | {"r": plan.best_r, "choice": plan.choice, "why": plan.why, "fit": plan.fit}
+            )
+        )
         return 0
     print(_table(rows))
     print(f"\n{plan.why}")
+    print(plan.fit)
     return 0
 
 
@@ -117,14 +122,15 @@ def _decode(args: Args, model: hf.Model, row: bmc.Row) -> Run:
 def _table(rows: list[dict[str, Any]]) -> str:
     lines = [
         "| policy | allocations | rows copied | redundant row-steps | rows at the end "
-        "| predicted tokens/s | measured tokens/s |",
-        "|---|---|---|---|---|---|---|",
+        "| overhead, s | predicted tokens/s | measured tokens/s | measured / predicted |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        measured = row["measured_tokens_per_s"]
+        measured, predicted = row["measured_tokens_per_s"], row["tokens_per_s"]
         lines.append(
             f"| {row['name']} | {row['allocations']:,} | {row['rows_copied']:,} "
             f"| {row['redundant_row_steps']:,} | {row['capacities'][-1]:,} "
-            f"| {row['tokens_per_s']:.1f} | {'' if measured is None else f'{measured:.1f}'} |"
+            f"| {row['overhead_s']:.3f} | {row['tokens_per_s']:.1f} "
+            + ("| | |" if measured is None else f"| {measured:.1f} | {measured / predicted:.2f} |")
         )
     return "\n".join(lines)

@@ -25,13 +25,15 @@ class Outlook:
         found: share of the steps that had a draft.
         held: chance that a draft holds if all before it did.
         idle: reviews since drafts were last tried.
-        steps, proposed, accepted: counted since the last review.
+        steps: of the slowest request, counted since the last review.
+        row_steps, proposed, accepted: of all requests, counted since the last review.
     """
 
     found: float = 0.5
     held: float = 0.5
     idle: int = 0
     steps: int = 0
+    row_steps: int = 0
     proposed: int = 0
     accepted: int = 0
 
@@ -161,10 +163,11 @@ class Adaptive:
         }
         # Segments also end for other reasons: a full cache, a look at the text.
         steps = outlook.steps + int(np.max(stats["steps"], initial=0))
-        outlook = dataclasses.replace(outlook, steps=steps, **added)
+        row_steps = outlook.row_steps + int(np.sum(stats["steps"]))
+        outlook = dataclasses.replace(outlook, steps=steps, row_steps=row_steps, **added)
         if steps < self.segment_steps:
             return dataclasses.replace(self, outlook=outlook)
-        outlook = self._reviewed(outlook, len(stats["steps"]))
+        outlook = self._reviewed(outlook)
         if self.at == 0 and outlook.idle >= self.patience:
             return dataclasses.replace(self, at=1, outlook=outlook)
         drafts = [choice.rows - 1 for choice in self.choices]
@@ -177,12 +180,12 @@ class Adaptive:
             best = self.at
         return dataclasses.replace(self, at=best, outlook=outlook)
 
-    def _reviewed(self, outlook: Outlook, batch: int) -> Outlook:
+    def _reviewed(self, outlook: Outlook) -> Outlook:
         k = self.rows - 1
         if k == 0:
             return Outlook(found=outlook.found, held=outlook.held, idle=outlook.idle + 1)
         proposed = outlook.proposed
-        found = min(1.0, proposed / (k * outlook.steps * batch))
+        found = min(1.0, proposed / (k * outlook.row_steps))  # requests that are done take no steps
         held = _chance(outlook.accepted * k / proposed, k) if proposed else outlook.held
         keep = MEMORY if outlook.idle == 0 else 0.0
         return Outlook(

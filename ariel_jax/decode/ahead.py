@@ -7,6 +7,7 @@ runs hides its time, where there is a processor to spare.
 import concurrent.futures
 import functools
 import time
+import warnings
 from collections.abc import Callable, Hashable
 from typing import Any
 
@@ -22,6 +23,8 @@ from ariel_jax.models.params import DecoderParams
 Segment = Callable[..., Any]
 """`segment(params, extra, state, *, max_steps)`: a compiled program, its static arguments fixed."""
 
+MOST_KEPT = 64  # programs; the oldest goes first
+
 _made: dict[Hashable, "concurrent.futures.Future[Segment]"] = {}
 _jitted: set[Hashable] = set()  # what the jitted function has compiled by itself
 
@@ -32,8 +35,17 @@ def _pool() -> concurrent.futures.ThreadPoolExecutor:
 
 
 def _struct(new: Any, old: jax.Array) -> jax.ShapeDtypeStruct:
-    where = old.sharding if old.committed else None
-    return jax.ShapeDtypeStruct(new.shape, old.dtype, sharding=where, weak_type=old.aval.weak_type)
+    _, dtype, where, weak = _kind(old)
+    return jax.ShapeDtypeStruct(new.shape, dtype, sharding=where, weak_type=bool(weak))
+
+
+def _kind(x: Any) -> tuple[Any, ...]:
+    """What a compiled program depends on in an argument: shape, dtype, placement, weakness."""
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return x.shape, x.dtype, x.sharding, x.weak_type
+    if isinstance(x, jax.Array):
+        return x.shape, x.dtype, x.sharding if x.committed else None, x.aval.weak_type
+    return np.shape(x), np.result_type(x), None, not isinstance(x, np.ndarray | np.generic)
 
 
 def at_capacity(strategy: Strategy, state: DecodeState, capacity: int) -> DecodeState:
@@ -68,6 +80,8 @@ def submit(
     segment: Any = programs.segment()
     lowered = segment.lower(cfg, params, extra, abstract, strategy=strategy, max_steps=np.int32(1))
     _made[key] = _pool().submit(lowered.compile)
+    while len(_made) > MOST_KEPT:
+        del _made[next(iter(_made))]
     return True
 
 
@@ -75,8 +89,7 @@ def _key(
     cfg: DecoderConfig, params: Any, extra: Any, state: DecodeState, strategy: Strategy
 ) -> Hashable:
     leaves, tree = jax.tree.flatten((params, extra, state))
-    shapes = (x if isinstance(x, jax.ShapeDtypeStruct) else _struct(x, x) for x in leaves)
-    return cfg, strategy, tree, tuple((x.shape, x.dtype, x.sharding, x.weak_type) for x in shapes)
+    return cfg, strategy, tree, tuple(map(_kind, leaves))
 
 
 def program(
@@ -89,8 +102,12 @@ def program(
     key = _key(cfg, params, extra, state, strategy)
     if key in _made:
         begin, is_ready = time.perf_counter(), _made[key].done()
-        segment = _made[key].result()
-        return segment, 0.0 if is_ready else time.perf_counter() - begin
+        try:
+            segment = _made[key].result()
+            return segment, 0.0 if is_ready else time.perf_counter() - begin
+        except jax.errors.JaxRuntimeError as error:
+            del _made[key]  # the jitted program below fails alike, or does it
+            warnings.warn(f"compiling ahead failed: {error}", stacklevel=3)
     _jitted.add(key)
     jitted: Any = programs.segment()
 

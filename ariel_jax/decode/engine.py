@@ -14,9 +14,17 @@ from ariel_jax.decode import ahead, programs, requests
 from ariel_jax.decode.capacity import CapacityPolicy, Upfront, check_choice
 from ariel_jax.decode.compiling import compile_seconds
 from ariel_jax.decode.sampling import SamplingParams, make_rows
-from ariel_jax.decode.state import DecodeState, Flag, Logprobs, Stats, shard_state
+from ariel_jax.decode.state import (
+    DecodeState,
+    Flag,
+    Logprobs,
+    Stats,
+    cache_bytes,
+    check_alive,
+    shard_state,
+)
 from ariel_jax.decode.strategy import Autoregressive, Strategy
-from ariel_jax.errors import CapacityError, ConfigError
+from ariel_jax.errors import CapacityError
 from ariel_jax.layers.kv_cache import init_cache
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -39,10 +47,11 @@ class Report:
     grow_s: float = 0.0
     segments: int = 0
     growths: int = 0
-    rows_copied: int = 0  # at growths; a row is a position of all requests
+    rows_copied: int = 0  # at growths and shrinks; a row is a position of all requests
     compiles: int = 0
     capacity: int = 0
-    cache_bytes: int = 0
+    cache_bytes: int = 0  # of the strategy's own arrays (a draft model's cache) too
+    peak_cache_bytes: int = 0  # while it was moved, by the sizes of what existed at once
     new_tokens: int = 0
     decode_tokens: int = 0  # without the first one of each row, which prefill draws
     decode_steps: int = 0  # steps of the slowest row
@@ -106,15 +115,11 @@ class Run:
         Raises:
             ConfigError: the state was donated to another run, which has overwritten it.
         """
-        if any(leaf.is_deleted() for leaf in jax.tree.leaves(state.cache)):
-            raise ConfigError(
-                "this DecodeState was given to a run that has decoded on, which overwrites it in "
-                "place: continue with that run's `state`, or `fork` a state before giving it away."
-            )
+        check_alive(state)
         strategy, policy, report = (
             strategy or Autoregressive(),
             policy or Upfront(),
-            report or Report(capacity=state.cache.capacity, cache_bytes=state.cache.nbytes),
+            report or Report(capacity=state.cache.capacity),
         )
         self.cfg, self.params, self.extra = cfg, params, extra
         self.state = state
@@ -125,14 +130,17 @@ class Run:
         self.length = np.zeros(0, np.int32)
         self.done = np.zeros(0, bool)
         self.tokens = np.zeros((0, 0), np.int32)
+        self._steps = np.zeros(0, np.int32)
         self._limit = np.asarray(state.limit)
         self._read()
+        self._count_bytes(0)
 
-    def _read(self) -> None:
-        # Small arrays, once after each segment.
-        self.length, self.done, self.tokens = jax.device_get(
-            (self.state.cache.length, self.state.done, self.state.tokens)
-        )
+    def _read(self, info: Any = None) -> Any:
+        """`info` from the device, and what is kept of the state: one transfer for each segment."""
+        state = self.state
+        small = (state.cache.length, state.done, state.tokens, state.stats.steps, info)
+        self.length, self.done, self.tokens, self._steps, info = jax.device_get(small)
+        return info
 
     def new_tokens(self, row: int) -> list[int]:
         """The tokens generated so far for one row, an end-of-sequence token included."""
@@ -153,7 +161,7 @@ class Run:
         compiled = programs.TRACES["segment"] + programs.TRACES["grow"]
         while left > 0 and not self.done.all():
             self._make_room()
-            steps_before = np.asarray(self.state.stats.steps)
+            steps_before = self._steps
             review = self.strategy.review_steps
             before = self.length.copy()
             begin, compiling = time.perf_counter(), compile_seconds()
@@ -164,19 +172,19 @@ class Run:
                 self.state,
                 max_steps=np.int32(left if review is None else min(left, review)),
             )
-            self._read()
+            info = self._read(info)
             spent = compile_seconds() - compiling + waited
             self.report.compile_s += spent
             self.report.decode_s += time.perf_counter() - begin - spent
-            steps, info = jax.device_get((self.state.stats.steps, info))
-            _raise_flags(info.flags)
-            taken = int((steps - steps_before).max())
+            steps = self._steps - steps_before
+            taken = int(steps.max())
             self._count(before, taken, info)
+            _raise_flags(info.flags)
             left -= max(taken, 1)
             self.strategy = self.strategy.choose(
                 {
                     "emitted": info.emitted,
-                    "steps": steps - steps_before,
+                    "steps": steps,
                     "proposed": info.proposed,
                     "accepted": info.accepted,
                 }
@@ -245,20 +253,27 @@ class Run:
         compile a program for the new capacity, so it belongs into a quiet moment, such as after a
         rollback.
         """
-        length = int(self.length.max())
-        rows = self.strategy.max_rows
-        limit = int(self._limit.max()) - 2 + rows
-        chosen = self.policy.initial(length, rows, limit)
-        new = check_choice(chosen, need=length + self.strategy.rows, policy=self.policy)
+        length, rows = int(self.length.max()), self.strategy.max_rows
+        need = int((self.length + np.where(self.done, 0, self.strategy.rows)).max())
         capacity = self.state.cache.capacity
-        if 2 * (length + self.strategy.rows) > capacity or new >= capacity:
+        if 2 * need > capacity:
+            return False
+        limit = int(self._limit.max()) - 2 + rows
+        chosen = self.policy.initial(length, rows, max(limit, length))
+        new = check_choice(chosen, need=need, policy=self.policy)
+        if new >= capacity:
             return False
         self._resize(new)
         return True
 
+    def _count_bytes(self, transient: int) -> None:
+        held = cache_bytes(self.state)
+        self.report.cache_bytes = held
+        self.report.peak_cache_bytes = max(self.report.peak_cache_bytes, held + transient)
+
     def _resize(self, new: int) -> None:
-        capacity = self.state.cache.capacity
-        requests.check_memory(self.cfg, self.state.cache.nbytes, capacity, new, self.mem_limit)
+        capacity, held = self.state.cache.capacity, cache_bytes(self.state)
+        requests.check_memory(self.cfg, held, capacity, new, self.mem_limit)
         begin, compiling = time.perf_counter(), compile_seconds()
         self.report.rows_copied += min(capacity, new)
         try:
@@ -275,7 +290,8 @@ class Run:
         self.report.compile_s += spent
         self.report.grow_s += time.perf_counter() - begin - spent
         self.report.capacity = new
-        self.report.cache_bytes = self.state.cache.nbytes
+        # A leaf exists twice while it is moved.
+        self._count_bytes(min(held, cache_bytes(self.state)) // (2 * self.cfg.n_layers))
 
     def stop_row(self, row: int, n_known: int) -> None:
         """End one row now, keeping its first `n_known` tokens (prompt included).
@@ -294,10 +310,14 @@ class Run:
         done[row] = True
         # Placed as before: a state that lies elsewhere would compile the program once more.
         self.state = self.state.replace(
-            cache=self.state.cache.rollback(jax.device_put(keep - 1, self.state.limit.sharding)),
-            done=jax.device_put(done, self.state.done.sharding),
+            cache=self.state.cache.rollback(_placed_as(keep - 1, self.state.limit)),
+            done=_placed_as(done, self.state.done),
         )
         self._read()
+
+
+def _placed_as(value: np.ndarray, old: jax.Array) -> jax.Array:
+    return jax.device_put(value, old.sharding) if old.committed else jnp.asarray(value)
 
 
 def start(
@@ -367,6 +387,7 @@ def start(
     if mesh is not None:
         state = shard_state(state, mesh)
     state = state.replace(aux=strategy.init(cfg, params, extra, state))
+    requests.check_memory(cfg, 0, 0, rows, mem_limit, row_bytes=cache_bytes(state) // rows)
     state, report = _read_prompts(cfg, params, extra, state, tokens, lengths, strategy)
     return Run(
         cfg,
@@ -411,7 +432,6 @@ def _read_prompts(
         prefill_s=time.perf_counter() - begin - compile_s,
         compiles=programs.TRACES["prefill"] - compiled,
         capacity=state.cache.capacity,
-        cache_bytes=state.cache.nbytes,
         new_tokens=state.batch,
     )
 

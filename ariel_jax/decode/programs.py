@@ -21,7 +21,7 @@ from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
 
 TRACES: collections.Counter[str] = collections.Counter()
-"""How often each program has been traced in this process: one trace is one compilation."""
+"""How often each program has been traced in this process, by a call or ahead of one."""
 
 
 def segment_loop(
@@ -126,7 +126,7 @@ def grow(cache: CacheOps, capacity: int) -> CacheOps:
     """The cache with room for `capacity` rows, more or fewer; the old leaves go one by one.
 
     Static: capacity. Traced: one leaf. Donated: nothing (the shapes differ); instead each old leaf
-    is freed as soon as its copy exists, so the peak is the old cache plus one new leaf at a time.
+    is freed as soon as its copy exists, so the peak is the larger cache and one leaf of the smaller.
     Sharding is kept: the capacity axis is never sharded. Other caches than the dense one grow by
     their own `grow`.
     """

@@ -79,14 +79,34 @@ class Flag:
     NOT_FINITE = 1  # logits held NaN or infinity
 
 
+def check_alive(state: DecodeState) -> None:
+    """Checks that a state has not been overwritten.
+
+    Raises:
+        ConfigError: it was donated to a run that has decoded on.
+    """
+    leaves = jax.tree.leaves((state.cache, state.tokens))
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in leaves):
+        raise ConfigError(
+            "this DecodeState was given to a run that has decoded on, which overwrites it in place: "
+            "continue with that run's `state`, or `fork` a state before giving it away."
+        )
+
+
+def cache_bytes(state: DecodeState) -> int:
+    """Bytes of the cache and of the strategy's own arrays, a draft model's cache above all."""
+    return state.cache.nbytes + sum(leaf.nbytes for leaf in jax.tree.leaves(state.aux))
+
+
 def fork(state: DecodeState, rows: Sequence[int]) -> DecodeState:
     """A new, independent state whose row i is a copy of row `rows[i]`.
 
     Copies share the request's key, so they go on alike; give them other keys (`rekey`) to branch.
 
     Raises:
-        ConfigError: a row that the state does not have.
+        ConfigError: a row that the state does not have, or a state that was overwritten.
     """
+    check_alive(state)
     bad = [r for r in rows if not isinstance(r, numbers.Integral) or not 0 <= r < state.batch]
     if bad or not len(rows):
         raise ConfigError(
@@ -105,8 +125,9 @@ def rekey(state: DecodeState, keys: jax.Array) -> DecodeState:
     """The state with new request keys [B] (typed), which decide all later draws.
 
     Raises:
-        ConfigError: keys of another shape.
+        ConfigError: keys of another shape, or a state that was overwritten.
     """
+    check_alive(state)
     if keys.shape != state.keys.shape:
         raise ConfigError(
             f"rekey got keys of shape {list(keys.shape)}; pass one per row, {list(state.keys.shape)}."
@@ -120,8 +141,10 @@ def rollback(state: DecodeState, n_known: Sequence[int] | np.ndarray) -> DecodeS
     Nothing is copied or erased: the cache forgets by length. Rows that had stopped may go on.
 
     Raises:
-        ConfigError: fewer tokens than the prompt, or more than are known.
+        ConfigError: fewer tokens than the prompt, more than are known, or a state that was
+            overwritten.
     """
+    check_alive(state)
     wanted = np.asarray(n_known)
     if not np.issubdtype(wanted.dtype, np.integer):
         raise ConfigError(f"rollback got n_known={wanted.tolist()}; pass whole numbers of tokens.")

@@ -127,7 +127,7 @@ def emit(
         out: [B, S] int32 tokens for positions length+1...
         n: [B] int32 how many of them are valid, 0..S.
         logits: [B, S, V] that they were drawn from, for log-probabilities and the flag of rows
-            in which they are NaN or infinite.
+            in which the first n are NaN or infinite.
 
     Returns:
         (state, emitted [B] int32). The caller commits `emitted` rows to the cache.
@@ -136,6 +136,7 @@ def emit(
     length = cache.length
     lead = jnp.arange(B, dtype=jnp.int32)[:, None]
     slot = jnp.arange(S, dtype=jnp.int32)[None, :]
+    read = slot < n[:, None]  # what stands behind a draft that does not hold is nobody's text
     n = jnp.where(state.done, 0, jnp.minimum(n, state.limit - 1 - length))
     is_eos = (out[:, :, None] == state.sampling.eos[:, None, :]).any(-1) & (slot < n[:, None])
     ends = is_eos.any(1)
@@ -155,7 +156,7 @@ def emit(
             top_ids=logprobs.top_ids.at[lead, at].set(top_ids.astype(jnp.int32), mode="drop"),
         )
     done = state.done | ends | (length + n + 1 >= state.limit)
-    is_bad = ~jnp.isfinite(logits).all(axis=(1, 2)) & ~state.done
+    is_bad = (~jnp.isfinite(logits).all(axis=2) & read).any(axis=1) & ~state.done
     flags = state.stats.flags | jnp.where(is_bad, jnp.uint32(Flag.NOT_FINITE), jnp.uint32(0))
     stats = state.stats.replace(flags=flags)
     return state.replace(cache=cache, tokens=tokens, done=done, logprobs=logprobs, stats=stats), n

@@ -35,7 +35,13 @@ POLICIES: dict[str, CapacityPolicy] = {
 def cases(settings: Settings) -> Sequence[Case]:
     """One case: every policy a few times, in turn."""
     tiny = settings.is_tiny
-    config = {"prompt": 16, "length": 128 if tiny else 512, "rounds": 1 if tiny else 5}
+    names = ["arithmetic:64", "arithmetic:64, ahead"] if tiny else list(POLICIES)
+    config: dict[str, Any] = {
+        "prompt": 16,
+        "length": 128 if tiny else 512,
+        "rounds": 1 if tiny else 5,
+    }
+    config |= {"policies": names}
     return [Case(name="one request", config=config, expected_s=300.0)]
 
 
@@ -91,7 +97,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     )
     given = {**config, "scale": settings.scale, "shapes": settings.shapes, "seed": settings.seed}
     given["capacities"] = list(capacities)
-    names = [*POLICIES, "auto, each program used once"]
+    names = [*config["policies"], "auto, each program used once"]
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for number in range(config["rounds"]):
         for name in names if number % 2 == 0 else names[::-1]:

@@ -32,7 +32,7 @@ def cases(settings: Settings) -> Sequence[Case]:
     config = {
         "batch": 2,
         "prompt": 16 if tiny else 32,
-        "lengths": [128, 256] if tiny else [256, 512, 1024, 2048, 4096],
+        "lengths": [64, 96] if tiny else [256, 512, 1024, 2048, 4096],
         "rounds": 1 if tiny else 3,
     }
     return [Case(name="all lengths", config=config, expected_s=480.0)]
@@ -41,7 +41,7 @@ def cases(settings: Settings) -> Sequence[Case]:
 def _policies(profile: bmc.Profile, prompt: int, steps: int) -> dict[str, CapacityPolicy]:
     r = bmc.best_rows(profile.costs(), prompt=prompt, steps=steps)
     wanted = {max(GRANULARITY, round(r * f / GRANULARITY) * GRANULARITY) for f in FACTORS}
-    rows = sorted(n for n in wanted if n < steps)
+    rows = sorted(n for n in wanted if n < steps)[: 2 if steps < 200 else None]
     return {str(n): Arithmetic(n, GRANULARITY) for n in rows or [GRANULARITY]}
 
 

@@ -29,7 +29,9 @@ def test_the_table_ends_with_the_reason_and_the_profile_is_kept(call):
     assert status == 0
     assert "| upfront |" in out
     assert "| planned |" in out
-    assert "the closed form wants r =" in out.rstrip().splitlines()[-1]
+    *_, why, fit = out.rstrip().splitlines()
+    assert "the closed form wants r =" in why
+    assert "worst residual" in fit
     assert err.count("measuring at") >= 2
     status, again, err = call(*request, "--json")
     assert status == 0

@@ -102,6 +102,40 @@ def test_ragged_rows_and_inactive_rows(make_cache, qkv, options):
     assert cache.length.tolist() == [4, 6, 10]
 
 
+def test_a_tree_sees_ancestors_and_its_path_is_kept(make_cache, qkv, options):
+    """Six rows are known; nodes 1 and 2 follow the root, 3 follows 2, 4 follows 3."""
+    q, k, v = qkv
+    parents, path, n_known = (-1, 0, 0, 2, 3), [0, 2, 3, 4], 6
+    depth = [0, 1, 1, 2, 3]
+    cache = make_cache(16)
+    attend, carry = cache.attend(
+        lambda layer: options, positions([0] * B, n_known), jnp.ones(B, bool), fresh=True
+    )
+    _, carry = attend(0, q[:, :n_known], k[:, :n_known], v[:, :n_known], carry)
+    cache = cache.commit(carry, jnp.full(B, n_known, jnp.int32))
+    # The path's nodes are what the sequence goes on with, node 1 is something else.
+    source = [6, 11, 7, 8, 9]
+    nodes = [jnp.stack([x[:, s] for s in source], axis=1) for x in qkv]
+    at = jnp.broadcast_to(n_known + jnp.asarray(depth, jnp.int32)[None], (B, 5))
+    active = jnp.asarray([True, True, False])
+    before = jax.device_get(cache)
+    attend, carry = cache.attend(lambda layer: options, at, active, parents=parents)
+    out, carry = attend(0, *nodes, carry)
+    expected = by_hand(*qkv, options)
+    for node in path:
+        np.testing.assert_allclose(out[:2, node], expected[:2, n_known + depth[node]], atol=2e-5)
+    alone = [jnp.concatenate([x[:, : n_known + 1], x[:, 11:]], axis=1) for x in qkv]
+    np.testing.assert_allclose(out[:2, 1], by_hand(*alone, options)[:2, n_known + 1], atol=2e-5)
+    kept = jnp.asarray([4, 2, 0], jnp.int32)
+    cache = cache.commit(carry, kept, jnp.asarray([path] * B, jnp.int32))
+    assert cache.length.tolist() == [10, 8, 6]
+    for row, n in ((0, 4), (1, 2)):
+        np.testing.assert_array_equal(
+            cache.k[0][row, :, n_known : n_known + n], np.moveaxis(k[row, 6 : 6 + n], 0, 1)
+        )
+    np.testing.assert_array_equal(np.asarray(cache.v[0])[2], before.v[0][2])
+
+
 def test_rollback_grow_fork_and_reset(make_cache, qkv, options):
     cache = make_cache(12)
     attend, carry = cache.attend(

@@ -133,6 +133,22 @@ def test_tokens_and_logprobs_equal_the_oracle(tiny, strategy, extra, expected):
         assert (np.exp(top).sum(-1) <= 1 + 1e-5).all()
 
 
+DRAFTING = {name: s for name, s in STRATEGIES.items() if isinstance(s, Speculative)}
+
+
+@pytest.mark.parametrize("verifier", ["greedy", "rejection"])
+@pytest.mark.parametrize("strategy", DRAFTING.values(), ids=DRAFTING.keys())
+def test_other_verifiers_keep_greedy_requests_as_they_are(
+    tiny, strategy, extra, expected, verifier
+):
+    """With repetition penalty and minimum length; the law of requests that sample is tested apart."""
+    greedy = [0, 3]
+    other = dataclasses.replace(strategy, verifier=verifier)
+    run = run_all(tiny, other, extra, rows=greedy)
+    for slot, row in enumerate(greedy):
+        assert run.new_tokens(slot) == expected[row][0]
+
+
 @pytest.mark.parametrize(
     ("rows", "capacity", "step"),
     [
@@ -381,7 +397,7 @@ def test_many_request_lengths_compile_only_the_distinct_shapes(
     before = programs.TRACES.copy()
     segments, prefills, first = set(), set(), set()
     for request in range(50):
-        n_prompt, n_new = int(rng.integers(1, 150)), int(rng.integers(2, 90))
+        n_prompt, n_new = int(rng.integers(1, 100)), int(rng.integers(2, 60))
         run = start(
             cfg,
             params,

@@ -78,12 +78,24 @@ def test_where_drafts_cannot_win_trying_them_costs_little():
 def test_drafts_are_tried_again_when_the_text_changes():
     strategy = adaptive(PROPOSERS, (1.0, 1.05, 1.1, 1.2))
     rng = np.random.default_rng(1)
+    taken = []
     for _ in range(30):
         strategy = strategy.choose(segment(strategy, rng, held=0.0, found=1.0))
-    assert strategy.at == 0 or strategy.outlook.idle == 0
+        taken.append(strategy.at)
+    assert taken.count(0) > 20
     for _ in range(20):
         strategy = strategy.choose(segment(strategy, rng, held=0.97, found=1.0))
     assert DRAFTS[strategy.at] >= 4
+
+
+def test_requests_that_are_done_do_not_count_against_drafts():
+    """One of eight still goes on, and all its drafts hold: worth twice their cost."""
+    strategy = adaptive((NGram(k=4),), (1.0, 2.0))
+    one = lambda value: np.array([value] + [0] * 7)
+    for _ in range(5):
+        stats = {"emitted": one(80), "steps": one(16), "proposed": one(64), "accepted": one(64)}
+        strategy = strategy.choose(stats)
+    assert strategy.now.rows == 5
 
 
 def test_what_was_seen_compiles_nothing():

@@ -13,7 +13,9 @@ from ariel_jax.decode import (
     Run,
     Speculative,
     ahead,
+    fork,
     programs,
+    rollback,
     start,
 )
 from ariel_jax.errors import ConfigError
@@ -38,7 +40,7 @@ def decode(cfg, params, **options):
 
 def test_the_next_capacity_is_compiled_by_another_thread_and_used(monkeypatch):
     cfg, params = model(3e-5)
-    seen = []
+    seen, jitted = [], []
     given = programs.segment()
 
     class Lowered:
@@ -51,6 +53,7 @@ def test_the_next_capacity_is_compiled_by_another_thread_and_used(monkeypatch):
 
     class Segment:
         def __call__(self, *arguments, **options):
+            jitted.append(arguments[3].cache.capacity)
             return given(*arguments, **options)
 
         def lower(self, *arguments, **options):
@@ -60,6 +63,7 @@ def test_the_next_capacity_is_compiled_by_another_thread_and_used(monkeypatch):
     run = decode(cfg, params, compile_ahead=True)
     assert run.report.growths == 2
     assert len(seen) == 2
+    assert set(jitted) == {32}, "what was compiled ahead was not used"
     assert all(name.startswith("compile-ahead") for name in seen)
     # Prefill, the first segment, two ahead, and a growth for each of these.
     assert run.report.compiles == 1 + 1 + 2 + 2
@@ -93,15 +97,20 @@ def test_capacities_are_prepared_ahead_of_time():
         run.prepare([0])
 
 
-def test_on_a_mesh_the_program_fits_the_placement():
+def test_on_a_mesh_the_program_fits_the_placement(monkeypatch):
     cfg, params = model(6e-5)
     mesh = backend.make_mesh(data=2)
     spread = jax.device_put(params, sharding.param_shardings(cfg, mesh))
-    run = decode(cfg, spread, mesh=mesh, compile_ahead=True, strategy=Speculative(NGram(k=2)))
-    plain = decode(cfg, params)
+    strategy = Speculative(NGram(k=2, branches=2))
+    found = []
+    real = ahead.program
+    monkeypatch.setattr(ahead, "program", lambda *a: found.append(real(*a)) or found[-1])
+    run = decode(cfg, spread, mesh=mesh, compile_ahead=True, strategy=strategy)
     assert run.report.growths > 0
+    assert len(found) == 1 + run.report.growths
+    assert all(isinstance(segment, jax.stages.Compiled) for segment, _ in found[1:])
+    plain = decode(cfg, params)
     assert [run.new_tokens(i) for i in (0, 1)] == [plain.new_tokens(i) for i in (0, 1)]
-    assert any(key[1] == Speculative(NGram(k=2)) for key in ahead._made)
 
 
 def test_a_state_that_was_given_away_is_refused_by_name():
@@ -109,5 +118,23 @@ def test_a_state_that_was_given_away_is_refused_by_name():
     run = start(cfg, params, PROMPTS, max_new=9)
     state = run.state
     run.advance(2)
-    with pytest.raises(ConfigError, match="fork"):
-        Run(cfg, params, state)
+    for use in (
+        lambda: Run(cfg, params, state),
+        lambda: fork(state, [0]),
+        lambda: rollback(state, [3, 5]),
+    ):
+        with pytest.raises(ConfigError, match="given to a run"):
+            use()
+
+
+def test_a_failure_ahead_is_said_and_not_kept(monkeypatch):
+    cfg, params = model(8e-5)
+
+    def fails(self):
+        raise jax.errors.JaxRuntimeError("no memory")
+
+    monkeypatch.setattr(jax.stages.Lowered, "compile", fails)
+    with pytest.warns(UserWarning, match="ahead failed: no memory"):
+        run = decode(cfg, params, compile_ahead=True)
+    assert run.report.growths == 2
+    assert len(run.new_tokens(0)) == 58

@@ -22,12 +22,14 @@ def test_arithmetic_always_gives_room_and_stops_at_the_limit(prompt, rows, new, 
     capacity = policy.initial(prompt, rows, limit)
     assert capacity >= prompt + rows
     assert capacity % g == 0
-    assert capacity <= round_up(max(prompt + max(r, rows), prompt + rows), g)
+    assert capacity <= round_up(prompt + max(r, rows), g)
+    assert capacity <= round_up(max(limit, prompt + rows), g)
     need = capacity + 1
     grown = policy.next(capacity, need, max(limit, need))
     assert grown >= need
     assert grown % g == 0
     assert grown <= round_up(max(capacity + r, need), g)
+    assert grown <= round_up(max(limit, need), g)
 
 
 @given(prompt=sizes, rows=st.integers(1, 16), new=sizes)

@@ -125,6 +125,17 @@ def test_eos_ends_a_text_and_is_not_in_it(toy, whole):
     assert out.texts[0] == toy.tokenizer.decode(whole.completions[0].tokens[:n])
 
 
+def test_a_segment_is_read_back_once(toy, monkeypatch):
+    run = start(toy.cfg, toy.params, [[1, 2, 3], [4]], max_new=30)
+    run.advance(2)
+    calls = []
+    real = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda tree: calls.append(1) or real(tree))
+    run.advance(5)
+    run.advance(5)
+    assert len(calls) == 2
+
+
 def test_growth_is_counted_to_the_row(toy, whole):
     out = generate(toy, ["abc", "q"], max_new=24, ignore_eos=True, capacity=Arithmetic(8, 8))
     assert out.texts == whole.texts
@@ -300,6 +311,53 @@ def test_a_memory_limit_is_kept_at_the_start_and_at_every_growth(toy):
     kept = len(enough.new_tokens(0))
     assert kept > 8
     assert enough.new_tokens(0) == plain.new_tokens(0)[:kept]
+
+
+def test_a_cache_that_is_full_of_requests_that_are_done_is_left_as_it_is(toy):
+    run = start(toy.cfg, toy.params, [[1]], max_new=63, capacity=Upfront(granularity=1))
+    run.advance()
+    assert run.done.all()
+    assert run.length[0] == run.state.cache.capacity
+    assert not run.shrink()
+    assert len(run.new_tokens(0)) == 63
+
+
+def test_weights_may_be_numpy_arrays(toy):
+    params = jax.tree.map(np.asarray, toy.params)
+    run = start(toy.cfg, params, [[1, 2, 3]], max_new=20)
+    run.advance()
+    plain = start(toy.cfg, toy.params, [[1, 2, 3]], max_new=20)
+    plain.advance()
+    assert run.new_tokens(0) == plain.new_tokens(0)
+
+
+def test_a_stop_string_in_one_row_compiles_nothing(toy, whole):
+    stop = whole.texts[0][7:9]
+    options = {"max_new": 24, "ignore_eos": True, "stream_every": 4}
+    generate(toy, ["abc", "q"], **options)
+    out = generate(toy, ["abc", "q"], stop=[stop], **options)
+    assert out.completions[0].finish_reason == "stop"
+    assert out.report.compile_s == 0
+    n_tokens = sum(len(c.tokens) for c in out.completions)
+    assert out.report.new_tokens == n_tokens
+
+
+def test_a_growth_holds_one_leaf_twice_and_no_more(toy, monkeypatch):
+    run = start(toy.cfg, toy.params, [[1, 2, 3]], max_new=60, capacity=Arithmetic(16, 16))
+    n_leaves = 2 * toy.cfg.n_layers
+    old = run.state.cache
+    alive = []
+    real = programs._grow_leaf()
+
+    def watched(leaf, *, capacity):
+        new = real(leaf, capacity=capacity)
+        alive.append(sum(not x.is_deleted() for x in (*old.k, *old.v)) + len(alive) + 1)
+        return new
+
+    monkeypatch.setattr(programs, "_grow_leaf", lambda: watched)
+    grown = programs.grow(old, 48)
+    assert alive == [n_leaves + 1] * n_leaves
+    assert grown.capacity == 48
 
 
 def test_a_cache_shrinks_to_what_its_rows_fill_and_nothing_is_lost(toy):

@@ -146,6 +146,9 @@ def test_rejection_accepts_the_overlap_of_the_two_laws():
     overlap = np.minimum(P[0], Q[0]).sum()
     spread = np.sqrt(overlap * (1 - overlap) / N)
     assert abs((held >= 1).mean() - overlap) < 5.3 * spread  # once in 10 million
+    # And so the tokens of a step are one more than the products of the overlaps.
+    both = overlap * np.minimum(P[1], Q[1]).sum()
+    assert abs((1 + held).mean() - (1 + overlap + both)) < 5.3 * np.std(held) / np.sqrt(N)
 
 
 def test_a_planted_fault_in_the_rule_is_noticed():
@@ -389,16 +392,30 @@ def test_the_greedy_verifier_refuses_requests_that_sample(pair):
     assert [run.new_tokens(0), run.new_tokens(1)] == [plain.new_tokens(0), plain.new_tokens(1)]
 
 
-@pytest.mark.parametrize("alternatives", [0, 1])
-def test_rejection_with_a_draft_model_under_top_p_keeps_the_joint_law(alternatives):
+@pytest.mark.parametrize(
+    ("alternatives", "settings"),
+    [
+        (0, {"top_p": 0.9}),
+        (1, {"min_p": 0.05, "repetition_penalty": 1.3, "min_new": 3}),
+    ],
+    ids=["chain, top-p", "tree, min-p, penalty and minimum length"],
+)
+def test_rejection_with_a_draft_model_keeps_the_joint_law(alternatives, settings):
     """Of the three tokens after the prompt, from the whole program, against every possible triple."""
     cfg = tiny_config("llama", vocab_size=5, max_positions=32)
     params = tiny_params(cfg)
     draft = jax.tree.map(lambda a, b: a + 0.3 * b, params, tiny_params(cfg, seed=3))
-    one, prompt, n_rows = SamplingParams(temperature=1.5, top_p=0.9), [1, 2, 3], 3000
+    one, prompt, n_rows = SamplingParams(temperature=1.5, **settings), [1, 2, 3], 3000
     strategy = Speculative(DraftModel(cfg, k=2, alternatives=alternatives), "rejection")
     run = start(
-        cfg, params, [prompt] * n_rows, max_new=3, strategy=strategy, extra=draft, sampling=one
+        cfg,
+        params,
+        [prompt] * n_rows,
+        max_new=3,
+        strategy=strategy,
+        extra=draft,
+        sampling=one,
+        eos=(4,) if one.min_new else (),
     )
     run.advance()
     assert run.report.accepted > 0.1 * n_rows
@@ -410,7 +427,8 @@ def test_rejection_with_a_draft_model_under_top_p_keeps_the_joint_law(alternativ
     def law(text):
         tokens = jnp.asarray([text + [0] * (8 - len(text))], jnp.int32)
         out = programs.forward(cfg, params, tokens, jnp.arange(8, dtype=jnp.int32)[None])
-        x = oracle.process_logits(np.asarray(out[0, len(text) - 1]), text, 0, one, ())
+        eos = (4,) if one.min_new else ()
+        x = oracle.process_logits(np.asarray(out[0, len(text) - 1]), text, 0, one, eos)
         weights = np.exp(x - x.max())
         return weights / weights.sum()
 

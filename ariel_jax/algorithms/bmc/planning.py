@@ -57,6 +57,14 @@ class Times:
         residual = float(np.abs(fixed + slope * x - y).max())
         return float(fixed), float(max(slope, 0.0)), residual
 
+    def fit(self) -> tuple[float, float]:
+        """(R squared of that line, its largest residual over the mean time)."""
+        fixed, slope, residual = self.line()
+        x, y = np.asarray(self.capacities, float), np.asarray(self.seconds)
+        spread = float(np.sum((y - y.mean()) ** 2))
+        error = float(np.sum((fixed + slope * x - y) ** 2))
+        return 1 - error / spread if spread else 1.0, residual / max(float(y.mean()), 1e-30)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Profile:

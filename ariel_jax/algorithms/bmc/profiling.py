@@ -16,6 +16,7 @@ from ariel_jax._checks import positive_int
 from ariel_jax.algorithms.bmc.planning import Profile, Times
 from ariel_jax.decode import programs
 from ariel_jax.decode.capacity import Upfront
+from ariel_jax.decode.compiling import compile_seconds
 from ariel_jax.decode.engine import start
 from ariel_jax.decode.strategy import Autoregressive, Strategy
 from ariel_jax.errors import ConfigError, IntegrityError, StorageError
@@ -101,7 +102,9 @@ def profile(
     for capacity in rows:
         say(f"measuring at {capacity} rows")
         steppers.append(_Stepper(cfg, params, batch, capacity, n_runs, strategy, extra))
-        _growth_s(cfg, params, batch, capacity)  # compiles
+        before = compile_seconds()
+        _growth_s(cfg, params, batch, capacity)
+        steppers[-1].compile_s += compile_seconds() - before  # a new capacity needs both programs
     growth: list[list[float]] = []
     for _ in range(n_runs):  # in turn: what disturbs the machine for a while hits each alike
         growth.append([_growth_s(cfg, params, batch, capacity) for capacity in rows])

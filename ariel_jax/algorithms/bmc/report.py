@@ -29,6 +29,7 @@ class Row:
         redundant_row_steps: spare rows, summed over the steps.
         capacities: rows in turn, those of prefill first.
         predicted_s: growths and steps, from the profile.
+        overhead_s: the part of it that growths and spare rows take.
         tokens_per_s: predicted, of one request.
     """
 
@@ -39,6 +40,7 @@ class Row:
     redundant_row_steps: int
     capacities: tuple[int, ...]
     predicted_s: float
+    overhead_s: float
     tokens_per_s: float
 
 
@@ -51,12 +53,15 @@ class Plan:
         best_r: of the closed form, in rows.
         choice: name of the row to take.
         why: the reason, with the numbers that decided.
+        fit: how well straight lines describe the measured times, on which the closed form rests;
+            says so where its r costs a quarter more overhead than the planned capacities.
     """
 
     rows: tuple[Row, ...]
     best_r: float
     choice: str
     why: str
+    fit: str
 
 
 def plan(
@@ -97,7 +102,39 @@ def plan(
     near = [row for row in takeable if row.predicted_s <= least * (1 + NEAR)]
     chosen = min(near, key=lambda row: row.allocations)
     upfront = next(row for row in table if row.name == "upfront")
-    return Plan(rows=table, best_r=r, choice=chosen.name, why=_why(profile, chosen, upfront, r))
+    return Plan(
+        rows=table,
+        best_r=r,
+        choice=chosen.name,
+        why=_why(profile, chosen, upfront, r),
+        fit=_fit(profile, table, r),
+    )
+
+
+def useful_s(profile: Profile, *, prompt: int, steps: int) -> float:
+    """Seconds of the steps if each had exactly the rows that it fills."""
+    rows = range(prompt + 1, prompt + 1 + steps)
+    return sum(profile.step.at(row) for row in rows) / profile.tokens_per_step
+
+
+def _fit(profile: Profile, table: tuple[Row, ...], r: float) -> str:
+    parts = []
+    for what, times in (("growths", profile.growth), ("steps", profile.step)):
+        quality, worst = times.fit()
+        parts.append(f"{what} R2 {quality:.2f}, worst residual {100 * worst:.0f} %")
+    text = f"straight lines through the measured times: {'; '.join(parts)}."
+    planned = next(row for row in table if row.name == "planned")
+    near = [row for row in table if row.name.startswith("arithmetic")]
+    if not near:
+        return text
+    closest = min(near, key=lambda row: abs(int(row.name.split(":")[1]) - r))
+    if closest.overhead_s <= 1.25 * max(planned.overhead_s, 1e-12):
+        return text
+    worse = min((profile.growth, "growths"), (profile.step, "steps"), key=lambda x: x[0].fit()[0])
+    return (
+        f"{text} The closed form's r costs {closest.overhead_s / planned.overhead_s:.1f} times the "
+        f"overhead of the planned capacities: {worse[1]} do not lie on a line here."
+    )
 
 
 def _row(
@@ -113,6 +150,7 @@ def _row(
         redundant_row_steps=work.redundant_row_steps,
         capacities=work.capacities,
         predicted_s=seconds,
+        overhead_s=seconds - useful_s(profile, prompt=prompt, steps=steps),
         tokens_per_s=steps / seconds if seconds else float("inf"),
     )
 

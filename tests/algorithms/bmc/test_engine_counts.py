@@ -27,13 +27,16 @@ def model():
 )
 def test_growths_rows_copied_and_capacities_are_those_simulated(model, policy, prompt, new):
     run = start(*model, [[1] * prompt] * 2, max_new=new, capacity=policy)
-    seen = [run.state.cache.capacity]
-    while run.advance(1):
+    seen, spare, goes_on = [run.state.cache.capacity], 0, True
+    while goes_on:
+        goes_on = run.advance(1)
+        spare += run.state.cache.capacity - int(run.length[0])
         if run.state.cache.capacity != seen[-1]:
             seen.append(run.state.cache.capacity)
     work = bmc.simulate(policy, prompt=prompt, steps=new - 1)
     assert run.report.growths == work.growths
     assert run.report.rows_copied == work.rows_copied
+    assert spare == work.redundant_row_steps
     assert tuple(seen) == work.capacities
     assert run.report.decode_steps == work.steps
     cfg = model[0]

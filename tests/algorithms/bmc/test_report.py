@@ -41,9 +41,24 @@ def test_of_equal_times_the_fewest_allocations_win():
 
 
 def test_a_planned_choice_says_how_to_take_it():
-    plan = bmc.plan(lines(2e-6, 1e-6, 1e-4), prompt=64, steps=2000)
+    cliff = bmc.Times((1, 960, 1024, 100_000), (1e-4, 1.01e-4, 1e-3, 1e-2))
+    profile = bmc.Profile(growth=bmc.Times((1, 4096), (5e-3, 1e-2)), step=cliff)
+    plan = bmc.plan(profile, prompt=64, steps=1500)
     planned = next(row for row in plan.rows if row.name == "planned")
-    assert plan.choice != "planned" or ",".join(map(str, planned.capacities)) in plan.why
+    assert plan.choice in ("planned", "auto (length unknown)")  # no constant growth stops at 960
+    chosen = next(row for row in plan.rows if row.name == plan.choice)
+    assert 960 in chosen.capacities
+    assert f"--capacity table:{','.join(map(str, chosen.capacities))}" in plan.why
+    assert planned.overhead_s < planned.predicted_s
+    assert "do not lie on a line" in plan.fit
+
+
+def test_straight_lines_are_said_to_fit():
+    plan = bmc.plan(lines(2e-6, 1e-6, 1e-4), prompt=64, steps=2000)
+    assert "growths R2 1.00, worst residual 0 %; steps R2 1.00" in plan.fit
+    assert "do not lie" not in plan.fit
+    upfront = next(row for row in plan.rows if row.name == "upfront")
+    assert upfront.overhead_s == pytest.approx(1e-6 * upfront.redundant_row_steps, rel=1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +84,10 @@ def test_a_profile_is_measured_once_and_kept_by_model_batch_and_capacities(model
     assert bmc.profile(*model, **options) == again
 
 
-def test_every_use_of_a_profile_names_the_attention_it_was_measured_with(model):
-    assert profiling._attention(*model, 1, 128, 1) == "reference"
+def test_a_profile_is_kept_under_the_attention_it_was_measured_with(model):
+    key = profiling._key(*model, 1, [128, 256], Autoregressive())
+    assert key["attention"] == "reference"
+    assert key["batch"] == 1
 
 
 def test_impossible_profiles_are_refused(model):
