@@ -1,4 +1,4 @@
-"""How many drafts to verify, chosen between segments from what they cost and how many held."""
+"""How many drafts to verify, chosen between segments from what they cost and how many would hold."""
 
 import dataclasses
 from typing import Any
@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from ariel_jax._checks import positive, positive_int
+from ariel_jax.decode.replay import NGramReplay
 from ariel_jax.decode.speculative import Speculative
 from ariel_jax.decode.state import DecodeState, StepInfo
 from ariel_jax.decode.strategy import Autoregressive, Strategy
@@ -14,69 +15,66 @@ from ariel_jax.errors import ConfigError
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
 
-MEMORY = 0.7  # weight of the past when a segment's acceptance comes in
+SHORTEST_REVIEW = 8  # steps before the first review; each that changes nothing doubles it
+WINDOW = 64  # tokens of each request that a review looks back on
+PRIOR = 4  # steps of one token each that count as if they had been seen
 
 
 @dataclasses.dataclass(frozen=True)
 class Outlook:
-    """What the last segments showed.
+    """What the reviews have seen; the engine's host state, never compiled.
 
     Attributes:
-        found: share of the steps that had a draft.
-        held: chance that a draft holds if all before it did.
-        idle: reviews since drafts were last tried.
-        steps: of the slowest request, counted since the last review.
-        row_steps, proposed, accepted: of all requests, counted since the last review.
+        replays: of each request.
+        first: where the text that counts as evidence begins in each.
+        steps: taken since the last review.
+        review_steps: how many to take between two.
     """
 
-    found: float = 0.5
-    held: float = 0.5
-    idle: int = 0
+    replays: tuple[NGramReplay, ...] = ()
+    first: tuple[int, ...] = ()
     steps: int = 0
-    row_steps: int = 0
-    proposed: int = 0
-    accepted: int = 0
-
-    def tokens_per_step(self, k: int) -> float:
-        """Expected tokens of a step with k drafts (Leviathan et al. 2023, eq. 1)."""
-        a = min(self.held, 0.999)
-        return 1 + self.found * a * (1 - a**k) / (1 - a)
+    review_steps: int = SHORTEST_REVIEW
 
 
 @dataclasses.dataclass(frozen=True)
 class Adaptive:
     """Takes, segment by segment, the number of drafts that promises most tokens per second.
 
-    Plain decoding is one of the choices; from it, drafts are tried again for one segment after
-    `patience` segments. All choices share the proposer's arrays.
+    Plain decoding is one of the choices, and the first one. Drafts from the text can be judged
+    without being tried: a review counts how many steps each choice would have taken over the last
+    tokens. All choices share the proposer's arrays.
 
     Attributes:
-        choices: strategies of rising rows, the first one plain decoding.
+        choices: strategies of rising rows, the first one plain decoding, the others with `NGram`
+            drafts that differ in k only.
         costs: time of a step of each choice over that of the first; measured, see
             `algorithms.bmc.step_costs`.
-        segment_steps: steps between two choices.
-        patience: segments of plain decoding before drafts are tried again.
+        segment_steps: most steps between two reviews.
         at: which choice holds now.
-        outlook: what the last segments showed.
+        outlook: what the reviews have seen.
 
     Guarantees:
         The tokens of plain decoding, as each of its choices gives them.
 
+    Cost:
+        Some microseconds of the host for each token, and the end of a segment for each review: the
+        first after 8 steps, each that changes nothing doubles the next.
+
     References:
-        The rule maximises (expected tokens) / (measured cost); the expectation is that of Leviathan
-        et al. 2023, arXiv 2211.17192, with an acceptance estimated online.
+        The rule maximises (tokens per step) / (measured cost of a step), as Leviathan et al. 2023,
+        arXiv 2211.17192, eq. 1 does with an acceptance; here the tokens are counted instead.
     """
 
     choices: tuple[Strategy, ...]
     costs: tuple[float, ...]
-    segment_steps: int = 16
-    patience: int = 12
-    at: int = 1
+    segment_steps: int = 32
+    at: int = 0
     outlook: Outlook = dataclasses.field(default=Outlook(), compare=False)  # compiles nothing
 
     def __post_init__(self) -> None:
         """Check the settings."""
-        positive_int(segment_steps=self.segment_steps, patience=self.patience)
+        positive_int(segment_steps=self.segment_steps)
         positive(**{f"costs[{i}]": cost for i, cost in enumerate(self.costs)})
         rows = [choice.rows for choice in self.choices]
         if len(rows) < 2 or len(rows) != len(self.costs) or rows != sorted(set(rows)):
@@ -86,15 +84,21 @@ class Adaptive:
             )
         proposers = [getattr(choice, "proposer", None) for choice in self.choices[1:]]
         kinds = {type(proposer).__name__ for proposer in proposers}
-        if len(kinds) != 1 or any(p is None or p.has_state for p in proposers):
+        if kinds != {"NGram"}:
             raise ConfigError(
-                f"Adaptive got drafts of {sorted(kinds)}: all must be of one kind that keeps no "
-                "arrays, such as NGram; a draft model's cache would miss what plain decoding adds."
+                f"Adaptive got drafts of {sorted(kinds)}: all must be NGram, which can be judged from "
+                "the text; a draft model's cache would miss what plain decoding adds."
             )
         if not all(p.tree.is_chain for p in proposers if p is not None):
             raise ConfigError(
                 "Adaptive got drafts in a tree; how many of them hold says nothing about fewer or "
                 "more of them. Choose among chains."
+            )
+        looks = {(p.longest, p.shortest) for p in proposers if p is not None}
+        if len(looks) != 1:
+            raise ConfigError(
+                f"Adaptive got drafts that look for suffixes of {sorted(looks)} (longest, shortest): "
+                "they may differ in k only."
             )
         if rows[0] != 1 or not 0 <= self.at < len(rows):
             raise ConfigError(
@@ -119,8 +123,11 @@ class Adaptive:
 
     @property
     def review_steps(self) -> int | None:
-        """After every segment."""
-        return self.segment_steps
+        """The steps that are left until the next review."""
+        return self._due() - self.outlook.steps
+
+    def _due(self) -> int:
+        return min(self.outlook.review_steps, self.segment_steps)
 
     def init(
         self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
@@ -155,55 +162,53 @@ class Adaptive:
         return self.choices[-1].reset_rows(aux, rows)
 
     def choose(self, stats: dict[str, Any]) -> "Adaptive":
-        """The choice of most expected tokens per second."""
-        outlook = self.outlook
-        added = {
-            name: getattr(outlook, name) + int(np.sum(stats[name]))
-            for name in ("proposed", "accepted")
-        }
-        # Segments also end for other reasons: a full cache, a look at the text.
+        """The choice of most tokens per second over the last tokens."""
+        outlook = self._read(stats)
         steps = outlook.steps + int(np.max(stats["steps"], initial=0))
-        row_steps = outlook.row_steps + int(np.sum(stats["steps"]))
-        outlook = dataclasses.replace(outlook, steps=steps, row_steps=row_steps, **added)
-        if steps < self.segment_steps:
-            return dataclasses.replace(self, outlook=outlook)
-        outlook = self._reviewed(outlook)
-        if self.at == 0 and outlook.idle >= self.patience:
-            return dataclasses.replace(self, at=1, outlook=outlook)
-        drafts = [choice.rows - 1 for choice in self.choices]
+        # Segments also end for other reasons: a full cache, a look at the text.
+        if steps < self._due():
+            return dataclasses.replace(self, outlook=dataclasses.replace(outlook, steps=steps))
+        active = ~np.asarray(stats["done"])
         rates = [
-            outlook.tokens_per_step(k) / cost for k, cost in zip(drafts, self.costs, strict=True)
+            self._tokens_per_step(outlook, active, choice.rows - 1) / cost
+            for choice, cost in zip(self.choices, self.costs, strict=True)
         ]
         best = int(np.argmax(rates))
         # A change compiles or warms another program: not for a gain within the noise.
         if rates[best] < 1.02 * rates[self.at]:
             best = self.at
+        longer = min(2 * outlook.review_steps, self.segment_steps)
+        next_review = longer if best == self.at else SHORTEST_REVIEW
+        outlook = dataclasses.replace(outlook, steps=0, review_steps=next_review)
         return dataclasses.replace(self, at=best, outlook=outlook)
 
-    def _reviewed(self, outlook: Outlook) -> Outlook:
-        k = self.rows - 1
-        if k == 0:
-            return Outlook(found=outlook.found, held=outlook.held, idle=outlook.idle + 1)
-        proposed = outlook.proposed
-        found = min(1.0, proposed / (k * outlook.row_steps))  # requests that are done take no steps
-        held = _chance(outlook.accepted * k / proposed, k) if proposed else outlook.held
-        keep = MEMORY if outlook.idle == 0 else 0.0
-        return Outlook(
-            found=keep * outlook.found + (1 - keep) * found,
-            held=keep * outlook.held + (1 - keep) * held,
-        )
+    def _read(self, stats: dict[str, Any]) -> Outlook:
+        """The outlook with the new text in it."""
+        tokens, known = np.asarray(stats["tokens"]), np.asarray(stats["length"]) + 1
+        emitted = np.asarray(stats["emitted"])
+        replays, first = list(self.outlook.replays), list(self.outlook.first)
+        proposer: Any = self.choices[1].proposer  # pyright: ignore[reportAttributeAccessIssue] checked above
+        for row in range(len(known)):
+            text = tokens[row, : known[row]].tolist()
+            if row == len(replays):
+                replays.append(NGramReplay(proposer.longest, proposer.shortest))
+                first.append(int(known[row] - emitted[row]))
+            have = replays[row].tokens
+            if have != text[: len(have)]:  # rolled back, or another request in this row
+                replays[row] = NGramReplay(proposer.longest, proposer.shortest)
+                first[row] = int(known[row] - emitted[row])
+            replays[row].extend(text[len(replays[row].tokens) :])
+        return dataclasses.replace(self.outlook, replays=tuple(replays), first=tuple(first))
 
-
-def _chance(mean: float, k: int) -> float:
-    """The chance a with which each of k drafts holds if `mean` of them do: a + a^2 + ... + a^k."""
-    low, high = 0.0, 1.0
-    for _ in range(40):
-        middle = (low + high) / 2
-        if sum(middle**i for i in range(1, k + 1)) < mean:
-            low = middle
-        else:
-            high = middle
-    return (low + high) / 2
+    def _tokens_per_step(self, outlook: Outlook, active: np.ndarray, k: int) -> float:
+        """Of the requests that go on: what k drafts would have brought lately."""
+        total = 0.0
+        for row in np.flatnonzero(active):
+            replay = outlook.replays[row]
+            start = max(outlook.first[row], len(replay.tokens) - WINDOW)
+            seen = len(replay.tokens) - start
+            total += (seen + PRIOR) / (replay.steps(start, k) + PRIOR)
+        return total
 
 
 def adaptive(proposers: tuple[Any, ...], costs: tuple[float, ...], **options: Any) -> Adaptive:

@@ -183,6 +183,9 @@ class Run:
             left -= max(taken, 1)
             self.strategy = self.strategy.choose(
                 {
+                    "tokens": self.tokens,
+                    "length": self.length,
+                    "done": self.done,
                     "emitted": info.emitted,
                     "steps": steps,
                     "proposed": info.proposed,

@@ -93,10 +93,8 @@ def rounds(
 ) -> dict[str, tuple[float, Report]]:
     """Median tokens/s and the last report of each policy, all measured in turn `n_rounds` times.
 
-    One run of each beforehand compiles its programs and is not counted.
+    The first round compiles too; compiling is in no report's times.
     """
-    for policy in policies.values():
-        decode(model, policy, **options)
     speeds: dict[str, list[float]] = {name: [] for name in policies}
     reports: dict[str, Report] = {}
     for number in range(n_rounds):

@@ -3,7 +3,7 @@
     python -m experiments.bmc.sweep_r --scale cpu --out results
 
 Scale `cpu`: 4 layers of width 512, 8 requests, prompts of 64, texts of 2,048 tokens, float32, random
-weights; about 10 minutes on two cores. Expected: `Auto` within 5 % of the best constant r; the best r
+weights; about 20 minutes on two cores. Expected: `Auto` within 5 % of the best constant r; the best r
 within a factor of 2 of the closed form; growths and spare rows within 25 % of the model, and so the
 whole overhead where it is at least 15 % of the useful time.
 """

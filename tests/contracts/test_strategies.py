@@ -37,7 +37,7 @@ STRATEGIES = {
     "a draft model": Speculative(DraftModel(SMALL, k=2)),
     "trees of a draft model": Speculative(DraftModel(SMALL, k=2, alternatives=1)),
     "adaptive drafts": adaptive(
-        (NGram(k=2, shortest=1), NGram(k=3, shortest=1)), (1.0, 1.1, 1.2), segment_steps=3
+        (NGram(k=2, shortest=1), NGram(k=3, shortest=1)), (1.0, 0.9, 0.8), segment_steps=3
     ),
 }
 PROMPTS = [[1, 2, 3, 4, 5], [7, 8], [9, 1] * 8, [11]]

@@ -103,15 +103,16 @@ def chi_square(values, p):
     return ((seen[p > 0] - want) ** 2 / want).sum()
 
 
-def requests(seed):
-    """N independent requests that sample at temperature 1."""
+def requests(seed, n=None):
+    """Independent requests that sample at temperature 1."""
+    n = n or N
     one = SamplingParams(temperature=1.0, seed=0)
     return types.SimpleNamespace(
-        sampling=jax.tree.map(lambda leaf: jnp.repeat(leaf, N, axis=0), make_rows([one], (7,))),
-        keys=jax.random.split(jax.random.key(seed), N),
-        prompt_length=jnp.ones(N, jnp.int32),
-        done=jnp.zeros(N, bool),
-        tokens=jnp.zeros((N, 4), jnp.int32),
+        sampling=jax.tree.map(lambda leaf: jnp.repeat(leaf, n, axis=0), make_rows([one], (7,))),
+        keys=jax.random.split(jax.random.key(seed), n),
+        prompt_length=jnp.ones(n, jnp.int32),
+        done=jnp.zeros(n, bool),
+        tokens=jnp.zeros((n, 4), jnp.int32),
     )
 
 
@@ -161,6 +162,70 @@ def test_a_planted_fault_in_the_rule_is_noticed():
 
     first, *_ = verify(1, rule=sloppy)
     assert chi_square(first, P[0]) > LIMIT
+
+
+def first_token_law(monkeypatch, tree, drafts, weights, logq=None):
+    """The law of a step's first token, every way in which its uniform draws can fall counted once.
+
+    Each draw runs over the middles of 20 equal parts of [0, 1), so all decisions at multiples of
+    1/20 are counted exactly; a draw from what is left of the law is replaced by that law itself.
+    """
+    k = tree.size - 1
+    grid = np.stack(np.meshgrid(*[(np.arange(20) + 0.5) / 20] * k, indexing="ij"), -1).reshape(
+        -1, k
+    )
+    left = []
+    monkeypatch.setattr(
+        verifying,
+        "_uniform",
+        lambda state, position, purpose, dtype: jnp.asarray(
+            grid[:, purpose - verifying._ACCEPT - 1], dtype
+        ),
+    )
+
+    def kept(state, log_weights, position, purpose):
+        left.append(np.exp(np.asarray(log_weights, np.float64)))
+        return jnp.zeros(len(grid), jnp.int32)
+
+    monkeypatch.setattr(verifying, "draw", kept)
+    n, found = len(grid), np.zeros(4)
+    logits = jnp.broadcast_to(jnp.log(jnp.asarray(LAW, jnp.float32)), (n, tree.size, 4))
+    for tokens, weight in zip(drafts, weights, strict=True):
+        draft = Draft(
+            tokens=jnp.broadcast_to(jnp.asarray(tokens, jnp.int32), (n, k)),
+            valid=jnp.ones((n, k), bool),
+            logq=None if logq is None else jnp.broadcast_to(logq, (n, k, 4)),
+        )
+        made = verifying.rejection(requests(0, n), logits, draft, tree, jnp.ones(n, jnp.int32))
+        held, out, law = np.asarray(made.n_held), np.asarray(made.out), left.pop()
+        law = law / law.sum(1, keepdims=True)
+        first = np.where((held >= 1)[:, None], np.eye(4)[out[:, 0]], law)
+        found += weight * first.mean(0)
+    return found
+
+
+LAW = np.array([0.5, 0.2, 0.2, 0.1])
+
+
+@pytest.mark.parametrize("form", ["certain", "sampled", "siblings", "equal siblings", "impossible"])
+def test_every_rule_leaves_the_law_as_it_is_exactly(monkeypatch, form):
+    chain, fork = Tree.chain(1), Tree((-1, 0, 0))
+    q = np.array([0.5, 0.25, 0.25, 0.0])
+    tree, drafts, weights, logq = {
+        "certain": (chain, [[1]], [1.0], None),
+        "sampled": (chain, [[0], [1], [2]], q[:3], jnp.log(jnp.asarray(q, jnp.float32))),
+        "siblings": (fork, [[0, 1]], [1.0], None),
+        "equal siblings": (fork, [[0, 0]], [1.0], None),
+        "impossible": (chain, [[3]], [1.0], jnp.log(jnp.asarray([0, 0, 0, 1.0], jnp.float32))),
+    }[form]
+    found = first_token_law(monkeypatch, tree, drafts, weights, logq)
+    np.testing.assert_allclose(found, LAW, atol=1e-6)
+
+
+def test_the_count_notices_a_rule_that_is_a_little_off(monkeypatch):
+    monkeypatch.setattr(verifying, "_without", lambda law, token: law)  # keeps what has failed
+    found = first_token_law(monkeypatch, Tree.chain(1), [[1]], [1.0])
+    assert np.abs(found - LAW).max() > 0.01
 
 
 TREE = Tree((-1, 0, 0, 1, 1, 0))

@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -26,7 +25,7 @@ from ariel_jax.models.params import DecoderParams
 from ariel_jax.pallas_kernels import dispatch
 
 PROMPT = 16  # tokens; the same short text at every capacity, so that only the capacity varies
-SPARE = 64  # rows that a measured growth adds
+SPARE = 16  # rows that a measured growth adds
 N_STEPS = 16  # per timing
 
 Say = Callable[[str], None]
@@ -63,7 +62,7 @@ def profile(
             measured: replace `tokens_per_step` of the result by what you expect.
         extra: the strategy's read-only arrays.
         n_runs: timings of each, in turn; the fastest counts of steps, which nothing but other work on
-            the machine slows down, and the median of growths, which take memory from the system.
+            the machine slows down, and the mean of growths, of which some take memory from the system.
         store: where results are kept and looked up; None keeps nothing.
         remeasure: measure again even if there is an earlier result.
         say: told what is going on.
@@ -102,16 +101,12 @@ def profile(
     for capacity in rows:
         say(f"measuring at {capacity} rows")
         steppers.append(_Stepper(cfg, params, batch, capacity, n_runs, strategy, extra))
-        before = compile_seconds()
-        _growth_s(cfg, params, batch, capacity)
-        steppers[-1].compile_s += compile_seconds() - before  # a new capacity needs both programs
-    growth: list[list[float]] = []
     for _ in range(n_runs):  # in turn: what disturbs the machine for a while hits each alike
-        growth.append([_growth_s(cfg, params, batch, capacity) for capacity in rows])
         for stepper in steppers:
             stepper.measure()
+    growth = [_growth_s(cfg, params, batch, capacity, n_runs) for capacity in rows]
     result = Profile(
-        growth=Times(tuple(rows), tuple(statistics.median(g) for g in zip(*growth, strict=True))),
+        growth=Times(tuple(rows), tuple(growth)),
         step=Times(tuple(rows), tuple(stepper.step_s for stepper in steppers)),
         compile_s=max(stepper.compile_s for stepper in steppers),
     )
@@ -165,13 +160,19 @@ def _n_new(n_runs: int, strategy: Strategy) -> int:
     return (n_runs + 1) * N_STEPS * strategy.rows + 1
 
 
-def _growth_s(cfg: DecoderConfig, params: DecoderParams, batch: int, capacity: int) -> float:
+def _growth_s(
+    cfg: DecoderConfig, params: DecoderParams, batch: int, capacity: int, n_runs: int
+) -> float:
+    """Mean of growths one after the other, as a text has them, without compiling."""
     dtype = params.precision.dtype("cache")
-    cache = init_cache(cfg.n_layers, batch, cfg.n_kv_heads, capacity, cfg.head_dim, dtype)
+    cache: Any = init_cache(cfg.n_layers, batch, cfg.n_kv_heads, capacity, cfg.head_dim, dtype)
     jax.block_until_ready(cache)
-    begin = time.perf_counter()
-    jax.block_until_ready(programs.grow(cache, capacity + SPARE))
-    return time.perf_counter() - begin
+    times = []
+    for _ in range(n_runs + 1):
+        begin, compiling = time.perf_counter(), compile_seconds()
+        cache = jax.block_until_ready(programs.grow(cache, cache.capacity + SPARE))
+        times.append(time.perf_counter() - begin - (compile_seconds() - compiling))
+    return sum(times[1:]) / n_runs
 
 
 class _Stepper:
