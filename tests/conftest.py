@@ -10,12 +10,14 @@ import threading
 os.environ["ARIEL_JAX_TYPECHECK"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
+ROOT = pathlib.Path(__file__).parents[1]
+os.environ["XDG_CACHE_HOME"] = str(ROOT / ".cache" / "home")  # not the user's
+
 import jax
 import pytest
 
 from ariel_jax import backend, durable
-
-ROOT = pathlib.Path(__file__).parents[1]
+from ariel_jax.pallas_kernels import native
 
 jax.config.update("jax_num_cpu_devices", 2)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -30,6 +32,15 @@ backend.enable_compile_cache(ROOT / ".cache" / f"xla-{jax.__version__}")
 def root() -> pathlib.Path:
     """Returns the top folder of the checkout."""
     return ROOT
+
+
+@pytest.fixture(scope="session")
+def native_kernels() -> pathlib.Path:
+    """Returns the folder of the native kernels, built if they are not there yet."""
+    if native.why_not() is not None:
+        native.build()
+    assert native.why_not() is None
+    return native.folder()
 
 
 @pytest.fixture

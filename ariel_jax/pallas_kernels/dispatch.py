@@ -38,6 +38,7 @@ class Implementation:
     fun: Callable[..., Any]
     platforms: tuple[str, ...] | None = None  # None: every platform
     why_not: Callable[..., str | None] = _always  # same arguments as fun; None: it can run
+    why_not_auto: Callable[..., str | None] = _always  # the same, for `auto` only: does it pay
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +101,8 @@ class Op:
                 why = f"runs on {' and '.join(candidate.platforms)} only"
             else:
                 why = candidate.why_not(*args, **options)
+                if why is None and requested == "auto":
+                    why = candidate.why_not_auto(*args, **options)
             if why is None:
                 chosen = candidate
             else:

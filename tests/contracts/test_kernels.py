@@ -17,6 +17,11 @@ from ariel_jax.pallas_kernels.linear import specs as linear_specs
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-7}
 
 
+@pytest.fixture(autouse=True)
+def built(native_kernels):
+    """One of the implementations is compiled code."""
+
+
 def linear_oracle(x, w, b):
     y = x @ w.T
     return y if b is None else y + b

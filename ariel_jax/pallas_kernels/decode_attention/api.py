@@ -4,11 +4,23 @@ import jax.numpy as jnp
 
 from ariel_jax._typing import Array, Float, Int
 from ariel_jax.errors import ConfigError
-from ariel_jax.pallas_kernels.decode_attention import reference
+from ariel_jax.pallas_kernels.decode_attention import cpu, reference
 from ariel_jax.pallas_kernels.decode_attention.tree import check_parents
 from ariel_jax.pallas_kernels.dispatch import Implementation, Op
 
-OP = Op("decode_attention", (Implementation(name="reference", fun=reference.decode_attention),))
+OP = Op(
+    "decode_attention",
+    (
+        Implementation(
+            name="native",
+            fun=cpu.decode_attention,
+            platforms=("cpu",),
+            why_not=cpu.why_not,
+            why_not_auto=cpu.why_not_auto,
+        ),
+        Implementation(name="reference", fun=reference.decode_attention),
+    ),
+)
 
 
 # Not `@typed`: the checks below compare the same shapes and raise the documented error.

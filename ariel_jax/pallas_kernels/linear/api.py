@@ -6,9 +6,21 @@ from jax.typing import DTypeLike
 from ariel_jax._typing import Array, Float
 from ariel_jax.errors import ConfigError
 from ariel_jax.pallas_kernels.dispatch import Implementation, Op
-from ariel_jax.pallas_kernels.linear import reference
+from ariel_jax.pallas_kernels.linear import cpu, reference
 
-OP = Op("linear", (Implementation(name="reference", fun=reference.linear),))
+OP = Op(
+    "linear",
+    (
+        Implementation(
+            name="native",
+            fun=cpu.linear,
+            platforms=("cpu",),
+            why_not=cpu.why_not,
+            why_not_auto=cpu.why_not_auto,
+        ),
+        Implementation(name="reference", fun=reference.linear),
+    ),
+)
 
 
 # Not `@typed`: the checks below compare the same shapes and raise the documented error.

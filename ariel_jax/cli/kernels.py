@@ -1,0 +1,107 @@
+"""`ariel-jax kernels`: the native CPU kernels: build them, see them, record where they pay."""
+
+import json
+import pathlib
+import sys
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ariel_jax import durable, measure
+from ariel_jax.errors import ConfigError, KernelUnavailableError
+from ariel_jax.pallas_kernels import benchmark, native, tune
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Flags of `ariel-jax kernels`."""
+
+    what: Annotated[Literal["build", "show", "bench"], tyro.conf.Positional]
+    """Compile them; say what there is of them; or time them and record where they pay."""
+    scale: Literal["smoke", "cpu"] = "cpu"
+    """Of bench: a few tiny shapes, recorded nowhere, or those of real models (some minutes)."""
+    out: str | None = None
+    """Of bench: also write kernels.json and kernels.md to this folder."""
+    json: bool = False
+    """Print one JSON object instead of text."""
+
+
+def run(args: Args) -> int:
+    """Builds, shows or times; returns 0, or 1 if the kernels cannot be used.
+
+    Raises:
+        KernelUnavailableError: no compiler, it refused the code, or nothing is built to be timed.
+        StorageError: the user's cache folder or --out cannot be written.
+        ConfigError: --out without bench.
+    """
+    if args.out is not None and args.what != "bench":
+        raise ConfigError(f"--out {args.out} belongs to `ariel-jax kernels bench`.")
+    if args.what == "build":
+        native.build(say=_say)
+    if args.what == "bench":
+        return _bench(args)
+    found = native.describe()
+    if args.json:
+        print(json.dumps(found))
+    elif found["loaded"]:
+        print(f"native kernels: {found['instructions']}, {found['threads']} threads")
+    else:
+        print(f"native kernels: none: {found['reason']}")
+    return 0 if found["loaded"] else 1
+
+
+def _bench(args: Args) -> int:
+    if (reason := native.why_not()) is not None:
+        raise KernelUnavailableError(f"there is nothing to time: {reason}.")
+    out = None if args.out is None else pathlib.Path(args.out)
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise durable.storage_error(out, error) from error
+    options: dict[str, Any] = {}
+    heads: dict[str, Any] = {}
+    if args.scale == "smoke":
+        options = {"shapes": ((64, 96),), "rows": (1, 4)}
+        heads = {"heads": ((2, 2, 16),), "capacities": (64,), "batches": (1,)}
+    rate = measure.ceilings().read_bytes_per_s
+    rows = []
+    for timed in (*benchmark.products(**options), *benchmark.attentions(**heads)):
+        _say(f"{timed.op} {timed.shape}: {_times(timed.seconds)}")
+        rows.append(timed)
+        if args.scale == "cpu":  # kept as it comes: an interrupted run is not lost
+            tune.record(timed.op, {timed.shape: timed.seconds})
+    text = _table(rows, rate)
+    document = {
+        "machine": measure.fingerprint(),
+        "read_bytes_per_s": rate,
+        "rows": [vars(row) for row in rows],
+    }
+    print(json.dumps(document) if args.json else text)
+    if out is not None:
+        durable.write_json(out / "kernels.json", document)
+        durable.write_bytes(out / "kernels.md", text.encode())
+    return 0
+
+
+def _times(seconds: dict[str, float]) -> str:
+    return ", ".join(f"{name} {1e3 * s:.3f} ms" for name, s in seconds.items())
+
+
+def _table(rows: list[benchmark.Timed], rate: float) -> str:
+    lines = [
+        "| operation | shape | native, ms | reference, ms | reference / native | % of read bandwidth |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        ours, theirs = row.seconds["native"], row.seconds["reference"]
+        lines.append(
+            f"| {row.op} | {row.shape} | {1e3 * ours:.3f} | {1e3 * theirs:.3f} "
+            f"| {theirs / ours:.2f} | {100 * row.n_bytes / ours / rate:.0f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,121 @@
+"""`decode_attention` by the native CPU kernels: only valid rows are read."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ariel_jax import compat
+from ariel_jax.pallas_kernels import native, tune
+from ariel_jax.pallas_kernels.decode_attention import reference
+from ariel_jax.pallas_kernels.decode_attention.tree import ancestors
+
+MOST_QUERIES = 32
+DTYPES = ("float32", "bfloat16")
+
+
+def why_not(q: Any, k: Any, v: Any, **options: Any) -> str | None:
+    """Why it cannot take these arguments, or None."""
+    if jnp.dtype(q.dtype).name not in DTYPES:
+        return f"arrays are {jnp.dtype(q.dtype).name}, not one of {', '.join(DTYPES)}"
+    if q.shape[1] > MOST_QUERIES:
+        return f"takes 1 to {MOST_QUERIES} queries of a request, not {q.shape[1]}"
+    if compat.mesh_platform() is not None:
+        return "a mesh is set, and it runs on one device"
+    return native.why_not()
+
+
+def shape_key(q: Any, k: Any) -> str:
+    """What a recorded time belongs to: batch, queries (rounded up), heads, capacity and dtype.
+
+    Capacities are rounded up to a power of two.
+    """
+    B, T, N, H = q.shape
+    K, C = k.shape[1:3]
+    capacity = 1 << max(C - 1, 0).bit_length()
+    return f"{B} x {tune.bucket(T)} queries, {N}/{K} heads of {H}, {capacity} rows, {q.dtype}"
+
+
+def why_not_auto(q: Any, k: Any, v: Any, **options: Any) -> str | None:
+    """Why it is not known to pay for these arguments, or None."""
+    return tune.why_not("decode_attention", "native", shape_key(q, k))
+
+
+def decode_attention(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    *,
+    length: jax.Array,
+    scale: float,
+    softcap: float | None,
+    window: int | None,
+    q_positions: jax.Array,
+    parents: tuple[int, ...] | None,
+) -> tuple[jax.Array, jax.Array]:
+    """Returns (out, lse); see `api.decode_attention`. Gradients are those of the reference."""
+    options = (float(scale), softcap, window, parents)
+    found: Any = _attend(q, k, v, length, q_positions, options)
+    out, lse = found
+    return out.astype(q.dtype), lse
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _attend(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    length: jax.Array,
+    q_positions: jax.Array,
+    options: tuple[Any, ...],
+) -> tuple[jax.Array, jax.Array]:
+    scale, softcap, window, parents = options
+    B, T, N, _ = q.shape
+    bits = np.zeros(0, np.uint32)
+    if parents is not None:
+        seen = ancestors(parents, within=window).astype(np.uint32)
+        bits = np.sum(seen << np.arange(T, dtype=np.uint32), axis=1, dtype=np.uint32)
+    shapes = (
+        jax.ShapeDtypeStruct(q.shape, jnp.float32),
+        jax.ShapeDtypeStruct((B, N, T), jnp.float32),
+    )
+    call: Any = jax.ffi.ffi_call(native.target("ariel_attend"), shapes, vmap_method="sequential")
+    return call(
+        q.astype(jnp.float32),
+        k,
+        v,
+        length,
+        q_positions,
+        jnp.asarray(bits),
+        scale=np.float32(scale),
+        softcap=np.float32(softcap or 0.0),
+        window=np.int64(window or 0),
+    )
+
+
+def _forward(*arguments: Any) -> Any:
+    return _attend(*arguments), arguments[:5]
+
+
+def _backward(options: tuple[Any, ...], kept: Any, cotangents: Any) -> Any:
+    scale, softcap, window, parents = options
+    *arrays, length, q_positions = kept
+
+    def slow(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+        out, lse = reference.decode_attention(
+            *(q, k, v),
+            length=length,
+            scale=scale,
+            softcap=softcap,
+            window=window,
+            q_positions=q_positions,
+            parents=parents,
+        )
+        return out.astype(jnp.float32), lse
+
+    return (*jax.vjp(slow, *arrays)[1](cotangents), None, None)
+
+
+_attend.defvjp(_forward, _backward)

@@ -1,0 +1,293 @@
+// The kernels in terms of `Vec`, a register of floats; included once per instruction set, after it.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace ariel {
+namespace {
+
+constexpr int W = Vec::width;
+constexpr int64_t MAX_ROWS = 8;   // rows that share one reading of the weights
+constexpr int64_t COLUMNS = 64;   // weights of so many outputs stay in cache between groups of rows
+
+inline uint16_t to_bf16(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 0x40u);  // stays NaN
+  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);  // to nearest, ties to even
+}
+
+inline void store(const Linear& a, int64_t row, int64_t column, float value) {
+  if (a.bias) value += a.bias[column];
+  if (a.y_type == Type::F32)
+    static_cast<float*>(a.y)[row * a.n + column] = value;
+  else
+    static_cast<uint16_t*>(a.y)[row * a.n + column] = to_bf16(value);
+}
+
+// Weights of one output as registers of floats.
+struct RowF32 {
+  const float* p;
+  RowF32(const Linear& a, int64_t j) : p(static_cast<const float*>(a.w) + j * a.k) {}
+  Vec at(int64_t i) const { return Vec::load(p + i); }
+  Vec tail(int64_t i, int64_t n) const { return Vec::load_some(p + i, n); }
+  void ahead(int64_t i) const { __builtin_prefetch(p + i + 256); }
+};
+struct RowBF16 {
+  const uint16_t* p;
+  RowBF16(const Linear& a, int64_t j) : p(static_cast<const uint16_t*>(a.w) + j * a.k) {}
+  Vec at(int64_t i) const { return Vec::load_bf16(p + i); }
+  Vec tail(int64_t i, int64_t n) const {
+    uint16_t some[W] = {};
+    std::memcpy(some, p + i, n * 2);
+    return Vec::load_bf16(some);
+  }
+  void ahead(int64_t i) const { __builtin_prefetch(p + i + 512); }
+};
+struct RowI8 {
+  const int8_t* p;
+  RowI8(const Linear& a, int64_t j) : p(static_cast<const int8_t*>(a.w) + j * a.k) {}
+  Vec at(int64_t i) const { return Vec::load_i8(p + i); }
+  Vec tail(int64_t i, int64_t n) const {
+    int8_t some[W] = {};
+    std::memcpy(some, p + i, n);
+    return Vec::load_i8(some);
+  }
+  void ahead(int64_t i) const { __builtin_prefetch(p + i + 1024); }
+};
+struct RowI4 {  // k is a multiple of 32
+  const uint8_t* p;
+  RowI4(const Linear& a, int64_t j) : p(static_cast<const uint8_t*>(a.w) + j * (a.k / 2)) {}
+  Vec at(int64_t i) const {
+    const int64_t block = i / 32, inside = i % 32;
+    return Vec::load_i4(p + block * 16 + inside % 16, inside >= 16);
+  }
+  Vec tail(int64_t i, int64_t) const { return at(i); }
+  void ahead(int64_t i) const { __builtin_prefetch(p + i / 2 + 1024); }
+};
+
+// M rows of x against `N` outputs from column j on. The order of the sum does not depend on M or N,
+// so that a row has the same bits whatever rows stand beside it.
+template <int M, int N, class Row, bool SCALED>
+inline void tile(const Linear& a, int64_t row, int64_t j) {
+  const int64_t k = a.k, full = k / W * W;
+  const float* x = a.x + row * k;
+  Vec total[M][N];
+  for (int i = 0; i < M; i++)
+    for (int o = 0; o < N; o++) total[i][o] = Vec::zero();
+  const Row w[2] = {Row(a, j), Row(a, j + N - 1)};
+  if constexpr (SCALED) {
+    const int64_t groups = k / a.group;
+    for (int64_t g = 0; g < groups; g++) {
+      Vec part[M][N];
+      for (int i = 0; i < M; i++)
+        for (int o = 0; o < N; o++) part[i][o] = Vec::zero();
+      const int64_t end = (g + 1) * a.group;
+      int64_t p = g * a.group;
+      for (; p + W <= end; p += W) {
+        Vec wv[N];
+        for (int o = 0; o < N; o++) wv[o] = w[o].at(p), w[o].ahead(p);
+        for (int i = 0; i < M; i++) {
+          const Vec xv = Vec::load(x + i * k + p);
+          for (int o = 0; o < N; o++) part[i][o] = Vec::fma(xv, wv[o], part[i][o]);
+        }
+      }
+      if (p < end) {  // only where one group is the whole row
+        for (int o = 0; o < N; o++) {
+          const Vec wv = w[o].tail(p, end - p);
+          for (int i = 0; i < M; i++)
+            part[i][o] = Vec::fma(Vec::load_some(x + i * k + p, end - p), wv, part[i][o]);
+        }
+      }
+      for (int o = 0; o < N; o++) {
+        const Vec s = Vec::all(a.scale[(j + o) * groups + g]);
+        for (int i = 0; i < M; i++) total[i][o] = Vec::fma(part[i][o], s, total[i][o]);
+      }
+    }
+  } else {
+    int64_t p = 0;
+    for (; p < full; p += W) {
+      Vec wv[N];
+      for (int o = 0; o < N; o++) wv[o] = w[o].at(p), w[o].ahead(p);
+      for (int i = 0; i < M; i++) {
+        const Vec xv = Vec::load(x + i * k + p);
+        for (int o = 0; o < N; o++) total[i][o] = Vec::fma(xv, wv[o], total[i][o]);
+      }
+    }
+    if (p < k) {
+      for (int o = 0; o < N; o++) {
+        const Vec wv = w[o].tail(p, k - p);
+        for (int i = 0; i < M; i++)
+          total[i][o] = Vec::fma(Vec::load_some(x + i * k + p, k - p), wv, total[i][o]);
+      }
+    }
+  }
+  for (int i = 0; i < M; i++)
+    for (int o = 0; o < N; o++) store(a, row + i, j + o, total[i][o].sum());
+}
+
+template <int M, class Row, bool SCALED>
+void columns(const Linear& a, int64_t row, int64_t n0, int64_t n1) {
+  int64_t j = n0;
+  for (; j + 2 <= n1; j += 2) tile<M, 2, Row, SCALED>(a, row, j);
+  if (j < n1) tile<M, 1, Row, SCALED>(a, row, j);
+}
+
+template <class Row, bool SCALED>
+void linear_of(const Linear& a, int64_t n0, int64_t n1) {
+  for (int64_t from = n0; from < n1; from += COLUMNS) {
+    const int64_t to = std::min(n1, from + COLUMNS);
+    int64_t row = 0;
+    for (; row + 8 <= a.m; row += 8) columns<8, Row, SCALED>(a, row, from, to);
+    if (row + 4 <= a.m) columns<4, Row, SCALED>(a, row, from, to), row += 4;
+    if (row + 2 <= a.m) columns<2, Row, SCALED>(a, row, from, to), row += 2;
+    if (row < a.m) columns<1, Row, SCALED>(a, row, from, to);
+  }
+}
+
+void linear(const Linear& a, int64_t n0, int64_t n1) {
+  switch (a.w_type) {
+    case Type::F32: return linear_of<RowF32, false>(a, n0, n1);
+    case Type::BF16: return linear_of<RowBF16, false>(a, n0, n1);
+    case Type::I8: return linear_of<RowI8, true>(a, n0, n1);
+    case Type::I4: return linear_of<RowI4, true>(a, n0, n1);
+  }
+}
+
+
+// ---- attention of a few queries over the rows of one cache head ----
+
+struct KeysF32 {
+  const float* p;
+  int64_t h;
+  KeysF32(const void* base, int64_t row0, int64_t h) : p(static_cast<const float*>(base) + row0 * h), h(h) {}
+  Vec at(int64_t row, int64_t i) const { return Vec::load(p + row * h + i); }
+  Vec tail(int64_t row, int64_t i, int64_t n) const { return Vec::load_some(p + row * h + i, n); }
+};
+struct KeysBF16 {
+  const uint16_t* p;
+  int64_t h;
+  KeysBF16(const void* base, int64_t row0, int64_t h) : p(static_cast<const uint16_t*>(base) + row0 * h), h(h) {}
+  Vec at(int64_t row, int64_t i) const { return Vec::load_bf16(p + row * h + i); }
+  Vec tail(int64_t row, int64_t i, int64_t n) const {
+    uint16_t some[W] = {};
+    std::memcpy(some, p + row * h + i, n * 2);
+    return Vec::load_bf16(some);
+  }
+};
+
+constexpr float NO_KEY = -1e30f;
+
+// Rows that query `t` of batch row b sees: all of [low, high), and among the last rows (nodes of a
+// tree, from `tree` on) those with their bit set.
+struct Sight {
+  int64_t low, high, tree;
+  uint32_t bits;
+};
+inline Sight sight(const Attention& a, int64_t b, int64_t t) {
+  const int64_t length = a.length[b], position = a.q_positions[b * a.t + t];
+  const int64_t old = a.seen ? length - a.t : length;
+  Sight s;
+  s.low = a.window ? std::max<int64_t>(0, position - a.window + 1) : 0;
+  s.high = std::max<int64_t>(0, std::min(old, position + 1));
+  s.tree = std::max<int64_t>(0, old);
+  s.bits = a.seen ? a.seen[t] : 0;
+  return s;
+}
+
+int64_t attend_scratch(const Attention& a) { return (a.n_heads / a.n_kv) * a.t * (a.capacity + 2 * W); }
+
+// One cache head: its G * T queries read each row of keys once, then each row of values once.
+template <class Keys>
+void attend_of(const Attention& a, int64_t b, int64_t c, int64_t low, int64_t high, float* scratch,
+               float* out, float* lse) {
+  const int64_t G = a.n_heads / a.n_kv, T = a.t, H = a.h, Q = G * T, full = H / W * W;
+  const int64_t stride = a.capacity + 2 * W;
+  const Keys keys(a.k, (b * a.n_kv + c) * a.capacity, H), values(a.v, (b * a.n_kv + c) * a.capacity, H);
+  const int64_t known = std::min<int64_t>(std::max<int64_t>(a.length[b], 0), a.capacity);
+  const int64_t length = std::min(known, high);
+  int64_t first = length;
+  for (int64_t t = 0; t < T; t++) first = std::min(first, sight(a, b, t).low);
+  first = std::min(std::max(first, low), length);
+  auto query = [&](int64_t i) { return a.q + ((b * T + i % T) * a.n_heads + c * G + i / T) * H; };
+  // Scores, a group of queries at a time so that a row of keys is read from memory once.
+  for (int64_t q0 = 0; q0 < Q; q0 += 4) {
+    const int64_t n = std::min<int64_t>(4, Q - q0);
+    const float* qs[4];
+    for (int64_t i = 0; i < 4; i++) qs[i] = query(q0 + std::min(i, n - 1));
+    for (int64_t row = first; row < length; row++) {
+      Vec dot[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+      for (int64_t p = 0; p < full; p += W) {
+        const Vec kv = keys.at(row, p);
+        for (int i = 0; i < 4; i++) dot[i] = Vec::fma(Vec::load(qs[i] + p), kv, dot[i]);
+      }
+      if (full < H) {
+        const Vec kv = keys.tail(row, full, H - full);
+        for (int i = 0; i < 4; i++) dot[i] = Vec::fma(Vec::load_some(qs[i] + full, H - full), kv, dot[i]);
+      }
+      for (int64_t i = 0; i < n; i++) scratch[(q0 + i) * stride + row] = dot[i].sum();
+    }
+  }
+  // Softmax of each query over what it sees; rows that it does not see get NO_KEY, so weight 0.
+  for (int64_t i = 0; i < Q; i++) {
+    float* s = scratch + i * stride;
+    const Sight seen = sight(a, b, i % T);
+    const Vec scale = Vec::all(a.scale);
+    for (int64_t row = first; row < length; row += W)  // the scratch has room behind the last row
+      Vec::mul(Vec::load(s + row), scale).save(s + row);
+    if (a.softcap > 0)
+      for (int64_t row = first; row < length; row++) s[row] = a.softcap * std::tanh(s[row] / a.softcap);
+    for (int64_t row = first; row < length; row++) {
+      bool visible = row >= seen.low && row < seen.high;
+      if (!visible && a.seen && row >= seen.tree) visible = (seen.bits >> (row - seen.tree)) & 1u;
+      if (!visible) s[row] = NO_KEY;
+    }
+    const int64_t end = first + (length - first + W - 1) / W * W;
+    for (int64_t row = length; row < end; row++) s[row] = NO_KEY;
+    Vec tops = Vec::all(NO_KEY);
+    for (int64_t row = first; row < end; row += W) tops = Vec::max(tops, Vec::load(s + row));
+    const float top = tops.largest();
+    Vec sums = Vec::zero();
+    if (top > NO_KEY / 2)
+      for (int64_t row = first; row < end; row += W) {
+        const Vec e = Vec::exp(Vec::sub(Vec::load(s + row), Vec::all(top)));
+        e.save(s + row);
+        sums = Vec::add(sums, e);
+      }
+    else
+      for (int64_t row = first; row < end; row++) s[row] = 0.f;
+    const float total = sums.sum();
+    lse[i] = total > 0 ? top + std::log(total) : NO_KEY;
+    const Vec inverse = Vec::all(total > 0 ? 1.f / total : 0.f);
+    for (int64_t row = first; row < end; row += W) Vec::mul(Vec::load(s + row), inverse).save(s + row);
+  }
+  // Values: columns of the head in registers, all rows in one pass.
+  for (int64_t q0 = 0; q0 < Q; q0 += 4) {
+    const int64_t n = std::min<int64_t>(4, Q - q0);
+    for (int64_t p = 0; p < H; p += W) {
+      const int64_t some = std::min<int64_t>(W, H - p);
+      Vec sum[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+      for (int64_t row = first; row < length; row++) {
+        const Vec vv = some == W ? values.at(row, p) : values.tail(row, p, some);
+        for (int64_t i = 0; i < n; i++)
+          sum[i] = Vec::fma(Vec::all(scratch[(q0 + i) * stride + row]), vv, sum[i]);
+      }
+      for (int64_t i = 0; i < n; i++) {
+        float some_out[W];
+        sum[i].save(some_out);
+        std::memcpy(out + (q0 + i) * H + p, some_out, some * 4);
+      }
+    }
+  }
+}
+
+void attend(const Attention& a, int64_t b, int64_t c, int64_t low, int64_t high, float* scratch,
+            float* out, float* lse) {
+  if (a.kv_type == Type::F32) return attend_of<KeysF32>(a, b, c, low, high, scratch, out, lse);
+  return attend_of<KeysBF16>(a, b, c, low, high, scratch, out, lse);
+}
+
+}  // namespace
+}  // namespace ariel

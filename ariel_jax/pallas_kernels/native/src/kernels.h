@@ -1,0 +1,51 @@
+// What the kernels of every instruction set offer: plain functions over raw memory, no XLA types.
+#pragma once
+#include <cstdint>
+
+namespace ariel {
+
+enum class Type : int32_t { F32 = 0, BF16 = 1, I8 = 2, I4 = 3 };
+
+// y[m, n] = sum_k x[m, k] * w[n, k] * scale[n, k / group] + bias[n]
+struct Linear {
+  const float* x;        // [m, k]
+  const void* w;         // [n, k]; I4: [n, k / 2], in blocks of 32: low nibbles 0..15, high 16..31
+  const float* scale;    // [n, k / group], for I8 and I4
+  const float* bias;     // [n], or null
+  void* y;               // [m, n]
+  int64_t m, k, n, group;
+  Type w_type, y_type;
+};
+
+// Rows of one cache head against the queries that read it.
+struct Attention {
+  const float* q;        // [batch, t, n_heads, h]
+  const void* k;         // [batch, n_kv, capacity, h]
+  const void* v;
+  const int32_t* length; // [batch]
+  const int32_t* q_positions;  // [batch, t]
+  const uint32_t* seen;  // [t] bits of the new rows that a query sees, or null: order by position
+  int64_t batch, t, n_heads, n_kv, capacity, h;
+  float scale, softcap;  // softcap 0: none
+  int64_t window;        // 0: none
+  Type kv_type;
+};
+
+struct Kernels {
+  const char* name;
+  bool (*runs_here)();
+  // Output columns [n0, n1).
+  void (*linear)(const Linear&, int64_t n0, int64_t n1);
+  // Floats of scratch that `attend` needs.
+  int64_t (*attend_scratch)(const Attention&);
+  // Batch row b, cache head c, rows [low, high) of it: out [q, h], normalised over these rows, and
+  // lse [q], where q = n_heads / n_kv * t counts the queries of the head, those of one head together.
+  void (*attend)(const Attention&, int64_t b, int64_t c, int64_t low, int64_t high, float* scratch,
+                 float* out, float* lse);
+};
+
+const Kernels* generic_kernels();
+const Kernels* avx2_kernels();
+const Kernels* avx512_kernels();
+
+}  // namespace ariel

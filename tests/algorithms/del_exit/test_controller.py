@@ -1,0 +1,160 @@
+"""The controller against its definition in NumPy, its bounds, and what it chooses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ariel_jax.algorithms import del_exit
+from ariel_jax.algorithms.del_exit.oracle import Controller
+from ariel_jax.errors import ConfigError
+from ariel_jax.testing import assert_no_retrace
+
+EXITS, LAYERS, D = (1, 3, 4, 7), 12, 5
+CFG = del_exit.Config(exits=EXITS, max_draft=D, omega=0.9)
+
+
+def rounds(seed, n=30, batch=2):
+    """Random rounds: matches, how sure the exits were, how many drafts were accepted."""
+    rng = np.random.default_rng(seed)
+    quality = rng.random(len(EXITS))
+    shape = (n, batch, len(EXITS), D + 1)
+    match = rng.random(shape) < quality[None, None, :, None]
+    return match, rng.random(shape).astype(np.float32), rng.integers(0, D + 1, (n, batch))
+
+
+def replayed(cfg, match, sureness, accepted):
+    valid = np.arange(D + 1)[None, None, :] <= accepted[..., None]
+    costs = del_exit.layer_costs(cfg, LAYERS)
+    return del_exit.replay(
+        cfg, costs, jnp.asarray(match), jnp.asarray(sureness), jnp.asarray(valid)
+    )
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("allow_zero_draft", [True, False])
+def test_it_does_what_its_definition_says(seed, allow_zero_draft):
+    cfg = del_exit.Config(exits=EXITS, max_draft=D, omega=0.9, allow_zero_draft=allow_zero_draft)
+    match, sureness, accepted = rounds(seed, batch=1)
+    state, choices = replayed(cfg, match, sureness, accepted)
+    slow = Controller(EXITS, 0.9)
+    for i in range(len(match)):
+        slow.update(match[i, 0], sureness[i, 0], accepted[i, 0])
+        chosen = slow.select(LAYERS, D, allow_zero_draft=allow_zero_draft)
+        assert (int(choices.exit[i]), int(choices.length[i])) == chosen
+        assert choices.threshold[i, 0] == pytest.approx(slow.threshold(chosen[0]), abs=1e-6)
+    for k in range(len(EXITS)):
+        assert del_exit.acceptance(state)[0, k] == pytest.approx(slow.acceptance(k), abs=1e-6)
+        assert del_exit.threshold(state)[0, k] == pytest.approx(slow.threshold(k), abs=1e-6)
+    assert int(state.round) == len(match)
+
+
+@given(st.integers(0, 2**31), st.floats(0.05, 1.0))
+@settings(max_examples=20, deadline=None)
+def test_sums_and_shares_stay_in_their_bounds(seed, omega):
+    cfg = del_exit.Config(exits=EXITS, max_draft=D, omega=omega)
+    state, _ = replayed(cfg, *rounds(seed, n=30))
+    alpha, tau = del_exit.acceptance(state), del_exit.threshold(state)
+    assert ((alpha >= 0) & (alpha <= 1)).all()
+    assert ((tau >= 0) & (tau <= 1)).all()
+    mass = np.asarray(state.counts).sum(-1)
+    most = (D + 1) * (30 if omega == 1 else (1 - omega**30) / (1 - omega))
+    assert (mass <= most * 1.0001).all()
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(state))
+
+
+@given(st.floats(0, 1))
+@settings(max_examples=30, deadline=None)
+def test_expected_tokens_are_those_of_a_run_of_successes(alpha):
+    found = del_exit.expected_tokens(jnp.float32(alpha), D)
+    wanted = [sum(alpha**i for i in range(d + 1)) for d in range(D + 1)]
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+
+
+def test_a_run_of_successes_by_drawing_it():
+    rng = np.random.default_rng(0)
+    runs = np.cumprod(rng.random((40_000, D)) < 0.7, axis=1).sum(1)
+    found = float(del_exit.expected_tokens(jnp.float32(0.7), D)[-1])
+    assert abs(found - (1 + runs.mean())) < 5.3 * runs.std() / np.sqrt(len(runs))
+
+
+def test_nothing_seen_means_nothing_stops_and_nothing_is_drafted():
+    state = del_exit.init(CFG, 3)
+    choice = del_exit.select(CFG, state, del_exit.layer_costs(CFG, LAYERS))
+    assert choice.threshold.tolist() == [0, 0, 0]
+    assert (int(choice.exit), int(choice.length)) == (0, 0)
+    assert int(del_exit.draft_limit(CFG, choice)) == 0
+
+
+def always(quality, n=40):
+    """The state after rounds in which exit k matched with chance quality[k]."""
+    rng = np.random.default_rng(3)
+    match = rng.random((n, 1, len(EXITS), D + 1)) < np.asarray(quality)[None, None, :, None]
+    return replayed(CFG, match, np.full(match.shape, 0.5, np.float32), np.full((n, 1), D))
+
+
+def test_a_shallow_exit_that_is_right_beats_a_deep_one():
+    _, choices = always([0.95, 0.96, 0.97, 1.0])
+    assert int(choices.exit[-1]) == 0
+    assert int(choices.length[-1]) == D
+
+
+def test_an_exit_that_is_never_right_is_not_drafted_with():
+    state, choices = always([0.0, 0.0, 0.0, 0.0])
+    assert int(choices.length[-1]) == 0
+    forced = del_exit.Config(exits=EXITS, max_draft=D, allow_zero_draft=False)
+    choice = del_exit.select(forced, state, del_exit.layer_costs(forced, LAYERS))
+    assert int(choice.length) == 1
+
+
+def test_dear_drafts_are_left_alone():
+    state, _ = always([0.6, 0.6, 0.6, 0.6])
+    cheap = del_exit.layer_costs(CFG, LAYERS)
+    assert int(del_exit.select(CFG, state, cheap).length) > 0
+    dear = cheap.replace(verify=cheap.verify * 3)
+    assert int(del_exit.select(CFG, state, dear).length) == 0
+
+
+def test_requests_share_an_exit_and_those_that_are_done_keep_their_sums():
+    match, sureness, accepted = rounds(5, n=8)
+    valid = np.arange(D + 1)[None, None, :] <= accepted[..., None]
+    valid[4:, 1] = False
+    costs = del_exit.layer_costs(CFG, LAYERS)
+    both, choices = del_exit.replay(CFG, costs, *(jnp.asarray(a) for a in (match, sureness, valid)))
+    early, _ = del_exit.replay(CFG, costs, *(jnp.asarray(a[:4]) for a in (match, sureness, valid)))
+    np.testing.assert_allclose(both.counts[1], early.counts[1], rtol=1e-6)
+    alpha = del_exit.acceptance(both)
+    table = del_exit.scores(CFG, costs, alpha)
+    alone = [del_exit.scores(CFG, costs, alpha[b : b + 1]) for b in range(2)]
+    np.testing.assert_allclose(table, alone[0] + alone[1], rtol=1e-6)
+    assert choices.exit.shape == (8,)
+
+
+def test_no_choice_compiles_anything_anew():
+    step = jax.jit(lambda state, *seen: del_exit.update(CFG, state, *seen))
+    choose = jax.jit(lambda state, costs: del_exit.select(CFG, state, costs))
+    match, sureness, accepted = rounds(6, n=4)
+    valid = np.arange(D + 1)[None, None, :] <= accepted[..., None]
+    costs, state = del_exit.layer_costs(CFG, LAYERS), del_exit.init(CFG, 2)
+    seen = [tuple(jnp.asarray(a[i]) for a in (match, sureness, valid)) for i in range(4)]
+    choose(step(state, *seen[0]), costs)
+    with assert_no_retrace():
+        for each in seen:
+            state = step(state, *each)
+            choose(state, costs)
+
+
+def test_impossible_settings_are_refused():
+    for exits in ((), (3, 1), (2, 2), (0, 3)):
+        with pytest.raises(ConfigError, match="exits"):
+            del_exit.Config(exits=exits)
+    with pytest.raises(ConfigError, match="omega=0"):
+        del_exit.Config(exits=(1,), omega=0)
+    with pytest.raises(ConfigError, match="max_draft=0"):
+        del_exit.Config(exits=(1,), max_draft=0)
+    with pytest.raises(ConfigError, match="length_rule"):
+        del_exit.Config(exits=(1,), length_rule="hope")
+    with pytest.raises(ConfigError, match="12 layers"):
+        del_exit.Config(exits=(1, 12)).check(12)

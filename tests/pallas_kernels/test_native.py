@@ -1,0 +1,164 @@
+"""The native CPU kernels beyond the contract: bits, rows, dtypes, programs, threads, stale builds."""
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from ariel_jax.decode import Arithmetic, NGram, Speculative, start
+from ariel_jax.errors import KernelUnavailableError
+from ariel_jax.pallas_kernels import dispatch, native
+from ariel_jax.pallas_kernels.decode_attention import decode_attention
+from ariel_jax.pallas_kernels.decode_attention.specs import SPECS
+from ariel_jax.pallas_kernels.linear import linear
+from ariel_jax.testing import tiny_config, tiny_params
+
+
+@pytest.fixture(autouse=True)
+def built(native_kernels):
+    """All tests here need the library."""
+
+
+def draw(shape, dtype="float32", seed=0):
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), dtype)
+
+
+@pytest.mark.parametrize("n_in", [1, 7, 16, 37, 160])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_every_number_of_rows_equals_the_reference(n_in, dtype):
+    w, b = draw((53, n_in), dtype, 1), draw((53,), dtype, 2)
+    for rows in (1, 2, 3, 4, 7, 8, 9, 16, 31, 32):
+        x = draw((rows, n_in), dtype)
+        ours = linear(x, w, b, impl="native", out_dtype=jnp.float32)
+        wide = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T + np.asarray(b, np.float64)
+        np.testing.assert_allclose(ours, wide, atol=2e-5 * np.sqrt(n_in))
+
+
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it():
+    x, w = draw((32, 137)), draw((70, 137), seed=1)
+    alone = np.concatenate([linear(x[i : i + 1], w, impl="native") for i in range(32)])
+    for rows in (2, 3, 5, 8, 13, 32):
+        np.testing.assert_array_equal(linear(x[:rows], w, impl="native"), alone[:rows])
+
+
+def test_the_cache_may_be_bfloat16_beside_float32_queries():
+    spec = SPECS["ragged_grouped"]
+    q, k, v = spec.arrays(0)
+    narrow = [a.astype(jnp.bfloat16) for a in (q, k, v)]
+    out, _ = decode_attention(*narrow, **spec.options(), impl="native")
+    wide, _ = decode_attention(
+        *(a.astype(jnp.float32) for a in narrow), **spec.options(), impl="reference"
+    )
+    assert out.dtype == jnp.bfloat16
+    np.testing.assert_allclose(out.astype(jnp.float32), wide, atol=2**-7)
+
+
+def test_under_vmap_and_ahead_of_time():
+    x, w = draw((3, 2, 24)), draw((3, 10, 24), seed=1)
+    many = jax.vmap(lambda x, w: linear(x, w, impl="native"))(x, w)
+    np.testing.assert_allclose(many, jnp.einsum("bri,boi->bro", x, w), atol=1e-5)
+    program = jax.jit(lambda x, w: linear(x, w, impl="native")).lower(x[0], w[0]).compile()
+    np.testing.assert_array_equal(program(x[0], w[0]), many[0])
+
+
+@pytest.mark.parametrize("strategy", [None, Speculative(NGram(k=3, shortest=1, branches=2))])
+def test_a_whole_decode_gives_the_tokens_of_the_reference(strategy):
+    cfg = tiny_config("llama", max_positions=128, window=24, layer_kinds=("local", "global"))
+    params, prompts = tiny_params(cfg), [[3, 4] * 9, [7], [5, 6, 7]]
+    tokens = {}
+    for impl in ("reference", "native"):
+        with dispatch.override(linear="auto", decode_attention=impl):
+            fresh = cfg.replace(norm_eps=cfg.norm_eps * (1 + (impl == "native") * 1e-4))
+            run = start(
+                fresh, params, prompts, max_new=40, capacity=Arithmetic(16, 16), strategy=strategy
+            )
+            run.advance()
+            tokens[impl] = [run.new_tokens(i) for i in range(3)]
+    assert tokens["native"] == tokens["reference"]
+
+
+def test_calls_from_several_threads_do_not_disturb_each_other():
+    x, w = draw((4, 300)), draw((600, 300), seed=1)
+    call = jax.jit(lambda x: linear(x, w, impl="native"))
+    want, wrong = np.asarray(call(x)), []
+
+    def work():
+        for _ in range(50):
+            if not np.array_equal(np.asarray(call(x)), want):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+IDLE = """
+import time
+import jax.numpy as jnp
+from ariel_jax.pallas_kernels.linear import linear
+x, w = jnp.ones((4, 512)), jnp.ones((2048, 512))
+for _ in range(20):
+    linear(x, w, impl="native").block_until_ready()
+begin = time.process_time()
+time.sleep(2)
+print(time.process_time() - begin)
+"""
+
+
+def test_an_idle_process_uses_no_processor():
+    done = subprocess.run([sys.executable, "-c", IDLE], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 0.02  # 1 % of 2 s
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """An empty cache folder, and the loaded library forgotten."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    native._state.cache_clear()
+    yield tmp_path
+    native._state.cache_clear()
+
+
+def test_what_was_built_for_something_else_is_not_loaded(elsewhere, native_kernels):
+    assert "ariel-jax kernels build" in native.why_not()
+    shutil.copytree(native_kernels, native.folder(), dirs_exist_ok=True)
+    native._state.cache_clear()
+    assert native.why_not() is None
+    record = native.folder() / "build.json"
+    good = json.loads(record.read_text())
+    for changes, words in (
+        ({"jaxlib": "0.0.1"}, "another jaxlib"),
+        ({"sources": "0" * 64}, "another sources"),
+        ({"library": "0" * 64}, "not the one that was built"),
+    ):
+        record.write_text(json.dumps(good | changes))
+        native._state.cache_clear()
+        assert words in native.why_not()
+    record.write_text("{")
+    native._state.cache_clear()
+    assert "unreadable" in native.why_not()
+    with pytest.raises(KernelUnavailableError, match="unreadable"):
+        linear(jnp.ones((1, 4)), jnp.ones((2, 4)), impl="native")
+
+
+def test_without_a_compiler_the_reference_runs(elsewhere, monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(KernelUnavailableError, match="compiler"):
+        native.build()
+    assert linear(jnp.ones((1, 4)), jnp.ones((2, 4)))[0, 0] == 4
+
+
+def test_what_it_cannot_do_is_said():
+    with pytest.raises(KernelUnavailableError, match="1 to 32 rows, not 33"):
+        linear(jnp.ones((33, 4)), jnp.ones((2, 4)), impl="native")
+    with pytest.raises(KernelUnavailableError, match="float16"):
+        linear(jnp.ones((1, 4), jnp.float16), jnp.ones((2, 4), jnp.float16), impl="native")

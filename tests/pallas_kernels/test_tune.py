@@ -1,0 +1,104 @@
+"""What is recorded decides what `auto` takes, shape by shape."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from ariel_jax import measure
+from ariel_jax.cli import main as cli
+from ariel_jax.errors import StorageError
+from ariel_jax.pallas_kernels import dispatch, native, tune
+from ariel_jax.pallas_kernels.linear.cpu import shape_key
+
+
+@pytest.fixture
+def records(native_kernels, monkeypatch, tmp_path):
+    """An empty table of its own."""
+    monkeypatch.setattr(tune, "store", lambda: measure.ProfileStore(tmp_path / "kernels.json"))
+    tune.records.cache_clear()
+    yield tmp_path / "kernels.json"
+    tune.records.cache_clear()
+
+
+def explain(rows, n_in=24, n_out=10):
+    x = jax.ShapeDtypeStruct((rows, n_in), jnp.float32)
+    w = jax.ShapeDtypeStruct((n_out, n_in), jnp.float32)
+    return dispatch.op("linear").explain(x, w, None, precision=None, out_dtype=jnp.float32)
+
+
+def test_auto_takes_a_kernel_where_it_is_recorded_to_pay(records):
+    assert explain(1).chosen == "reference"
+    assert "kernels bench" in explain(1).reasons["native"]
+    x, w = jnp.ones((4, 24)), jnp.ones((10, 24))
+    tune.record("linear", {shape_key(x, w, x.dtype): {"native": 1.0, "reference": 2.0}})
+    slow = {"native": 0.98, "reference": 1.0}
+    tune.record("linear", {shape_key(x[:1], w, x.dtype): slow})
+    assert explain(4).chosen == explain(3).chosen == "native"  # 3 rows count as 4
+    assert explain(1).chosen == "reference"
+    assert "0.98 times" in explain(1).reasons["native"]
+    assert explain(4, n_out=11).chosen == "reference"
+    assert explain(40).chosen == "reference"
+    with dispatch.override(linear="reference"):
+        assert explain(4).chosen == "reference"
+
+
+def test_a_table_that_cannot_be_read_leaves_the_reference(records):
+    records.write_text("{")
+    assert explain(4).chosen == "reference"
+
+
+def test_rows_are_rounded_up_to_what_is_recorded():
+    assert [tune.bucket(n) for n in (1, 2, 3, 8, 9, 17, 32)] == [1, 2, 4, 8, 16, 32, 32]
+
+
+@pytest.fixture
+def call(records, monkeypatch, capsys):
+    monkeypatch.setattr(cli, "_start_jax", lambda platform: None)
+
+    def run(*arguments):
+        status = cli.main(["kernels", *arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run
+
+
+def test_show_says_what_is_loaded(call):
+    status, out, _ = call("show")
+    assert status == 0
+    assert native.describe()["instructions"] in out
+    assert json.loads(call("show", "--json")[1])["loaded"] is True
+
+
+def test_bench_makes_a_table_and_records_no_smoke(call, records, tmp_path):
+    status, out, err = call("bench", "--scale", "smoke", "--out", str(tmp_path / "out"))
+    assert status == 0
+    assert out.count("| linear |") == 4
+    assert out.count("| decode_attention |") == 2
+    assert "native" in err
+    made = json.loads((tmp_path / "out" / "kernels.json").read_text())
+    assert all(min(row["seconds"].values()) > 0 for row in made["rows"])
+    assert (tmp_path / "out" / "kernels.md").read_text() in out
+    assert not records.exists()
+
+
+def test_bad_input_is_a_message_and_status_2(call, monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    status, _, err = call("bench", "--scale", "smoke", "--out", str(tmp_path / "file"))
+    assert (status, "file" in err) == (2, True)
+    assert call("show", "--out", "x")[0] == 2
+    monkeypatch.setattr(native, "why_not", lambda: "they are not built")
+    status, _, err = call("bench", "--scale", "smoke")
+    assert (status, "not built" in err) == (2, True)
+
+
+def test_a_cache_folder_that_cannot_be_used_leaves_the_reference(native_kernels, monkeypatch):
+    def refuse():
+        raise StorageError("others can write to it")
+
+    monkeypatch.setattr(tune, "store", refuse)
+    tune.records.cache_clear()
+    assert explain(4).chosen == "reference"
+    tune.records.cache_clear()
