@@ -17,6 +17,7 @@ import jax
 import pytest
 
 from ariel_jax import backend, durable
+from ariel_jax.decode import ahead
 from ariel_jax.pallas_kernels import native
 
 jax.config.update("jax_num_cpu_devices", 2)
@@ -26,6 +27,23 @@ jax.config.update("jax_default_matmul_precision", "highest")
 # Compiled programs of earlier runs: a second run of the suite spends its time on testing.
 (ROOT / ".cache").mkdir(mode=0o700, exist_ok=True)
 backend.enable_compile_cache(ROOT / ".cache" / f"xla-{jax.__version__}")
+
+
+@pytest.fixture(autouse=True)
+def room_for_programs():
+    """Drops compiled programs when this process comes near the number of mappings Linux allows.
+
+    Each program of XLA's CPU backend holds several; beyond the limit (65,530 by default) the next
+    compilation dies with a segmentation fault. Checked before a test, so that no test loses what
+    it compiled itself.
+    """
+    with contextlib.suppress(OSError):
+        maps = pathlib.Path("/proc/self/maps").read_bytes().count(b"\n")
+        if maps > 40_000:
+            ahead._made.clear()
+            ahead._jitted.clear()
+            jax.clear_caches()
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -220,7 +220,10 @@ def plot(rows: list[dict[str, Any]]) -> Any:
     return figure
 
 
-TWIN = "The plain twin had the same data and steps without LayerSkip; it is not shipped.\n"
+TWIN = (
+    "The plain twin had the same data and steps without LayerSkip; it is not in the package (the "
+    "repository keeps it in `experiments/nano/twin`).\n"
+)
 
 CARD = """\
 # nano
