@@ -34,7 +34,7 @@ STRATEGIES = {
     "autoregressive": Autoregressive(),
     "n-gram drafts": Speculative(NGram(k=3, shortest=1)),
     "n-gram trees": Speculative(NGram(k=2, shortest=1, branches=2)),
-    "a draft model": Speculative(DraftModel(SMALL, k=2)),
+    # A chain of a draft model runs the same code without `parents`; tests/decode/test_speculative.py.
     "trees of a draft model": Speculative(DraftModel(SMALL, k=2, alternatives=1)),
     "adaptive drafts": adaptive(
         (NGram(k=2, shortest=1), NGram(k=3, shortest=1)), (1.0, 0.9, 0.8), segment_steps=3
@@ -72,7 +72,7 @@ def fitted(strategy, cfg, precision=None):
 
 @pytest.fixture(scope="session")
 def small_weights(tiny):
-    return fitted(STRATEGIES["a draft model"], tiny[0])[1]
+    return fitted(STRATEGIES["trees of a draft model"], tiny[0])[1]
 
 
 @pytest.fixture
