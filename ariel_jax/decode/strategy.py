@@ -75,9 +75,10 @@ class Strategy(Protocol):
     def choose(self, stats: dict[str, Any]) -> "Strategy":
         """The strategy for the next segment, from what the last one did (host).
 
-        stats: `emitted`, `steps`, `proposed` and `accepted`, each [B] int32 of the last segment, and
-            as they are now `tokens` [B, Nmax] and `length` [B] int32 (known tokens less one) and
-            `done` [B] bool; NumPy arrays.
+        `stats` holds, as NumPy arrays, `emitted`, `steps`, `proposed` and `accepted` of the last
+        segment, each [B] int32, and as they are now `tokens` [B, Nmax], `length` [B] int32 (known
+        tokens less one) and `done` [B] bool.
+
         What is chosen must take over `state.aux` as it is.
         """
         ...
