@@ -153,7 +153,7 @@ def test_other_verifiers_keep_greedy_requests_as_they_are(
 @pytest.mark.parametrize(
     ("rows", "capacity", "step"),
     [
-        ([0, 1, 2, 3], Arithmetic(8, 8), None),
+        ([0, 1, 2, 3], Arithmetic(16, 16), None),
         ([0, 1, 2, 3], Upfront(), 3),
         ([3, 2, 1, 0], Upfront(), None),
         ([1], Arithmetic(16, 16), 5),
