@@ -186,13 +186,11 @@ def make_mesh(*, data: int = 1, tensor: int = 1) -> jax.sharding.Mesh:
     return compat.auto_mesh((data, tensor), ("data", "tensor"))
 
 
-def cache_directory() -> pathlib.Path:
-    """Returns this user's private folder for what can be made again, creating it with mode 0700.
-
-    It is `$XDG_CACHE_HOME/ariel_jax`, or `~/.cache/ariel_jax`.
+def cache_path() -> pathlib.Path:
+    """Returns where `cache_directory` is: `$XDG_CACHE_HOME/ariel_jax`, or `~/.cache/ariel_jax`.
 
     Raises:
-        StorageError: it cannot be made, belongs to another user or lets others write.
+        StorageError: there is no home folder.
     """
     base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     try:
@@ -202,7 +200,16 @@ def cache_directory() -> pathlib.Path:
             f"there is no home folder for a cache: {error} Set XDG_CACHE_HOME to a folder that you "
             "can write to."
         ) from error
-    return private_directory(folder / "ariel_jax")
+    return folder / "ariel_jax"
+
+
+def cache_directory() -> pathlib.Path:
+    """Returns this user's private folder for what can be made again, creating it with mode 0700.
+
+    Raises:
+        StorageError: it cannot be made, belongs to another user or lets others write.
+    """
+    return private_directory(cache_path())
 
 
 def private_directory(path: pathlib.Path) -> pathlib.Path:
@@ -215,11 +222,27 @@ def private_directory(path: pathlib.Path) -> pathlib.Path:
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.lstat()
     except OSError as error:
         raise StorageError(
             f"cannot make the cache folder {path}: {error.strerror}. "
             "Set XDG_CACHE_HOME to a folder that you can write to."
+        ) from error
+    return check_private(path)
+
+
+def check_private(path: pathlib.Path) -> pathlib.Path:
+    """Returns `path` if it is a folder that only this user can write to.
+
+    Raises:
+        StorageError: it is no folder, belongs to another user, lets others write, or cannot be
+            looked at.
+    """
+    try:
+        found = path.lstat()
+    except OSError as error:
+        raise StorageError(
+            f"cannot look at the cache folder {path}: {error.strerror}. "
+            "Set XDG_CACHE_HOME to a folder of your own."
         ) from error
     if not stat.S_ISDIR(found.st_mode):
         raise StorageError(f"{path} is no folder (or a link to one). Remove it or use another.")

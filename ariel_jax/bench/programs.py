@@ -1,12 +1,13 @@
 """Programs that time a decoding step's products and its attention alone: where its time goes."""
 
 import functools
-import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from ariel_jax import measure
 from ariel_jax.decode import Upfront, start
 from ariel_jax.layers.kv_cache import KVCache, init_cache
 from ariel_jax.layers.linear import Linear, linear
@@ -47,14 +48,8 @@ def split(cfg: DecoderConfig, params: DecoderParams, *, batch: int, length: int)
     }
 
 
-def _fastest(run: Any) -> float:
-    jax.block_until_ready(run())
-    times = []
-    for _ in range(N_RUNS):
-        begin = time.perf_counter()
-        jax.block_until_ready(run())
-        times.append(time.perf_counter() - begin)
-    return min(times) / N_STEPS
+def _fastest(run: Callable[[], Any]) -> float:
+    return measure.timed(run, n_runs=N_RUNS).min_s / N_STEPS
 
 
 def _whole(
@@ -62,16 +57,15 @@ def _whole(
 ) -> float:
     prompt = [[1] * 4] * batch
     run = start(cfg, params, prompt, max_new=length + 60, capacity=Upfront(capacity))
-    times = []
-    for _ in range(N_RUNS + 1):
+
+    def again() -> None:
         # Only the time is of interest: the rows in between hold zeros.
         at = jnp.full(batch, length, jnp.int32)
         cache: Any = run.state.cache
         run.state = run.state.replace(cache=cache.replace(length=at))
-        begin = time.perf_counter()
-        run.advance(N_STEPS)
-        times.append(time.perf_counter() - begin)
-    return min(times[1:]) / N_STEPS
+        run.advance(N_STEPS)  # and waits for it
+
+    return _fastest(again)
 
 
 @functools.cache
@@ -118,9 +112,10 @@ def _attention_s(cfg: DecoderConfig, params: DecoderParams, cache: KVCache) -> f
             return jax.lax.fori_loop(0, N_STEPS, step, (cache, q))
 
     program = jax.jit(run, donate_argnums=0)
-    times = []
-    for _ in range(N_RUNS + 1):
-        begin = time.perf_counter()
-        cache, _ = jax.block_until_ready(program(cache, q))
-        times.append(time.perf_counter() - begin)
-    return min(times[1:]) / N_STEPS
+
+    def again() -> jax.Array:
+        nonlocal cache
+        cache, out = program(cache, q)
+        return out
+
+    return _fastest(again)

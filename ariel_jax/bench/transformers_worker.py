@@ -110,11 +110,9 @@ class Theirs:
         cache = request.get("cache", "dynamic")
         if cache != "dynamic" and cache not in self._warm:
             self._warm_up(cache)
-        clock = _Clock()
+        clock, options = _Clock(), self._options(cache)
         called = time.perf_counter()
-        self.model.generate(
-            self.ids, attention_mask=self.mask, streamer=clock, **self._options(cache)
-        )
+        self.model.generate(self.ids, attention_mask=self.mask, streamer=clock, **options)
         first, last = clock.times[1], clock.times[-1]
         return {
             "first_s": first - called,

@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 import platform as host
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -11,6 +10,7 @@ import tyro
 
 from ariel_jax import backend, bench, durable
 from ariel_jax._checks import positive_int
+from ariel_jax.cli.console import say
 from ariel_jax.errors import ConfigError
 
 
@@ -61,10 +61,10 @@ def run(args: Args) -> int:
                 pairs=args.pairs,
                 threads=args.threads,
                 platform=platform,
-                say=_say,
+                say=say,
             )
         if args.memory and not cases[0].grows:
-            _say("memory of the compiled programs")
+            say("memory of the compiled programs")
             rows += bench.memory_rows(cases[0], threads=args.threads, platform=platform)
     finally:  # what was measured before something failed is not lost
         if rows:
@@ -73,7 +73,7 @@ def run(args: Args) -> int:
             durable.write_json(args.json, document(rows, args))
     failed = [row for row in rows if row.verdict == "FAIL"]
     if failed:
-        _say(f"{len(failed)} of {len(rows)} rows missed their target")
+        say(f"{len(failed)} of {len(rows)} rows missed their target")
     return 1 if failed else 0
 
 
@@ -86,7 +86,3 @@ def document(rows: list[bench.Row], args: Args) -> dict[str, Any]:
         "machine": host.machine(),
         "rows": [dataclasses.asdict(row) | {"verdict": row.verdict} for row in rows],
     }
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,14 +1,15 @@
 """`ariel-jax kernels`: the native CPU kernels: build them, see them, record where they pay."""
 
+import itertools
 import json
 import pathlib
-import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
 from ariel_jax import durable, measure
+from ariel_jax.cli.console import say
 from ariel_jax.errors import ConfigError, KernelUnavailableError
 from ariel_jax.pallas_kernels import benchmark, native, tune
 
@@ -38,7 +39,7 @@ def run(args: Args) -> int:
     if args.out is not None and args.what != "bench":
         raise ConfigError(f"--out {args.out} belongs to `ariel-jax kernels bench`.")
     if args.what == "build":
-        native.build(say=_say)
+        native.build(say=say)
     if args.what == "bench":
         return _bench(args)
     found = native.describe()
@@ -67,8 +68,9 @@ def _bench(args: Args) -> int:
         heads = {"heads": ((2, 2, 16),), "capacities": (64,), "batches": (1,)}
     rate = measure.ceilings().read_bytes_per_s
     rows = []
-    for timed in (*benchmark.products(**options), *benchmark.attentions(**heads)):
-        _say(f"{timed.op} {timed.shape}: {_times(timed.seconds)}")
+    shapes = itertools.chain(benchmark.products(**options), benchmark.attentions(**heads))
+    for timed in shapes:
+        say(f"{timed.op} {timed.shape}: {_times(timed.seconds)}")
         rows.append(timed)
         if args.scale == "cpu":  # kept as it comes: an interrupted run is not lost
             tune.record(timed.op, {timed.shape: timed.seconds})
@@ -101,7 +103,3 @@ def _table(rows: list[benchmark.Timed], rate: float) -> str:
             f"| {theirs / ours:.2f} | {100 * row.n_bytes / ours / rate:.0f} |"
         )
     return "\n".join(lines) + "\n"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

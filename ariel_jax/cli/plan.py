@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -12,6 +11,7 @@ import tyro
 from ariel_jax import backend, measure
 from ariel_jax._checks import positive_int
 from ariel_jax.algorithms import bmc
+from ariel_jax.cli.console import say
 from ariel_jax.decode import Run, start
 from ariel_jax.decode.capacity import Iterative
 from ariel_jax.errors import ConfigError, StorageError
@@ -68,7 +68,7 @@ def run(args: Args) -> int:
         capacities=bmc.default_capacities(args.prompt_len + args.max_new),
         store=_store(),
         remeasure=args.remeasure,
-        say=lambda text: print(text, file=sys.stderr, flush=True),
+        say=say,
     )
     plan = bmc.plan(profile, prompt=args.prompt_len, steps=steps, granularity=args.granularity)
     rows = [_row(args, model, row) for row in plan.rows]
@@ -98,7 +98,7 @@ def _row(args: Args, model: hf.Model, row: bmc.Row) -> dict[str, Any]:
     found = dataclasses.asdict(row) | {"measured_tokens_per_s": None}
     del found["policy"]
     if args.measured and not isinstance(row.policy, Iterative):
-        print(f"decoding under {row.name}", file=sys.stderr, flush=True)
+        say(f"decoding under {row.name}")
         _decode(args, model, row)  # compiles
         report = _decode(args, model, row).report
         found["measured_tokens_per_s"] = report.decode_steps / (report.decode_s + report.grow_s)

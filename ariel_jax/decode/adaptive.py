@@ -190,13 +190,10 @@ class Adaptive:
         proposer: Any = self.choices[1].proposer  # pyright: ignore[reportAttributeAccessIssue] checked above
         for row in range(len(known)):
             text = tokens[row, : known[row]].tolist()
-            if row == len(replays):
-                replays.append(NGramReplay(proposer.longest, proposer.shortest))
-                first.append(int(known[row] - emitted[row]))
-            have = replays[row].tokens
-            if have != text[: len(have)]:  # rolled back, or another request in this row
-                replays[row] = NGramReplay(proposer.longest, proposer.shortest)
-                first[row] = int(known[row] - emitted[row])
+            have = replays[row].tokens if row < len(replays) else None
+            if have is None or have != text[: len(have)]:  # new, rolled back, another request
+                replays[row : row + 1] = [NGramReplay(proposer.longest, proposer.shortest)]
+                first[row : row + 1] = [int(known[row] - emitted[row])]
             replays[row].extend(text[len(replays[row].tokens) :])
         return dataclasses.replace(self.outlook, replays=tuple(replays), first=tuple(first))
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ariel_jax import backend
 from ariel_jax.decode import Arithmetic, NGram, Speculative, start
 from ariel_jax.errors import KernelUnavailableError
 from ariel_jax.pallas_kernels import dispatch, native
@@ -130,6 +131,8 @@ def elsewhere(monkeypatch, tmp_path):
 
 def test_what_was_built_for_something_else_is_not_loaded(elsewhere, native_kernels):
     assert "ariel-jax kernels build" in native.why_not()
+    assert not list(elsewhere.iterdir()), "to look for a library made a folder"
+    backend.private_directory(native.folder())
     shutil.copytree(native_kernels, native.folder(), dirs_exist_ok=True)
     native._state.cache_clear()
     assert native.why_not() is None
@@ -143,6 +146,11 @@ def test_what_was_built_for_something_else_is_not_loaded(elsewhere, native_kerne
         record.write_text(json.dumps(good | changes))
         native._state.cache_clear()
         assert words in native.why_not()
+    record.write_text(json.dumps(good))
+    native.folder().chmod(0o770)
+    native._state.cache_clear()
+    assert "others can write" in native.why_not()
+    native.folder().chmod(0o700)
     record.write_text("{")
     native._state.cache_clear()
     assert "unreadable" in native.why_not()

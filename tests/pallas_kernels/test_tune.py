@@ -9,7 +9,7 @@ import pytest
 from ariel_jax import measure
 from ariel_jax.cli import main as cli
 from ariel_jax.errors import StorageError
-from ariel_jax.pallas_kernels import dispatch, native, tune
+from ariel_jax.pallas_kernels import benchmark, dispatch, native, tune
 from ariel_jax.pallas_kernels.linear.cpu import shape_key
 
 
@@ -82,6 +82,18 @@ def test_bench_makes_a_table_and_records_no_smoke(call, records, tmp_path):
     assert all(min(row["seconds"].values()) > 0 for row in made["rows"])
     assert (tmp_path / "out" / "kernels.md").read_text() in out
     assert not records.exists()
+
+
+def test_an_interrupted_bench_keeps_what_it_measured(call, records, monkeypatch):
+    def products(**_):
+        yield benchmark.Timed(
+            op="linear", shape="a", seconds={"native": 1, "reference": 2}, n_bytes=8
+        )
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(benchmark, "products", products)
+    assert call("bench")[0] == 130
+    assert tune.records("linear") == {"a": {"native": 1, "reference": 2}}
 
 
 def test_bad_input_is_a_message_and_status_2(call, monkeypatch, tmp_path):

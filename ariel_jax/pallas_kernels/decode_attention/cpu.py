@@ -7,24 +7,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ariel_jax import compat
 from ariel_jax.pallas_kernels import native, tune
 from ariel_jax.pallas_kernels.decode_attention import reference
-from ariel_jax.pallas_kernels.decode_attention.tree import ancestors
+from ariel_jax.pallas_kernels.decode_attention.tree import seen_bits
 
 MOST_QUERIES = 32
-DTYPES = ("float32", "bfloat16")
 
 
 def why_not(q: Any, k: Any, v: Any, **options: Any) -> str | None:
     """Why it cannot take these arguments, or None."""
-    if jnp.dtype(q.dtype).name not in DTYPES:
-        return f"arrays are {jnp.dtype(q.dtype).name}, not one of {', '.join(DTYPES)}"
     if q.shape[1] > MOST_QUERIES:
         return f"takes 1 to {MOST_QUERIES} queries of a request, not {q.shape[1]}"
-    if compat.mesh_platform() is not None:
-        return "a mesh is set, and it runs on one device"
-    return native.why_not()
+    return native.why_not_with(q=q.dtype)
 
 
 def shape_key(q: Any, k: Any) -> str:
@@ -73,10 +67,7 @@ def _attend(
 ) -> tuple[jax.Array, jax.Array]:
     scale, softcap, window, parents = options
     B, T, N, _ = q.shape
-    bits = np.zeros(0, np.uint32)
-    if parents is not None:
-        seen = ancestors(parents, within=window).astype(np.uint32)
-        bits = np.sum(seen << np.arange(T, dtype=np.uint32), axis=1, dtype=np.uint32)
+    bits = np.zeros(0, np.uint32) if parents is None else seen_bits(parents, within=window)
     shapes = (
         jax.ShapeDtypeStruct(q.shape, jnp.float32),
         jax.ShapeDtypeStruct((B, N, T), jnp.float32),

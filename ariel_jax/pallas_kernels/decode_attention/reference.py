@@ -2,10 +2,9 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ariel_jax._numerics import at_least_f32
-from ariel_jax.pallas_kernels.decode_attention.tree import ancestors
+from ariel_jax.pallas_kernels.decode_attention.tree import seen_bits
 
 NO_KEY = -1e30  # finite: minus infinity would turn a row without a visible key into NaN
 
@@ -63,8 +62,7 @@ def decode_attention(
 def _in_tree(node: jax.Array, parents: tuple[int, ...], window: int | None) -> jax.Array:
     """[B, T, C] bool: whether new row node [B, 1, C] is the query's own or one of its ancestors."""
     # As bits of one number per query: a few cheap operations that fuse, no gather.
-    seen = ancestors(parents, within=window)
-    bits = np.sum(seen.astype(np.uint32) << np.arange(len(parents), dtype=np.uint32), axis=1)
+    bits = jnp.asarray(seen_bits(parents, within=window))
     shift = jnp.clip(node, 0, len(parents) - 1).astype(jnp.uint32)
-    own = (jnp.asarray(bits, jnp.uint32)[None, :, None] >> shift) & jnp.uint32(1)
+    own = (bits[None, :, None] >> shift) & jnp.uint32(1)
     return (own == 1) & (node >= 0) & (node < len(parents))

@@ -33,6 +33,12 @@ def depths(parents: Sequence[int]) -> np.ndarray:
     return depth
 
 
+def seen_bits(parents: Sequence[int], *, within: int | None = None) -> np.ndarray:
+    """[S] uint32: `ancestors` with the bits of row i in one number, node 0 the lowest."""
+    seen = ancestors(parents, within=within).astype(np.uint32)
+    return seen @ (np.uint32(1) << np.arange(len(parents), dtype=np.uint32))
+
+
 def ancestors(parents: Sequence[int], *, within: int | None = None) -> np.ndarray:
     """[S, S] bool: row i is set at node i and its ancestors, with `within` only the last ones."""
     S = len(parents)

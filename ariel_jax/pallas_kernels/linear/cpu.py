@@ -10,12 +10,10 @@ import numpy as np
 from jax import lax
 from jax.typing import DTypeLike
 
-from ariel_jax import compat
 from ariel_jax.pallas_kernels import native, tune
 from ariel_jax.pallas_kernels.linear import reference
 
 MOST_ROWS = 32
-DTYPES = ("float32", "bfloat16")
 
 
 def why_not(
@@ -25,15 +23,8 @@ def why_not(
     rows = math.prod(x.shape[:-1])
     if not 1 <= rows <= MOST_ROWS:
         return f"takes 1 to {MOST_ROWS} rows, not {rows}"
-    given = {"x": x.dtype, "w": w.dtype, "the result": jnp.dtype(out_dtype)}
-    if b is not None:
-        given["b"] = b.dtype
-    for name, dtype in given.items():
-        if jnp.dtype(dtype).name not in DTYPES:
-            return f"{name} is {jnp.dtype(dtype).name}, not one of {', '.join(DTYPES)}"
-    if compat.mesh_platform() is not None:
-        return "a mesh is set, and it runs on one device"
-    return native.why_not()
+    bias = {} if b is None else {"b": b.dtype}
+    return native.why_not_with(x=x.dtype, w=w.dtype, out_dtype=out_dtype, **bias)
 
 
 def shape_key(x: Any, w: Any, out_dtype: DTypeLike) -> str:

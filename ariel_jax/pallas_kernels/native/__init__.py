@@ -20,8 +20,10 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from jax.typing import DTypeLike
 
-from ariel_jax import backend, durable
+from ariel_jax import backend, compat, durable
 from ariel_jax.errors import KernelUnavailableError, StorageError
 
 SOURCES = pathlib.Path(__file__).parent / "src"
@@ -36,6 +38,7 @@ FILES: dict[str, tuple[str, ...]] = {
 }
 TARGETS = ("ariel_linear", "ariel_attend")
 _loaded: dict[str, Any] = {}  # by hash: a target can be registered once in a process
+DTYPES = ("float32", "bfloat16")  # of activations, weights and caches
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -56,13 +59,12 @@ def fingerprint() -> dict[str, str]:
 
 
 def folder() -> pathlib.Path:
-    """Where the library of this jaxlib lies: private to this user, as it is code.
+    """Where the library of this jaxlib lies, whether it exists or not.
 
     Raises:
-        StorageError: the folder cannot be made, or others can write to it.
+        StorageError: this user has no place for a cache.
     """
-    name = f"native-{_jaxlib()}-{platform.machine()}"
-    return backend.private_directory(backend.cache_directory() / name)
+    return backend.cache_path() / f"native-{_jaxlib()}-{platform.machine()}"
 
 
 def build(*, say: Callable[[str], None] = lambda text: None) -> pathlib.Path:
@@ -86,7 +88,8 @@ def build(*, say: Callable[[str], None] = lambda text: None) -> pathlib.Path:
             f"no C++ compiler was found ({', '.join(COMPILERS)}): install one, such as Debian's "
             "g++, and run: ariel-jax kernels build"
         )
-    target = folder()
+    backend.cache_directory()
+    target = backend.private_directory(folder())
     with tempfile.TemporaryDirectory(dir=target) as temporary:
         objects = []
         for name, flags in FILES.items():
@@ -121,6 +124,16 @@ def why_not() -> str | None:
     return _state()[1]
 
 
+def why_not_with(**dtypes: DTypeLike) -> str | None:
+    """Why the kernels cannot be used here for arrays of these dtypes, or None."""
+    for name, dtype in dtypes.items():
+        if np.dtype(dtype).name not in DTYPES:
+            return f"{name} is {np.dtype(dtype).name}, not one of {', '.join(DTYPES)}"
+    if compat.mesh_platform() is not None:
+        return "a mesh is set, and it runs on one device"
+    return why_not()
+
+
 def target(name: str) -> str:
     """What XLA knows a function of the loaded library by; each build has names of its own.
 
@@ -137,6 +150,9 @@ def target(name: str) -> str:
 def _state() -> tuple[Any, str | None]:
     try:
         where = folder()
+        if where.exists():  # only looked at: whoever decodes without a library makes no folder
+            backend.check_private(where.parent)
+            backend.check_private(where)  # it is code
         record = json.loads((where / "build.json").read_text())
         name = record["file"]
     except FileNotFoundError:
