@@ -79,6 +79,11 @@ class Figure:
     verdict: Literal["PASS", "FAIL", ""] = ""
 
 
+def judge(good: bool, expected: str, *, due: bool = True) -> dict[str, Any]:
+    """The fields `expected` and `verdict` of a `Figure`; none where no verdict is due."""
+    return {"expected": expected, "verdict": "PASS" if good else "FAIL"} if due else {}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
     """One unit of work, the smallest that a resumed run repeats.

@@ -126,8 +126,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             value=round(value, 3),
             unit="1",
             kind="measured",
-            expected=f"at most {limit:g}" if judged else "",
-            verdict=("PASS" if value <= limit else "FAIL") if judged else "",
+            **runner.judge(value <= limit, f"at most {limit:g}", due=judged),
         )
 
 

@@ -60,12 +60,6 @@ def _rounds(ways: Round, n_rounds: int, base: str) -> Iterator[tuple[str, Text, 
         yield name, found[name], statistics.median(ratios[name])
 
 
-def _verdict(value: float, limit: float | None, judged: bool) -> dict[str, Any]:
-    if limit is None or not judged:
-        return {}
-    return {"expected": f"at least {limit:g}", "verdict": "PASS" if value >= limit else "FAIL"}
-
-
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     """Every way to draft, or every policy, in turn."""
     model = _model(settings)
@@ -124,11 +118,11 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         )  # fmt: skip
         yield Figure(
             metric=f"{key}: tokens/s over plain", value=round(ratio, 3), unit="1", kind="measured",
-            **_verdict(ratio, 0.97 if key == "adaptive" else None, judged),
+            **runner.judge(ratio >= 0.97, "at least 0.97", due=judged and key == "adaptive"),
         )  # fmt: skip
     yield Figure(
         metric="best drafts of the text over plain, tokens/s", value=round(best, 3), unit="1",
-        kind="measured", **_verdict(best, 1.3 if case.name in ("log", "code") else None, judged),
+        kind="measured", **runner.judge(best >= 1.3, "at least 1.3", due=judged and case.name in ("log", "code")),
     )  # fmt: skip
 
 

@@ -102,8 +102,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             unit="1",
             paper="T grows as sqrt(N)",
             kind="measured" if name == "measured" else "simulated",
-            expected="0.35 to 0.65" if judged else "",
-            verdict=("PASS" if good else "FAIL") if judged else "",
+            **runner.judge(good, "0.35 to 0.65", due=judged),
         )
 
 

@@ -89,8 +89,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         unit="rows",
         kind="simulated",
         baseline=best,
-        expected="within a factor of 2" if judged else "",
-        verdict=("PASS" if best / 2 <= wanted <= best * 2 else "FAIL") if judged else "",
+        **runner.judge(best / 2 <= wanted <= best * 2, "within a factor of 2", due=judged),
     )
     share = found["auto"][0] / constant[best]
     yield Figure(
@@ -98,8 +97,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         value=round(share, 4),
         unit="1",
         kind="measured",
-        expected="at least 0.95" if judged else "",
-        verdict=("PASS" if share >= 0.95 else "FAIL") if judged else "",
+        **runner.judge(share >= 0.95, "at least 0.95", due=judged),
     )
     times = {name: config["batch"] * steps / speed for name, (speed, _) in found.items()}
     for metric, value, is_judged in (
@@ -112,8 +110,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             value=round(value, 3),
             unit="1",
             kind="measured",
-            expected="0.75 to 1.25" if judge else "",
-            verdict=("PASS" if 0.75 <= value <= 1.25 else "FAIL") if judge else "",
+            **runner.judge(0.75 <= value <= 1.25, "0.75 to 1.25", due=judge),
         )
 
 

@@ -87,8 +87,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             value=round(value, 4),
             unit="1",
             kind="measured",
-            expected=f"at {'least' if is_least else 'most'} {limit:g}" if judged else "",
-            verdict=("PASS" if good else "FAIL") if judged else "",
+            **runner.judge(good, f"at {'least' if is_least else 'most'} {limit:g}", due=judged),
         )
 
 

@@ -80,8 +80,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             value=round(middle, 3),
             unit="s",
             kind="measured",
-            expected=f"below {limit:g}" if is_judged else "",
-            verdict=("PASS" if middle < limit else "FAIL") if is_judged else "",
+            **runner.judge(middle < limit, f"below {limit:g}", due=is_judged),
         )
         yield Figure(metric=f"{name}, slowest", value=max(times[name]), unit="s", kind="measured")
 

@@ -106,8 +106,7 @@ def _experiment(corpus: Path, model: Path, twin: Path | None) -> runner.Experime
         yield _figure(
             "last layer",
             per_exit[-1],
-            expected=f"below {limit:.3f}" if is_judged else "",
-            verdict=("PASS" if per_exit[-1] < limit else "FAIL") if is_judged else "",
+            **runner.judge(per_exit[-1] < limit, f"below {limit:.3f}", due=is_judged),
         )
         for layers, value in enumerate(per_exit[:-1], start=1):
             yield _figure(f"exit after {layers} layers", value)
