@@ -1,5 +1,5 @@
 # Every target sets up what it needs in .venv; the second run finds it there.
-.PHONY: demo test smoke notebooks lint format docs wheel clean
+.PHONY: demo test smoke notebooks lint sanitize format docs wheel clean
 .DEFAULT_GOAL := demo
 
 VENV := .venv
@@ -34,7 +34,7 @@ demo: $(VENV)/.installed
 	@$(BIN)/ariel-jax generate --prompt "$(PROMPT)" $(SAMPLING)
 
 test: $(VENV)/.installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # Every experiment at its smallest scale.
 smoke: $(VENV)/.installed-test
@@ -51,6 +51,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/codespell --toml pyproject.toml ariel_jax docs experiments tests tools *.md
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/pyright --pythonpath $(BIN)/python
+
+# The C++ kernels alone, under the sanitizers of the compiler.
+sanitize: | $(BIN)/python
+	$(BIN)/python tools/sanitize.py
 
 format: $(VENV)/.installed-test
 	$(BIN)/ruff format .

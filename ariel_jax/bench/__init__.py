@@ -4,7 +4,7 @@
 torch and transformers, and only in the process that is that side.
 """
 
-from ariel_jax.bench.cases import CASES, SCALES, Case, Metric, select
+from ariel_jax.bench.cases import CASES, SCALES, Case, Metric, in_dtypes, select
 from ariel_jax.bench.decode import Row, compare, markdown, memory_rows
 from ariel_jax.bench.worker import Worker, WorkerError
 
@@ -17,6 +17,7 @@ __all__ = [
     "Worker",
     "WorkerError",
     "compare",
+    "in_dtypes",
     "markdown",
     "memory_rows",
     "select",

@@ -39,6 +39,10 @@ class Case:
             split of a step is reported too.
         caches: further caches of the other side to report beside, once each.
         repetitions: at most this many pairs.
+        dtype: of our weights: `f32`, `bf16` (activations and cache too), or `int8` (a scale a row,
+            activations and cache in float32).
+        their_dtype: of theirs: `f32` or `bf16`.
+        verifies: how long a step over 8 rows takes beside one over a single row is reported too.
     """
 
     name: str
@@ -53,8 +57,12 @@ class Case:
     grows: bool = False
     caches: tuple[str, ...] = ()
     repetitions: int | None = None
+    dtype: str = "f32"
+    their_dtype: str = "f32"
+    verifies: bool = False
 
 
+DTYPES = ("f32", "bf16", "int8")
 _FULL = (
     Case(name="gpt2-p128", shape="gpt2", batch=1, n_prompt=128, n_new=64, target=1.2),
     Case(name="gpt2-p896", shape="gpt2", batch=1, n_prompt=896, n_new=64, target=1.35),
@@ -131,6 +139,57 @@ SCALES = {
     "smoke": tuple(c.name for c in _SMOKE),
     "growing": tuple(c.name for c in _GROWING),
 }
+
+
+# What the native kernels are to reach: (theirs / ours, share of the read bandwidth), by case and
+# dtype. Theirs is float32, for a prompt in bfloat16 bfloat16.
+_AIMS: dict[tuple[str, str], tuple[float | None, float | None]] = {
+    ("gpt2-p896", "f32"): (1.5, None),
+    ("gpt2-p896", "bf16"): (2.2, None),
+    ("gpt2-p896", "int8"): (3.0, None),
+    ("gpt2-b8", "f32"): (1.8, None),
+    ("llama-1b", "bf16"): (None, 0.85),
+    ("llama-1b", "int8"): (None, 0.75),
+    ("gpt2-prefill", "bf16"): (0.5, None),
+}
+_VERIFIED = ("gpt2-p128", "nano")
+
+
+def in_dtypes(cases: Sequence[Case], dtypes: Sequence[str]) -> tuple[Case, ...]:
+    """The cases in each dtype; the large model also against the other side's bfloat16.
+
+    Raises:
+        ConfigError: an unknown dtype, or none.
+    """
+    unknown = [name for name in dtypes if name not in DTYPES]
+    if unknown or not dtypes:
+        raise ConfigError(
+            f"got the dtypes {list(dtypes)}: pass one or more of {', '.join(DTYPES)}."
+        )
+    found = []
+    for case in cases:
+        for dtype in dict.fromkeys(dtypes):
+            theirs = ("f32", "bf16") if case.shape == "llama-1b" and dtype != "f32" else ("f32",)
+            if dtype == "bf16" and case.metric == Metric.PREFILL:
+                theirs = ("bf16",)
+            for their_dtype in theirs:
+                found.append(_in_dtype(case, dtype, their_dtype))
+    return tuple(found)
+
+
+def _in_dtype(case: Case, dtype: str, their_dtype: str) -> Case:
+    none = (case.target, case.bandwidth_target) if dtype == "f32" else (None, None)
+    target, bandwidth_target = _AIMS.get((case.name, dtype), none)
+    name = case.name if dtype == "f32" else f"{case.name}-{dtype}"
+    return dataclasses.replace(
+        case,
+        name=name if their_dtype == "f32" else f"{name} (theirs {their_dtype})",
+        dtype=dtype,
+        their_dtype=their_dtype,
+        target=target,
+        bandwidth_target=bandwidth_target,
+        verifies=case.name in _VERIFIED,
+    )
 
 
 def select(names: Sequence[str]) -> tuple[Case, ...]:

@@ -16,6 +16,8 @@ from ariel_jax.errors import missing_extra
 OURS = "ariel_jax.bench.ours_worker"
 THEIRS = {"transformers": "ariel_jax.bench.transformers_worker"}
 TEMP_LIMIT = 0.05  # of the cache's bytes
+VERIFIED_ROWS = 8
+VERIFY_LIMIT = 1.5  # times a plain step
 
 Say = Callable[[str], None]
 
@@ -95,6 +97,7 @@ def compare(
     times: dict[str, list[dict[str, Any]]] = {module: [] for module in modules}
     beside: dict[str, dict[str, Any]] = {}
     split: dict[str, Any] | None = None
+    verified: dict[str, Any] | None = None
     ceilings: list[float] = []  # one per pair
     facts: dict[str, Any] = {}
     with_ceiling = case.measures_bandwidth and case.metric == Metric.DECODE
@@ -124,8 +127,12 @@ def compare(
             say(f"{case.name}: split of a step")
             with side(OURS) as worker:
                 split = worker.ask({"ask": "split"})
+        if case.verifies:
+            with side(OURS) as worker:
+                verified = worker.ask({"ask": "verification", "rows": VERIFIED_ROWS})
     rows = _rows(case, times, facts, ceilings)
     rows += _other_caches(case, times[OURS], beside)
+    rows += [] if verified is None else [_verification_row(case, verified)]
     return rows + ([] if split is None else _split_rows(case, times[OURS], split))
 
 
@@ -178,7 +185,7 @@ def _rows(
     ceilings: Sequence[float],
 ) -> list[Row]:
     ours = [_seconds(case, m) for m in times[OURS]]
-    note = f"{facts[OURS]['n_params'] / 1e6:.1f} M parameters"
+    note = f"{facts[OURS]['n_params'] / 1e6:.1f} M parameters, {facts[OURS]['kernels']}"
     others = [name for name in times if name != OURS]
     rows = []
     if others:
@@ -237,6 +244,17 @@ def _other_caches(
             )
         )
     return rows
+
+
+def _verification_row(case: Case, verified: dict[str, Any]) -> Row:
+    """What a step over several rows costs beside one over a single row."""
+    metric = f"step of {VERIFIED_ROWS} rows over one row"
+    note = (
+        f"{1e3 * verified['many_s']:.2f} over {1e3 * verified['one_s']:.2f} ms, drafting included"
+    )
+    row = _alone(case.name, metric, [verified["many_s"] / verified["one_s"]], note=note)
+    target = VERIFY_LIMIT if case.dtype == "f32" else None
+    return dataclasses.replace(row, target=target, at_most=True)
 
 
 def _split_rows(case: Case, ours: list[dict[str, Any]], split: dict[str, Any]) -> list[Row]:

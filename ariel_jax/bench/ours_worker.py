@@ -21,6 +21,8 @@ class Ours:
         from ariel_jax.decode.traffic import bytes_per_step
         from ariel_jax.models.config import Precision
         from ariel_jax.models.params import init_params
+        from ariel_jax.models.quantization import quantize
+        from ariel_jax.pallas_kernels import tune
 
         backend.use(spec["platform"])
         backend.enable_compile_cache()
@@ -33,14 +35,17 @@ class Ours:
                 host[:] = path[-1].name == "scale"
             else:
                 weights.fill(host)
-            return jax.device_put(host)
+            return jax.device_put(host.astype(leaf.dtype))
 
         # On both sides float32 means float32, on accelerators too.
-        precision = Precision(matmul="highest")
+        narrow = dict.fromkeys(("param", "compute", "cache"), "bfloat16")
+        precision = Precision(matmul="highest", **narrow if spec["dtype"] == "bf16" else {})
         shapes = jax.eval_shape(
             lambda: init_params(self.cfg, key=jax.random.key(0), precision=precision)
         )
         self.params = jax.block_until_ready(jax.tree_util.tree_map_with_path(make, shapes))
+        if spec["dtype"] == "int8":
+            self.params = jax.block_until_ready(quantize(self.params, bits=8))
         self._start = decode.start
         self._policy = self._advised() if spec.get("grows") else None
         length = np.full(spec["batch"], spec["n_prompt"] + spec["n_new"] / 2)
@@ -49,7 +54,8 @@ class Ours:
             self.measure()
         self.facts = {
             "bytes_per_step": bytes_per_step(self.cfg, self.params, length),
-            "n_params": sum(leaf.size for leaf in jax.tree.leaves(self.params)),
+            "n_params": sum(leaf.size for leaf in jax.tree.leaves(shapes)),
+            "kernels": f"{len(tune.records('linear'))} recorded products",
             "version": f"jax {jax.__version__}",
         }
 
@@ -63,17 +69,33 @@ class Ours:
             bmc.profile(self.cfg, self.params, batch=self.spec["batch"], capacities=rows)
         )
 
-    def begin(self, batch: int) -> Any:
+    def verification(self, rows: int) -> dict[str, Any]:
+        """Seconds of a plain step and of one over `rows` rows, drafting included; best of three."""
+        from ariel_jax.decode import NGram, Speculative
+
+        found = {}
+        for name, strategy in (("one_s", None), ("many_s", Speculative(NGram(k=rows - 1)))):
+            self.measure(strategy)  # compiles
+            runs = [self.measure(strategy) for _ in range(3)]
+            found[name] = min(run["rest_s"] / run["n_steps"] for run in runs)
+        return found
+
+    def begin(self, batch: int, strategy: Any = None) -> Any:
         """A run whose prompts have been read."""
         ids = weights.prompt(batch, self.spec["n_prompt"], self.cfg.vocab_size)
         return self._start(
-            self.cfg, self.params, ids, max_new=self.spec["n_new"], capacity=self._policy
+            self.cfg,
+            self.params,
+            ids,
+            max_new=self.spec["n_new"],
+            capacity=self._policy,
+            strategy=strategy,
         )
 
-    def measure(self) -> dict[str, Any]:
+    def measure(self, strategy: Any = None) -> dict[str, Any]:
         """Seconds from the call to the first tokens and for the rest, all host work included."""
         called = time.perf_counter()
-        run = self.begin(self.spec["batch"])
+        run = self.begin(self.spec["batch"], strategy)
         first = time.perf_counter()
         run.advance()
         last = time.perf_counter()
@@ -120,7 +142,7 @@ class Ours:
             return {"read_bytes_per_s": measure.ceilings(store=store).read_bytes_per_s}
 
     def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer one request: measure, memory, ceiling or split."""
+        """Answer one request: measure, memory, ceiling, verification or split."""
         arguments = dict(request)
         return getattr(self, arguments.pop("ask"))(**arguments)
 

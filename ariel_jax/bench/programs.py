@@ -10,10 +10,10 @@ import jax.numpy as jnp
 from ariel_jax import measure
 from ariel_jax.decode import Upfront, start
 from ariel_jax.layers.kv_cache import KVCache, init_cache
-from ariel_jax.layers.linear import Linear, linear
+from ariel_jax.layers.linear import linear
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
-from ariel_jax.models.params import DecoderParams
+from ariel_jax.models.params import DecoderParams, head
 
 N_STEPS = 16
 N_RUNS = 5
@@ -81,8 +81,7 @@ def _linears(cfg: DecoderConfig) -> Any:
             q, k, v = (linear(x, w) for w in (p.attn.q, p.attn.k, p.attn.v))
             kept = jnp.mean(k, axis=-1, keepdims=True) + jnp.mean(v, axis=-1, keepdims=True)
             x = x + (linear(q, p.attn.o) + decoder.mlp(cfg, p, x) + kept) * 1e-3
-        head = params.unembed if params.unembed is not None else Linear(w=params.embed)
-        logits = linear(x, head, out_dtype=params.precision.dtype("logits"))
+        logits = linear(x, head(params), out_dtype=params.precision.dtype("logits"))
         return params, x + (jnp.mean(logits, axis=-1, keepdims=True) * 1e-3).astype(x.dtype)
 
     def run(params: DecoderParams, x: jax.Array) -> jax.Array:

@@ -2,7 +2,7 @@
 
 The only file of this library that imports them, inside the class, in the process that is that
 side. Default attention (sdpa), default cache (which grows by a row a token) unless another one is
-asked for, eager, float32, greedy.
+asked for, eager, greedy, in the dtype of the case.
 """
 
 import time
@@ -51,6 +51,8 @@ class Theirs:
             for name, parameter in self.model.named_parameters():
                 if name.endswith("bias"):
                     parameter.fill_(0.0)
+        if spec["their_dtype"] == "bf16":
+            self.model.to(torch.bfloat16)
         device = {"cpu": "cpu", "gpu": "cuda"}[spec["platform"]]
         self.model.to(device)
         ids = weights.prompt(spec["batch"], spec["n_prompt"], hf["vocab_size"])

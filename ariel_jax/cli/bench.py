@@ -26,6 +26,8 @@ class Args:
     """Names of cases, or the lists `full`, `growing` and `smoke`."""
     growing: bool = False
     """Measure the cases in which the cache grows to 2,048 rows; the same as --cases growing."""
+    dtypes: str = "f32"
+    """What our weights are stored in, separated by commas: f32, bf16, int8."""
     pairs: int = 5
     """How many times each side is measured, in turn."""
     threads: int = 2
@@ -45,6 +47,8 @@ def run(args: Args) -> int:
             f"{' '.join(args.cases)}. Pass one of the two."
         )
     cases = bench.select(("growing",) if args.growing else args.cases)
+    if args.dtypes != "f32":
+        cases = bench.in_dtypes(cases, args.dtypes.split(","))
     if args.json is not None and not pathlib.Path(args.json).absolute().parent.is_dir():
         # Said now, not after half an hour of measuring.
         raise ConfigError(

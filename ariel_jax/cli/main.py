@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": "Measure decoding, alone or beside another program.",
     "train-lm": "Train a language model on text files; the same command resumes.",
     "plan": "Choose cache capacities for a model on this machine, and say why.",
+    "quantize": "Write a model with weights of 8 or 4 bits, and say what that costs.",
     "kernels": "Build the native CPU kernels, or say what there is of them.",
     "info": "Print the backend, devices, versions, measured ceilings and kernel choices.",
 }

@@ -16,6 +16,7 @@ from ariel_jax.models.hf import Tokenizer, load_pretrained
 from ariel_jax.models.hf.tokenizer import check_vocabulary
 from ariel_jax.models.params import DecoderParams, init_params, n_params
 from ariel_jax.models.presets import PRESETS
+from ariel_jax.models.quantization import check_not_quantized
 from ariel_jax.training.export import export_model
 from ariel_jax.training.loop import LoopConfig, train
 from ariel_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -160,6 +161,7 @@ def _model(args: Args) -> tuple[DecoderConfig, DecoderParams, Tokenizer]:
     is_new = args.model in PRESETS or ("=" in args.model and not pathlib.Path(args.model).is_dir())
     if not is_new:
         model = load_pretrained(args.model, precision=precision)
+        check_not_quantized(model.params, f"training on {args.model}")
         tokenizer = model.tokenizer
         if args.tokenizer is not None:
             tokenizer = Tokenizer.from_folder(args.tokenizer)

@@ -7,7 +7,12 @@ import jax
 import jax.numpy as jnp
 
 from ariel_jax._numerics import at_least_f32
-from ariel_jax.decode.sampling import SamplingContext, seen_tokens, standard_chain
+from ariel_jax.decode.sampling import (
+    SamplerKind,
+    SamplingContext,
+    seen_tokens,
+    standard_chain,
+)
 from ariel_jax.decode.state import DecodeState, Flag, Logprobs, StepInfo
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
@@ -130,7 +135,8 @@ def emit(
         out: [B, S] int32 tokens for positions length+1...
         n: [B] int32 how many of them are valid, 0..S.
         logits: [B, S, V] that they were drawn from, for log-probabilities and the flag of rows
-            in which the first n are NaN or infinite.
+            in which the first n are NaN or infinite. Without log-probabilities [B, S, 1] will do:
+            something that is not finite where one of them is not.
 
     Returns:
         (state, emitted [B] int32). The caller commits `emitted` rows to the cache.
@@ -163,6 +169,12 @@ def emit(
     flags = state.stats.flags | jnp.where(is_bad, jnp.uint32(Flag.NOT_FINITE), jnp.uint32(0))
     stats = state.stats.replace(flags=flags)
     return state.replace(cache=cache, tokens=tokens, done=done, logprobs=logprobs, stats=stats), n
+
+
+def _only_the_likeliest(params: DecoderParams, state: DecodeState) -> bool:
+    """Whether nobody asks for more than the arg-max of logits that are not rounded."""
+    exact = params.precision.dtype("logits") == at_least_f32(params.precision.dtype("compute"))
+    return exact and state.sampling.kind == SamplerKind()
 
 
 class WithoutChoice:
@@ -243,10 +255,13 @@ class Autoregressive(WithoutChoice):
         active = ~state.done
         position = state.cache.length
         attend, carry = state.cache.attend(cfg.attention, position[:, None], active)
-        logits, carry = decoder.apply(
-            cfg, params, state.pending()[:, None], position[:, None], attend, carry
-        )
-        out = sample(state, logits[:, 0], position + 1)
+        inputs = (cfg, params, state.pending()[:, None], position[:, None], attend, carry)
+        if _only_the_likeliest(params, state):
+            (likeliest, logit, _), carry = decoder.apply(*inputs, ending=decoder.top1)
+            out, logits = likeliest[:, 0], logit[:, :, None]
+        else:
+            logits, carry = decoder.apply(*inputs)
+            out = sample(state, logits[:, 0], position + 1)
         written = state.cache.commit(carry, jnp.zeros_like(position))
         state, emitted = emit(state, written, out[:, None], jnp.ones_like(position), logits)
         state = state.replace(

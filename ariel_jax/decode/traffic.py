@@ -20,7 +20,7 @@ def weight_bytes(cfg: DecoderConfig, params: DecoderParams) -> int:
     total = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
     tables = [params.pos_embed]
     if params.unembed is not None:
-        tables.append(params.embed)
+        tables += [params.embed, params.embed_quant_scale]
     return total - sum(t.size * t.dtype.itemsize for t in tables if t is not None)
 
 

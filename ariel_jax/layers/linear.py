@@ -4,14 +4,18 @@ import jax
 from flax import struct
 from jax.typing import DTypeLike
 
+from ariel_jax.pallas_kernels.linear import dequantize
 from ariel_jax.pallas_kernels.linear import linear as linear_op
+
+__all__ = ["Linear", "dequantize", "linear"]
 
 
 class Linear(struct.PyTreeNode):
     """Weights of `y = x @ w.T + b`, stored as in Hugging Face files."""
 
-    w: jax.Array  # [out, in]
+    w: jax.Array  # [out, in]; quantised: int8 [out, in], or uint8 [out, in / 2] of 4-bit numbers
     b: jax.Array | None = None  # [out]
+    scale: jax.Array | None = None  # [out, groups] float32, of quantised weights only
 
 
 def linear(x: jax.Array, p: Linear, *, out_dtype: DTypeLike | None = None) -> jax.Array:
@@ -25,4 +29,4 @@ def linear(x: jax.Array, p: Linear, *, out_dtype: DTypeLike | None = None) -> ja
     Returns:
         [..., out].
     """
-    return linear_op(x, p.w.astype(x.dtype), p.b, out_dtype=out_dtype)
+    return linear_op(x, p.w, p.b, scale=p.scale, out_dtype=out_dtype)

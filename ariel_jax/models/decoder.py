@@ -3,16 +3,20 @@
 All functions are pure and callable un-jitted; programs that jit them live in files of that name.
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
 from ariel_jax.layers.attention import Attend, Carry
-from ariel_jax.layers.linear import Linear, linear
+from ariel_jax.layers.linear import dequantize, linear
 from ariel_jax.layers.mlp import activate
 from ariel_jax.layers.norms import Norm, norm
 from ariel_jax.layers.rope import rotate
 from ariel_jax.models.config import DecoderConfig
-from ariel_jax.models.params import BlockParams, DecoderParams
+from ariel_jax.models.params import BlockParams, DecoderParams, head
+from ariel_jax.pallas_kernels.vocab_top1 import vocab_top1
 
 
 def _norm(cfg: DecoderConfig, p: Norm, x: jax.Array) -> jax.Array:
@@ -34,7 +38,11 @@ def embed(
         [B, T, D] in the compute dtype.
     """
     dtype = params.precision.dtype("compute")
-    x = jnp.take(params.embed, tokens, axis=0).astype(dtype)
+    x = jnp.take(params.embed, tokens, axis=0)
+    if params.embed_quant_scale is None:
+        x = x.astype(dtype)
+    else:
+        x = dequantize(x, jnp.take(params.embed_quant_scale, tokens, axis=0), dtype)
     if params.embed_in is not None:
         x = linear(x, params.embed_in)
     if cfg.embed_scale is not None:
@@ -138,18 +146,35 @@ def trunk(
     return x, carry
 
 
-def unembed(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
-    """Logits of residual rows, final norm included: [..., D] -> [..., V] in the logits dtype."""
+def before_head(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
+    """What the output head is multiplied with: residual rows [..., D] after the final norm."""
     if params.final_norm is not None:
         x = _norm(cfg, params.final_norm, x)
-    if params.embed_out is not None:
-        x = linear(x, params.embed_out)
-    head = params.unembed if params.unembed is not None else Linear(w=params.embed)
-    logits = linear(x, head, out_dtype=params.precision.dtype("logits"))
+    return x if params.embed_out is None else linear(x, params.embed_out)
+
+
+def unembed(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
+    """Logits of residual rows, final norm included: [..., D] -> [..., V] in the logits dtype."""
+    x = before_head(cfg, params, x)
+    logits = linear(x, head(params), out_dtype=params.precision.dtype("logits"))
     if cfg.final_softcap is not None:
         cap = jnp.asarray(cfg.final_softcap, logits.dtype)
         logits = cap * jnp.tanh(logits / cap)
     return logits
+
+
+def top1(
+    cfg: DecoderConfig, params: DecoderParams, x: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The likeliest token of residual rows, without keeping logits: [..., D] -> three of [...].
+
+    Returns:
+        (index int32, logit, lse) of `unembed`'s logits before they are rounded to their dtype; the
+        logit is NaN where one of the logits is.
+    """
+    p = head(params)
+    x = before_head(cfg, params, x)
+    return vocab_top1(x, p.w, p.b, scale=p.scale, softcap=cfg.final_softcap)
 
 
 def apply(
@@ -161,7 +186,8 @@ def apply(
     carry: Carry,
     *,
     logits_at: jax.Array | None = None,
-) -> tuple[jax.Array, Carry]:
+    ending: Callable[[DecoderConfig, DecoderParams, jax.Array], Any] = unembed,
+) -> tuple[Any, Carry]:
     """The whole model.
 
     Args:
@@ -172,13 +198,14 @@ def apply(
         attend: how queries meet keys and values.
         carry: whatever `attend` keeps (None for none).
         logits_at: [B] int32 index into T, or None for all positions.
+        ending: what makes the result of the last residual rows: `unembed`, or `top1`.
 
     Returns:
-        (logits, carry): [B, T, V], or [B, V] with `logits_at`.
+        (logits, carry): [B, T, V], or [B, V] with `logits_at`; with another `ending` its result.
     """
     with params.precision.scope():
         x = embed(cfg, params, tokens, positions)
         x, carry = trunk(cfg, params, x, positions, attend, carry)
         if logits_at is not None:
             x = jnp.take_along_axis(x, logits_at[:, None, None], axis=1)[:, 0]
-        return unembed(cfg, params, x), carry
+        return ending(cfg, params, x), carry

@@ -56,7 +56,15 @@ class DecoderParams(struct.PyTreeNode):
     unembed: Linear | None = None  # w [V, D], None when tied
     embed_in: Linear | None = None  # w [D, embed_dim]
     embed_out: Linear | None = None  # w [embed_dim, D]
+    embed_quant_scale: jax.Array | None = None  # [V, groups] float32, where embed is quantised
     precision: Precision = struct.field(pytree_node=False, default=Precision())
+
+
+def head(params: DecoderParams) -> Linear:
+    """The output projection: `unembed`, or the token embedding where they are tied."""
+    if params.unembed is not None:
+        return params.unembed
+    return Linear(w=params.embed, scale=params.embed_quant_scale)
 
 
 def stack_layers(params: DecoderParams) -> DecoderParams:

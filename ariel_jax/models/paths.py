@@ -33,7 +33,10 @@ def assemble(cfg: DecoderConfig, leaves: Mapping[str, Any]) -> DecoderParams:
     """The tree whose `flatten` is `leaves`; the precision is left at its default."""
 
     def linear(name: str) -> Linear | None:
-        return Linear(w=leaves[f"{name}.w"], b=leaves.get(f"{name}.b")) if has(name, "w") else None
+        if not has(name, "w"):
+            return None
+        fields = (leaves.get(f"{name}.{leaf}") for leaf in ("w", "b", "scale"))
+        return Linear(*fields)  # pyright: ignore[reportArgumentType] w is there
 
     def norm(name: str) -> Norm | None:
         if not has(name, "scale"):
@@ -59,4 +62,5 @@ def assemble(cfg: DecoderConfig, leaves: Mapping[str, Any]) -> DecoderParams:
         unembed=linear("unembed"),
         embed_in=linear("embed_in"),
         embed_out=linear("embed_out"),
+        embed_quant_scale=leaves.get("embed_quant_scale"),
     )

@@ -9,20 +9,40 @@ import jax.numpy as jnp
 
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
 from ariel_jax.pallas_kernels.linear import linear
+from ariel_jax.pallas_kernels.vocab_top1 import vocab_top1
 
 
 @functools.cache
 def linears(impl: str) -> Callable[..., jax.Array]:
     """Products of the same rows with several weights, one after the other, as layers do it.
 
-    Static: impl. Traced: x [rows, in], weights (each [out, in]). Donated: nothing.
+    Static: impl. Traced: x [rows, in], weights (each [out, in] and scales or None). Donated: nothing.
     """
 
-    def run(x: jax.Array, weights: Sequence[jax.Array]) -> jax.Array:
+    def run(x: jax.Array, weights: Sequence[Any]) -> jax.Array:
         total = jnp.zeros((), jnp.float32)
-        for w in weights:
-            y = linear(x + total.astype(x.dtype) * 0, w, impl=impl)  # each waits for the one before
+        for w, scale in weights:
+            # Each waits for the one before.
+            y = linear(x + total.astype(x.dtype) * 0, w, scale=scale, impl=impl)
             total = total + y[0, 0].astype(jnp.float32)
+        return total
+
+    return jax.jit(run)
+
+
+@functools.cache
+def heads(impl: str) -> Callable[..., jax.Array]:
+    """The likeliest tokens of the same rows under several output heads, one after the other.
+
+    Static: impl. Traced: x [rows, in], weights (each [tokens, in] and scales or None). Donated:
+    nothing.
+    """
+
+    def run(x: jax.Array, weights: Sequence[Any]) -> jax.Array:
+        total = jnp.zeros((), jnp.float32)
+        for w, scale in weights:
+            index, _, lse = vocab_top1(x + total.astype(x.dtype) * 0, w, scale=scale, impl=impl)
+            total = total + index[0].astype(jnp.float32) * 1e-9 + lse[0]
         return total
 
     return jax.jit(run)

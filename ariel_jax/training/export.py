@@ -9,6 +9,7 @@ from ariel_jax.models.config import DecoderConfig, Precision
 from ariel_jax.models.hf import Model, Tokenizer, save_pretrained
 from ariel_jax.models.hf.model import GenerationDefaults
 from ariel_jax.models.params import DecoderParams
+from ariel_jax.models.quantization import check_not_quantized
 
 
 def export_model(
@@ -34,9 +35,11 @@ def export_model(
         The model as it was saved.
 
     Raises:
-        ConfigError: the folder holds files that saving would remove.
+        ConfigError: the folder holds files that saving would remove, or the weights are quantised
+            (`save_pretrained` saves those).
         StorageError: the folder cannot be written.
     """
+    check_not_quantized(params, "export_model")
     wanted = jnp.dtype(dtype)
     weights = jax.tree.map(lambda leaf: leaf.astype(wanted), params)
     precision = Precision(param=dtype)

@@ -14,6 +14,7 @@ import optax
 
 from ariel_jax._checks import non_negative, positive_int, seed
 from ariel_jax.errors import ConfigError
+from ariel_jax.models.quantization import check_not_quantized
 from ariel_jax.training import programs
 from ariel_jax.training.checkpoints import Checkpoints
 from ariel_jax.training.data import BatchSource
@@ -113,9 +114,10 @@ def train(
 
     Raises:
         CheckpointError: a checkpoint cannot be written or read; earlier ones are still there.
-        ConfigError: the folder holds checkpoints and `resume` is False, or the rows of a batch
-            cannot be divided over devices and microbatches.
+        ConfigError: the folder holds checkpoints and `resume` is False, the rows of a batch
+            cannot be divided over devices and microbatches, or `params` are quantised.
     """
+    check_not_quantized(params, "training")
     run = _Run(params, tx=tx, source=source, folder=pathlib.Path(folder), config=config, mesh=mesh)
     run.restore(resume)
     with Progress(config.steps, run.step) as progress, _until_signal() as signalled:

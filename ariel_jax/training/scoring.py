@@ -54,7 +54,7 @@ def score_documents(
 
     Args:
         cfg: the decoder.
-        params: its weights.
+        params: its weights, quantised or not.
         documents: token ids, without start or end tokens.
         start_id: the token before every document.
         exits: layers run before the head; None for the last layer only.

@@ -9,12 +9,14 @@ import jax.numpy as jnp
 from flax import struct
 
 from ariel_jax._checks import in_range, non_negative, non_negative_int
+from ariel_jax._numerics import at_least_f32
 from ariel_jax.errors import ConfigError
-from ariel_jax.layers.linear import linear
+from ariel_jax.layers.linear import dequantize, linear
 from ariel_jax.layers.norms import norm
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
-from ariel_jax.models.params import DecoderParams
+from ariel_jax.models.params import DecoderParams, head
+from ariel_jax.models.quantization import check_not_quantized
 from ariel_jax.training.attention import training_attend
 from ariel_jax.training.loss import head_cross_entropy
 
@@ -123,6 +125,7 @@ class LMGrad:
         self, params: DecoderParams, batch: LMBatch, is_padding: jax.Array, key: jax.Array
     ) -> tuple[Tree, Info]:
         """The gradient of `lm_loss` and its info."""
+        check_not_quantized(params, "training")
 
         def loss(params: DecoderParams) -> tuple[jax.Array, Info]:
             return lm_loss(self.cfg, params, batch, is_padding, key=key, layerskip=self.layerskip)
@@ -153,7 +156,11 @@ def lm_loss(
     Returns:
         (loss, info): float32 scalar; info holds `loss`, `loss_last`, `weight` (targets learned),
         and with LayerSkip `loss_exit` and `exit` (layers run before that exit).
+
+    Raises:
+        ConfigError: the weights are quantised.
     """
+    check_not_quantized(params, "training")
     B, T = batch.tokens.shape
     learned = (batch.targets != IGNORE) & ~is_padding[:, None]
     count = jnp.sum(learned.astype(jnp.float32))
@@ -161,7 +168,7 @@ def lm_loss(
     targets = jnp.where(learned, batch.targets, 0).reshape(-1)
     with params.precision.scope():
         last, early, exit_layer = _hidden(cfg, params, batch, key=key, layerskip=layerskip)
-        weights = params.embed if params.unembed is None else params.unembed.w
+        weights = head(params).w
         if layerskip is None or early is None:
             rows = _before_head(cfg, params, last).reshape(B * T, -1)
             total, _ = head_cross_entropy(
@@ -199,7 +206,7 @@ def exit_nll(
 
     Args:
         cfg: the decoder.
-        params: its weights, `layers` as a tuple.
+        params: its weights, quantised or not, `layers` as a tuple.
         tokens: [B, T] int32, at positions 0..T-1.
         targets: [B, T] int32 ids; what stands beside padding does not matter.
         exits: layers run before the head, ascending, each from 1 to n_layers.
@@ -210,7 +217,9 @@ def exit_nll(
     B, T = tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
     attend = training_attend(cfg.attention, T)
-    weights = params.embed if params.unembed is None else params.unembed.w
+    weights, scale = head(params).w, head(params).scale
+    if scale is not None:
+        weights = dequantize(weights, scale, at_least_f32(params.precision.dtype("compute")))
     ones = jnp.ones(B * T, jnp.float32)
     found = []
     with params.precision.scope():
@@ -219,6 +228,8 @@ def exit_nll(
             x, _ = decoder.block(cfg, params.layers[i], i, x, positions, attend, None)
             if i + 1 in exits:
                 rows = _before_head(cfg, params, x).reshape(B * T, -1)
+                if scale is not None:  # products in the wider type, as in `linear`
+                    rows = rows.astype(weights.dtype)
                 _, nll = head_cross_entropy(
                     rows, weights, targets.reshape(-1), ones, softcap=cfg.final_softcap
                 )

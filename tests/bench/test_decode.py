@@ -5,12 +5,12 @@ from typing import ClassVar
 
 import pytest
 
-from ariel_jax.bench import cases, decode, markdown, select
+from ariel_jax.bench import cases, decode, in_dtypes, markdown, select
 from ariel_jax.bench.cases import CASES, Metric, n_float32_bytes
 from ariel_jax.errors import CheckpointError, ConfigError, MissingExtraError
 
 CASE = select(["tiny"])[0]
-FACTS = {"n_params": 1_000_000, "bytes_per_step": 5e6}
+FACTS = {"n_params": 1_000_000, "bytes_per_step": 5e6, "kernels": "0 recorded products"}
 
 
 GROWN = {"growths": 4, "grow_s": 2e-3}
@@ -32,6 +32,8 @@ class FakeWorker:
             return {"read_bytes_per_s": next(self.rates)}
         if request["ask"] == "memory":
             return {"temp_bytes": 4 * request["batch"], "cache_bytes": 100}
+        if request["ask"] == "verification":
+            return {"one_s": 2e-3, "many_s": request["rows"] * 5e-4}
         if request["ask"] == "split":
             return {
                 "whole_s": 3e-3,
@@ -123,6 +125,27 @@ def test_a_target_needs_the_ratio_not_the_time(fake):
     (row,) = decode.compare(CASE, against=None, pairs=2)
     assert row.theirs is None
     assert row.verdict == ""
+
+
+def test_each_dtype_has_its_own_aims_and_the_large_model_both_rivals():
+    found = {case.name: case for case in in_dtypes(select(["full"]), ["f32", "bf16", "int8"])}
+    assert found["gpt2-p896-int8"].target == 3.0
+    assert found["gpt2-p896"].target == 1.5
+    assert found["gpt2-p128-bf16"].target is None
+    assert found["gpt2-prefill-bf16 (theirs bf16)"].their_dtype == "bf16"
+    assert {"llama-1b", "llama-1b-int8", "llama-1b-int8 (theirs bf16)"} <= found.keys()
+    assert found["llama-1b-int8"].bandwidth_target == 0.75
+    for wrong in (["f32", "fp8"], []):
+        with pytest.raises(ConfigError, match="f32, bf16, int8"):
+            in_dtypes(select(["tiny"]), wrong)
+
+
+def test_several_rows_are_compared_with_one(fake, monkeypatch):
+    monkeypatch.setattr(fake, "rates", iter([1e9] * 4))
+    (case,) = in_dtypes(select(["nano"]), ["f32"])
+    row = decode.compare(case, against=None, pairs=1)[-1]
+    assert (row.metric, row.ours) == ("step of 8 rows over one row", pytest.approx(2.0))
+    assert row.verdict == "FAIL"  # at most 1.5
 
 
 def test_unknown_case_names_the_known_ones():

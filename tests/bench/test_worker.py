@@ -1,11 +1,12 @@
 """A worker process answers, fails with its own words, and both real sides measure a tiny model."""
 
+import dataclasses
 import sys
 import textwrap
 
 import pytest
 
-from ariel_jax.bench import Worker, WorkerError, compare, memory_rows, select
+from ariel_jax.bench import Worker, WorkerError, compare, in_dtypes, memory_rows, select
 from ariel_jax.bench import worker as worker_module
 from ariel_jax.bench.weights import fill, prompt
 
@@ -67,6 +68,16 @@ def test_both_sides_measure_the_same_model():
     assert row.theirs is not None
     assert row.ours > 0
     assert row.ratio == pytest.approx(row.theirs / row.ours)
+
+
+@pytest.mark.hf
+def test_narrow_weights_beside_a_narrow_rival():
+    (case,) = in_dtypes(select(["tiny"]), ["int8"])
+    case = dataclasses.replace(case, their_dtype="bf16", verifies=True)
+    row, verification = compare(case, pairs=1)
+    assert row.case == "tiny-int8"
+    assert row.theirs is not None
+    assert verification.ours > 0
 
 
 @pytest.mark.hf

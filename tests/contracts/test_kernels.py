@@ -11,7 +11,11 @@ from ariel_jax.pallas_kernels import dispatch
 from ariel_jax.pallas_kernels.decode_attention import api as attention_api
 from ariel_jax.pallas_kernels.decode_attention import specs as attention_specs
 from ariel_jax.pallas_kernels.linear import api as linear_api
+from ariel_jax.pallas_kernels.linear import dequantize
 from ariel_jax.pallas_kernels.linear import specs as linear_specs
+from ariel_jax.pallas_kernels.vocab_top1 import api as top1_api
+from ariel_jax.pallas_kernels.vocab_top1 import chunked
+from ariel_jax.pallas_kernels.vocab_top1 import specs as top1_specs
 
 # Relative to the largest value of the result; a bfloat16 mantissa has 8 bits.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-7}
@@ -83,31 +87,41 @@ def cases(op, specs):
         pytest.param(implementation.name, spec, id=f"{implementation.name}-{name}")
         for implementation in op.implementations
         for name, spec in small.items()
+        if not (implementation.name == "chunked" and spec.product.n_out <= chunked.PIECE)
     ]
+
+
+def stood_for(w, scale):
+    """The weights in float64, whether they are quantised or not."""
+    return wide(w) if scale is None else wide(dequantize(w, scale, jnp.float32))
 
 
 @pytest.mark.parametrize(("impl", "spec"), cases(linear_api.OP, linear_specs.SPECS))
 def test_linear_equals_numpy(impl, spec):
-    x, w, b = spec.arrays(0)
-    y = compiled(linear_api.linear, x, w, b, impl=impl)
+    (x, w, b), scale = spec.arrays(0), spec.scales(0)
+    y = compiled(linear_api.linear, x, w, b, scale=scale, impl=impl)
     assert y.dtype == x.dtype
-    assert_near(y, linear_oracle(*wide((x, w, b))), spec.dtype)
+    x, b = wide((x, b))
+    assert_near(y, linear_oracle(x, stood_for(w, scale), b), spec.dtype)
 
 
 @pytest.mark.parametrize(("impl", "spec"), cases(linear_api.OP, linear_specs.SPECS))
 def test_linear_gradients_equal_numpy(impl, spec):
-    x, w, b = spec.arrays(0)
+    (x, w, b), scale = spec.arrays(0), spec.scales(0)
     c = np.random.default_rng(1).standard_normal((*spec.rows, spec.n_out)).astype(x.dtype)
 
-    def loss(x, w, b):
-        return jnp.sum(linear_api.linear(x, w, b, impl=impl) * c)
+    def loss(x, b, w):
+        return jnp.sum(linear_api.linear(x, w, b, scale=scale, impl=impl) * c)
 
-    dx, dw, db = compiled(jax.grad(loss, argnums=(0, 1, 2)), x, w, b)
-    x64, w64, c64 = wide((x, w, c))
+    wanted = (0, 1, 2) if scale is None else (0, 1)  # whole numbers have no gradient
+    dx, db, *dw = compiled(jax.grad(loss, argnums=wanted), x, b, w)
+    x64, c64 = wide((x, c))
     flat = c64.reshape(-1, spec.n_out)
-    assert dx.dtype == dw.dtype == x.dtype
-    assert_near(dx, c64 @ w64, spec.dtype)
-    assert_near(dw, flat.T @ x64.reshape(-1, spec.n_in), spec.dtype)
+    assert dx.dtype == x.dtype
+    assert_near(dx, c64 @ stood_for(w, scale), spec.dtype)
+    for found in dw:
+        assert found.dtype == w.dtype
+        assert_near(found, flat.T @ x64.reshape(-1, spec.n_in), spec.dtype)
     if b is not None:
         assert_near(db, flat.sum(0), spec.dtype)
 
@@ -229,6 +243,52 @@ def test_two_halves_merge_to_the_whole_by_their_lse(impl):
     weights = [np.exp(lse - top).transpose(0, 2, 1)[..., None] for _, lse in parts]
     merged = sum(w * out for w, (out, _) in zip(weights, parts, strict=True)) / sum(weights)
     np.testing.assert_allclose(merged, call(k, v, length)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(("impl", "spec"), cases(top1_api.OP, top1_specs.SPECS))
+def test_top1_equals_numpy(impl, spec):
+    (x, w, b), scale = spec.product.arrays(0), spec.product.scales(0)
+    found = compiled(top1_api.vocab_top1, x, w, b, scale=scale, softcap=spec.softcap, impl=impl)
+    logits = linear_oracle(wide(x), stood_for(w, scale), None if b is None else wide(b))
+    if spec.softcap is not None:
+        logits = spec.softcap * np.tanh(logits / spec.softcap)
+    index, logit, lse = found
+    assert index.dtype == jnp.int32
+    assert logit.dtype == lse.dtype == jnp.float32
+    top = np.max(logits, axis=-1)
+    np.testing.assert_array_equal(index, np.argmax(logits, axis=-1))
+    assert_near(logit, top, "float32")
+    assert_near(lse, top + np.log(np.sum(np.exp(logits - top[..., None]), axis=-1)), "float32")
+
+
+@pytest.mark.parametrize("impl", [i.name for i in top1_api.OP.implementations])
+def test_top1_takes_the_first_of_equals_and_says_not_a_number(impl):
+    n = chunked.PIECE + 30
+    w = np.zeros((n, 2), np.float32)
+    w[[77, 78, n - 2], 0] = 1
+    x = jnp.asarray([[2.0, 0.0], [0.0, 1.0], [np.nan, 0.0]], jnp.float32)
+    index, logit, lse = compiled(top1_api.vocab_top1, x, jnp.asarray(w), impl=impl)
+    assert list(np.asarray(index)[:2]) == [77, 0]
+    np.testing.assert_allclose(logit, [2, 0, np.nan], rtol=1e-6)
+    np.testing.assert_allclose(lse, [np.log(n - 3 + 3 * np.e**2), np.log(n), np.nan], rtol=1e-6)
+
+
+@pytest.mark.parametrize("impl", [i.name for i in top1_api.OP.implementations])
+def test_top1_has_the_gradient_of_a_softmax(impl):
+    n = chunked.PIECE + 4
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, 3)), jnp.float32)
+    w = jnp.asarray(rng.standard_normal((n, 3)), jnp.float32)
+
+    def surprise(x):
+        _, logit, lse = top1_api.vocab_top1(x, w, impl=impl)
+        return jnp.sum(lse - logit)
+
+    logits = wide(x) @ wide(w).T
+    likely = np.exp(logits - logits.max(-1, keepdims=True))
+    likely /= likely.sum(-1, keepdims=True)
+    likely[np.arange(2), logits.argmax(-1)] -= 1
+    assert_near(compiled(jax.grad(surprise), x), likely @ wide(w), "float32")
 
 
 def test_every_operation_has_specs_and_ends_with_the_reference():

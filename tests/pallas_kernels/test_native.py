@@ -18,6 +18,7 @@ from ariel_jax.pallas_kernels import dispatch, native
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
 from ariel_jax.pallas_kernels.decode_attention.specs import SPECS
 from ariel_jax.pallas_kernels.linear import linear
+from ariel_jax.pallas_kernels.native import compiling
 from ariel_jax.testing import tiny_config, tiny_params
 
 
@@ -122,7 +123,8 @@ def test_an_idle_process_uses_no_processor():
 
 @pytest.fixture
 def elsewhere(monkeypatch, tmp_path):
-    """An empty cache folder, and the loaded library forgotten."""
+    """An empty cache folder, nothing from the installation, and the loaded library forgotten."""
+    monkeypatch.setattr(compiling, "PACKAGED", tmp_path / "packaged")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     native._state.cache_clear()
     yield tmp_path
@@ -158,6 +160,31 @@ def test_what_was_built_for_something_else_is_not_loaded(elsewhere, native_kerne
         linear(jnp.ones((1, 4)), jnp.ones((2, 4)), impl="native")
 
 
+def test_what_the_installation_built_is_used_until_the_user_builds(elsewhere, native_kernels):
+    shutil.copytree(native_kernels, compiling.PACKAGED)
+    assert native.why_not() is None
+    assert not list(elsewhere.glob("ariel_jax*")), "to use it made a folder"
+    record = compiling.PACKAGED / compiling.RECORD
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"jaxlib": "0.0.1"}))
+    native._state.cache_clear()
+    assert "another jaxlib" in native.why_not()
+    backend.private_directory(native.folder())
+    shutil.copytree(native_kernels, native.folder(), dirs_exist_ok=True)
+    native._state.cache_clear()
+    assert native.why_not() is None
+
+
+def test_building_makes_a_library_that_loads(elsewhere, monkeypatch):
+    monkeypatch.setattr(compiling, "FLAGS", ("-O0", *compiling.FLAGS[1:]))  # compiles sooner
+    path = native.build()
+    assert path.parent == native.folder()
+    assert native.why_not() is None
+    x, w = draw((3, 40)), draw((20, 40), seed=1)
+    np.testing.assert_allclose(
+        linear(x, w, impl="native"), linear(x, w, impl="reference"), atol=1e-5
+    )
+
+
 def test_without_a_compiler_the_reference_runs(elsewhere, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(KernelUnavailableError, match="compiler"):
@@ -166,7 +193,7 @@ def test_without_a_compiler_the_reference_runs(elsewhere, monkeypatch):
 
 
 def test_what_it_cannot_do_is_said():
-    with pytest.raises(KernelUnavailableError, match="1 to 32 rows, not 33"):
+    with pytest.raises(KernelUnavailableError, match=r"1 to 32 rows .*, not 33"):
         linear(jnp.ones((33, 4)), jnp.ones((2, 4)), impl="native")
     with pytest.raises(KernelUnavailableError, match="float16"):
         linear(jnp.ones((1, 4), jnp.float16), jnp.ones((2, 4), jnp.float16), impl="native")

@@ -15,7 +15,8 @@ from ariel_jax.pallas_kernels.linear.cpu import shape_key
 
 @pytest.fixture
 def records(native_kernels, monkeypatch, tmp_path):
-    """An empty table of its own."""
+    """An empty table of its own, and nothing that comes with the package."""
+    monkeypatch.setattr(tune, "PACKAGED", tmp_path / "records.json")
     monkeypatch.setattr(tune, "store", lambda: measure.ProfileStore(tmp_path / "kernels.json"))
     tune.records.cache_clear()
     yield tmp_path / "kernels.json"
@@ -25,7 +26,8 @@ def records(native_kernels, monkeypatch, tmp_path):
 def explain(rows, n_in=24, n_out=10):
     x = jax.ShapeDtypeStruct((rows, n_in), jnp.float32)
     w = jax.ShapeDtypeStruct((n_out, n_in), jnp.float32)
-    return dispatch.op("linear").explain(x, w, None, precision=None, out_dtype=jnp.float32)
+    options = {"scale": None, "precision": None, "out_dtype": jnp.float32}
+    return dispatch.op("linear").explain(x, w, None, **options)
 
 
 def test_auto_takes_a_kernel_where_it_is_recorded_to_pay(records):
@@ -44,13 +46,39 @@ def test_auto_takes_a_kernel_where_it_is_recorded_to_pay(records):
         assert explain(4).chosen == "reference"
 
 
+def test_what_comes_with_the_package_counts_for_such_processors(records):
+    x, w = jnp.ones((4, 24)), jnp.ones((10, 24))
+    row = {"op": "linear", "shape": shape_key(x, w, x.dtype)}
+    row["seconds"] = {"native": 1.0, "reference": 2.0}
+    here = {name: native.describe()[name] for name in ("instructions", "threads")}
+    for run, chosen in ((here, "native"), (here | {"threads": 999}, "reference")):
+        tune.PACKAGED.write_text(json.dumps(run | {"rows": [row]}))
+        tune.records.cache_clear()
+        assert explain(4).chosen == chosen
+    tune.PACKAGED.write_text(json.dumps(here | {"rows": [row]}))
+    own = {"native": 3.0, "reference": 2.0}
+    tune.record("linear", {row["shape"]: own})
+    assert explain(4).chosen == "reference"  # what was measured here wins
+
+
 def test_a_table_that_cannot_be_read_leaves_the_reference(records):
     records.write_text("{")
     assert explain(4).chosen == "reference"
 
 
 def test_rows_are_rounded_up_to_what_is_recorded():
-    assert [tune.bucket(n) for n in (1, 2, 3, 8, 9, 17, 32)] == [1, 2, 4, 8, 16, 32, 32]
+    assert [tune.bucket(n) for n in (1, 2, 3, 8, 9, 17, 32, 33)] == [1, 2, 4, 8, 16, 32, 32, 512]
+
+
+def test_aims_are_judged_by_their_side(monkeypatch):
+    shape = "1 x 2048 to 8192, float32/float32/float32"
+    seconds = {"native": 0.5, "reference": 1.0}
+    rows = [benchmark.Timed(op="linear", shape=shape, seconds=seconds, n_bytes=9)]
+    (found,) = benchmark.verdicts(rows, 20.0)
+    assert (found.value, found.holds) == (0.9, True)
+    assert not benchmark.verdicts(rows, 20.1)[0].holds
+    verdict = benchmark.Verdict(what="a", value=1.4, target=1.3, at_least=False)
+    assert not verdict.holds
 
 
 @pytest.fixture
@@ -75,8 +103,9 @@ def test_show_says_what_is_loaded(call):
 def test_bench_makes_a_table_and_records_no_smoke(call, records, tmp_path):
     status, out, err = call("bench", "--scale", "smoke", "--out", str(tmp_path / "out"))
     assert status == 0
-    assert out.count("| linear |") == 4
-    assert out.count("| decode_attention |") == 2
+    assert out.count("| linear |") == 8
+    assert out.count("| vocab_top1 |") == 6
+    assert out.count("| decode_attention |") == 4
     assert "native" in err
     made = json.loads((tmp_path / "out" / "kernels.json").read_text())
     assert all(min(row["seconds"].values()) > 0 for row in made["rows"])
@@ -106,7 +135,11 @@ def test_bad_input_is_a_message_and_status_2(call, monkeypatch, tmp_path):
     assert (status, "not built" in err) == (2, True)
 
 
-def test_a_cache_folder_that_cannot_be_used_leaves_the_reference(native_kernels, monkeypatch):
+def test_a_cache_folder_that_cannot_be_used_leaves_the_reference(
+    native_kernels, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(tune, "PACKAGED", tmp_path / "records.json")
+
     def refuse():
         raise StorageError("others can write to it")
 

@@ -11,6 +11,7 @@ from typing import Any
 from ariel_jax.errors import CheckpointError, ConfigError
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.hf import quantized
 
 ARCHITECTURES = {
     "GPT2LMHeadModel": "gpt2",
@@ -89,7 +90,6 @@ _FIXED: dict[str, tuple[Any, ...]] = {
     "partial_rotary_factor": (1.0, None),
     "per_layer_config": (None,),
     "pruned_heads": ({}, None),
-    "quantization_config": (None,),
     "tie_last_hidden_states": (None,),
     "use_bfloat16": (False,),
 }
@@ -436,6 +436,7 @@ def parse(attributes: dict[str, Any], source: str = "config.json") -> DecoderCon
     reader = _Reader(attributes, source)
     fields = _READERS[family](reader)
     fields["vocab_size"] = reader.size("vocab_size")
+    quantized.parse(reader.raw("quantization_config", None), source)
     reader.finish()
     try:
         return DecoderConfig.create(family=family, **fields)

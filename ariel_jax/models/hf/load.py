@@ -12,7 +12,7 @@ from ariel_jax import backend
 from ariel_jax.errors import CheckpointError, ConfigError
 from ariel_jax.models import paths
 from ariel_jax.models.config import DecoderConfig, Precision
-from ariel_jax.models.hf import config_map, weight_map
+from ariel_jax.models.hf import config_map, quantized, weight_map
 from ariel_jax.models.hf.model import GenerationDefaults, Model
 from ariel_jax.models.hf.safetensors_io import ALIGNMENT, Checkpoint, aligned_empty, read_json
 from ariel_jax.models.hf.tokenizer import NoTokenizer, Tokenizer, check_vocabulary
@@ -62,7 +62,8 @@ def load_pretrained(
     Nothing is downloaded, no code of the folder runs, and nothing in it is unpickled. On a CPU,
     tensors that lie 64-byte aligned in the file (as `save_pretrained` writes them) in the wanted
     dtype are used where they are, without a copy: do not write into such a file afterwards
-    (replacing it is safe). Others are copied one by one.
+    (replacing it is safe). Others are copied one by one. Weights that `models.quantization.quantize`
+    made are read as they were saved; no other form of quantised weights is.
 
     Args:
         folder_or_name: a folder with `config.json`, safetensors weights and `tokenizer.json`; or
@@ -70,7 +71,7 @@ def load_pretrained(
         precision: dtypes; None means float32 on a CPU and for float32 files, bfloat16 on a GPU or
             TPU for bfloat16 files.
         mesh: spreads the weights over devices, see `models.sharding.param_specs`; None puts them on
-            the default device.
+            the default device. Not for quantised weights.
 
     Returns:
         The model. Without a `tokenizer.json` it takes and gives token ids only.
@@ -79,21 +80,30 @@ def load_pretrained(
         CheckpointError: a file is missing, damaged or not understood: unsupported architecture,
             unknown config attribute, missing or unknown tensor, wrong shape, missing or truncated
             shard, vocabularies that disagree. The message names it.
-        ConfigError: a precision that cannot be had, or a mesh with other axes.
+        ConfigError: a precision that cannot be had, a mesh with other axes, or a mesh for quantised
+            weights.
     """
     folder = _folder(folder_or_name)
     attributes = read_json(folder / "config.json")
     cfg = config_map.parse(attributes, str(folder / "config.json"))
+    how = quantized.parse(attributes.get("quantization_config"), str(folder / "config.json"))
+    if how is not None and mesh is not None:
+        raise ConfigError(
+            f"{folder} holds quantised weights, which cannot be spread over a mesh. Pass mesh=None, "
+            "or load the model that they were made from."
+        )
     tokenizer = _tokenizer(folder, cfg)
     generation = _generation(folder, attributes, tokenizer)
     checkpoint = Checkpoint(folder)
     stored = {name: info.shape for name, info in checkpoint.items()}
-    sources, tied = weight_map.resolve(cfg, stored, str(folder))
+    sources, tied = weight_map.resolve(cfg, stored, str(folder), how)
     _check_tied(folder, checkpoint, sources["embed"].key, tied)
     platform = mesh.devices.flat[0].platform if mesh is not None else backend.platform()
     if precision is None:
-        precision = default_precision(platform, checkpoint[sources["embed"].key].dtype)
-    params = _load_params(cfg, checkpoint, sources, precision, platform, mesh)
+        kept = sources["embed" if how is None else "layers.0.attn_norm.scale"]
+        precision = default_precision(platform, checkpoint[kept.key].dtype)
+    exact = {} if how is None else how.dtypes(sources)
+    params = _load_params(cfg, checkpoint, sources, exact, precision, platform, mesh)
     return Model(cfg=cfg, params=params, tokenizer=tokenizer, generation=generation, source=folder)
 
 
@@ -199,6 +209,7 @@ def _load_params(
     cfg: DecoderConfig,
     checkpoint: Checkpoint,
     sources: dict[str, Source],
+    exact: dict[str, np.dtype],
     precision: Precision,
     platform: str,
     mesh: jax.sharding.Mesh | None,
@@ -212,19 +223,22 @@ def _load_params(
         raise ConfigError(
             "precision.param='float64' needs jax.config.update('jax_enable_x64', True) first."
         )
-    for found in sources.values():
-        info = checkpoint[found.key]
-        if info.dtype.name not in _FLOATS:
+    for path, found in sources.items():
+        stored = checkpoint[found.key].dtype.name
+        allowed = (exact[path].name,) if path in exact else _FLOATS
+        if stored not in allowed:
             raise CheckpointError(
-                f"tensor {found.key!r} is stored as {info.dtype.name}; allowed: "
-                f"{', '.join(_FLOATS)}. Quantised checkpoints are not supported; use the original."
+                f"tensor {found.key!r} is stored as {stored}; allowed: {', '.join(allowed)}. Of "
+                "quantised checkpoints only those of this library are supported, with the "
+                "config.json that was saved beside them; use the original."
             )
     specs = None if mesh is None else leaf_specs(cfg, mesh)
     leaves: dict[str, jax.Array] = {}
     # Largest first: what a tensor needs beside its result is then needed while little is loaded.
     for path in sorted(sources, key=lambda p: -checkpoint[sources[p].key].nbytes):
         if mesh is None or specs is None:
-            leaves[path] = _to_device(checkpoint, sources[path], dtype, platform)
+            wanted = exact.get(path, dtype)
+            leaves[path] = _to_device(checkpoint, sources[path], wanted, platform)
         else:
             sharding = jax.sharding.NamedSharding(mesh, specs[path])
             leaves[path] = _to_mesh(checkpoint, sources[path], dtype, sharding)

@@ -10,7 +10,7 @@ from ariel_jax import durable
 from ariel_jax._checks import positive_int
 from ariel_jax.errors import ConfigError
 from ariel_jax.models import paths
-from ariel_jax.models.hf import config_write, safetensors_io, weight_map
+from ariel_jax.models.hf import config_write, quantized, safetensors_io, weight_map
 from ariel_jax.models.hf.model import GenerationDefaults, Model
 from ariel_jax.models.hf.tokenizer import Tokenizer
 
@@ -33,7 +33,8 @@ def save_pretrained(
     """Saves a model so that `load_pretrained` and transformers can load it.
 
     Args:
-        model: to save; its weights are stored in the dtype that they have.
+        model: to save; its weights are stored in the dtype that they have. Quantised ones are
+            stored as they lie in memory, scales beside them; only this library reads them.
         folder: to create, or to replace if it holds a model and nothing else; its parent exists.
         max_shard_bytes: weights above this are split into several files.
 
@@ -43,17 +44,21 @@ def save_pretrained(
 
     Raises:
         ConfigError: the folder holds files that saving would remove.
-        CheckpointError: the family's format cannot say what the config computes.
+        CheckpointError: the family's format cannot say what the config computes, or the weights
+            are not all quantised in the same way.
         StorageError: the disk is full, read-only or the parent folder is missing.
     """
     positive_int(max_shard_bytes=max_shard_bytes)
     target = pathlib.Path(folder).resolve()  # a link stays, what it leads to is replaced
-    _check_target(target)
+    check_target(target)
     leaves = paths.flatten(model.params)
-    dtype = np.dtype(leaves["embed"].dtype)
+    how = quantized.describe(leaves)
+    dtype = np.dtype(leaves["embed" if how is None else "layers.0.attn_norm.scale"].dtype)
     config = config_write.to_hf(model.cfg, dtype=dtype.name) | _ids(model.generation)
-    groups = weight_map.to_stored(model.cfg, leaves)
-    shapes = weight_map.stored_shapes(model.cfg)
+    if how is not None:
+        config["quantization_config"] = quantized.to_hf(how)
+    groups = weight_map.to_stored(model.cfg, leaves, how)
+    shapes = weight_map.stored_shapes(model.cfg, how)
     tensors = {
         key: (shapes[key], np.dtype(leaves[group[0][0]].dtype)) for key, group in groups.items()
     }
@@ -78,7 +83,12 @@ def save_pretrained(
             _write_json(new / "model.safetensors.index.json", index)
 
 
-def _check_target(folder: pathlib.Path) -> None:
+def check_target(folder: pathlib.Path) -> None:
+    """Checks that saving to a folder would remove nothing but a model.
+
+    Raises:
+        ConfigError: it would, or it is a file.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():

@@ -6,14 +6,17 @@ used, or known to be derived from others, or refused by name.
 
 import dataclasses
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from ariel_jax.errors import CheckpointError
+from ariel_jax.errors import CheckpointError, ConfigError
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.paths import abstract
+from ariel_jax.models.quantization import Quantization, is_weight, scale_path
+
+SCALE_SUFFIX = "_scale"  # of the tensor that holds the scales of quantised weights
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -163,8 +166,33 @@ def source(family: str, path: str) -> Source:
     return dataclasses.replace(found, key=found.key.format(layer[1]))
 
 
+def _leaves(
+    cfg: DecoderConfig, how: Quantization | None
+) -> Iterator[tuple[str, Source, tuple[int, ...]]]:
+    """Every leaf of a decoder: its path, where it lies, and the shape of the tensor there."""
+    for path, shape in abstract(cfg).items():
+        found = source(cfg.family, path)
+        if how is None or not is_weight(path):
+            yield path, found, found.stored_shape(shape)
+            continue
+        # As they lie in memory: groups and packed pairs run along the inputs.
+        found = dataclasses.replace(found, transposed=False)
+        scales = dataclasses.replace(found, key=found.key + SCALE_SUFFIX)
+        try:
+            n_groups = how.n_groups(path, shape[1])
+        except ConfigError as error:
+            raise CheckpointError(
+                f"tensor {found.key!r} cannot be quantised so: {error}"
+            ) from error
+        yield path, found, found.stored_shape(how.stored_shape(path, shape))
+        yield scale_path(path), scales, scales.stored_shape((shape[0], n_groups))
+
+
 def resolve(
-    cfg: DecoderConfig, stored: Mapping[str, tuple[int, ...]], where: str
+    cfg: DecoderConfig,
+    stored: Mapping[str, tuple[int, ...]],
+    where: str,
+    how: Quantization | None = None,
 ) -> tuple[dict[str, Source], tuple[str, ...]]:
     """Matches the tensors of a checkpoint with the weights of a decoder.
 
@@ -172,6 +200,7 @@ def resolve(
         cfg: the decoder.
         stored: shape of every tensor in the files, by name.
         where: how to call the checkpoint in messages.
+        how: its weights are quantised; None where they are not.
 
     Returns:
         (source of every leaf by path; names of heads that must equal the tied embedding).
@@ -183,8 +212,7 @@ def resolve(
     # Files of the base model alone (the published GPT-2 among them) leave the prefix out.
     bare = not any(name.startswith(prefix) for name in stored)
     sources, used = {}, set()
-    for path, shape in abstract(cfg).items():
-        found = source(cfg.family, path)
+    for path, found, expected in _leaves(cfg, how):
         if bare:
             found = dataclasses.replace(found, key=found.key.removeprefix(prefix))
         sources[path] = found
@@ -194,7 +222,6 @@ def resolve(
                 f"{where} lacks the tensor {found.key!r} (our {path}) that its config.json calls "
                 f"for. It holds {_some(stored)}. Use a complete checkpoint of this model."
             )
-        expected = found.stored_shape(shape)
         if tuple(stored[found.key]) != expected:
             raise CheckpointError(
                 f"{where}: tensor {found.key!r} has shape {list(stored[found.key])}, its "
@@ -218,21 +245,21 @@ def _some(names: Collection[str]) -> str:
     return f"{listed[:6]}" + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
 
 
-def stored_shapes(cfg: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in a file of this decoder."""
-    return {
-        found.key: found.stored_shape(shape)
-        for path, shape in abstract(cfg).items()
-        for found in [source(cfg.family, path)]
-    }
+def stored_shapes(
+    cfg: DecoderConfig, how: Quantization | None = None
+) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a file of this decoder, quantised or not."""
+    return {found.key: shape for _, found, shape in _leaves(cfg, how)}
 
 
-def to_stored(cfg: DecoderConfig, leaves: Mapping[str, Any]) -> dict[str, list[tuple[str, Source]]]:
+def to_stored(
+    cfg: DecoderConfig, leaves: Mapping[str, Any], how: Quantization | None = None
+) -> dict[str, list[tuple[str, Source]]]:
     """For every tensor of a file, the leaves that it is made of, in order of their parts."""
+    sources = {path: found for path, found, _ in _leaves(cfg, how)}
     out: dict[str, list[tuple[str, Source]]] = {}
     for path in leaves:
-        found = source(cfg.family, path)
-        out.setdefault(found.key, []).append((path, found))
+        out.setdefault(sources[path].key, []).append((path, sources[path]))
     return {key: sorted(group, key=lambda item: item[1].part) for key, group in out.items()}
 
 

@@ -1,4 +1,4 @@
-"""`linear` for few rows by the native CPU kernels: weights are read once for up to 8 rows."""
+"""`linear` by the native CPU kernels: for few rows, weights are read once for up to 8 of them."""
 
 import functools
 import math
@@ -12,33 +12,66 @@ from jax.typing import DTypeLike
 
 from ariel_jax.pallas_kernels import native, tune
 from ariel_jax.pallas_kernels.linear import reference
+from ariel_jax.pallas_kernels.linear.packing import BLOCK, n_inputs
 
-MOST_ROWS = 32
+MOST_ROWS = 32  # more only in bfloat16, where the processor multiplies it
 
 
 def why_not(
-    x: Any, w: Any, b: Any, *, precision: lax.PrecisionLike, out_dtype: DTypeLike
+    x: Any, w: Any, b: Any, *, scale: Any, precision: lax.PrecisionLike, out_dtype: DTypeLike
 ) -> str | None:
     """Why it cannot take these arguments, or None."""
     rows = math.prod(x.shape[:-1])
-    if not 1 <= rows <= MOST_ROWS:
-        return f"takes 1 to {MOST_ROWS} rows, not {rows}"
     bias = {} if b is None else {"b": b.dtype}
-    return native.why_not_with(x=x.dtype, w=w.dtype, out_dtype=out_dtype, **bias)
+    weights = {"w": w.dtype} if scale is None else {}
+    unknown = native.why_not_with(x=x.dtype, out_dtype=out_dtype, **weights, **bias)
+    if unknown is not None:
+        return unknown
+    if (reason := why_not_quantized(w, scale)) is not None:
+        return reason
+    if rows > MOST_ROWS and {x.dtype, w.dtype} == {jnp.dtype(jnp.bfloat16)}:
+        return None if native.has_bf16_matmul() else "this processor multiplies no bfloat16"
+    if not 1 <= rows <= MOST_ROWS:
+        return f"takes 1 to {MOST_ROWS} rows (more if all is bfloat16), not {rows}"
+    return None
+
+
+def why_not_quantized(w: Any, scale: Any) -> str | None:
+    """Why the kernels cannot read these quantised weights, or None; None for others too."""
+    if scale is None:
+        return None
+    n_in, groups = n_inputs(w), scale.shape[-1]
+    if scale.dtype != jnp.float32:
+        return f"scales must be float32, not {scale.dtype}"
+    if groups > 1 and n_in // groups % BLOCK:
+        return f"groups must be multiples of {BLOCK} inputs, not {n_in // groups}"
+    return None
 
 
 def shape_key(x: Any, w: Any, out_dtype: DTypeLike) -> str:
     """What a recorded time belongs to: rows (rounded up), shape and dtypes."""
     rows = tune.bucket(math.prod(x.shape[:-1]))
-    dtypes = "/".join(jnp.dtype(d).name for d in (x.dtype, w.dtype, out_dtype))
-    return f"{rows} x {w.shape[1]} to {w.shape[0]}, {dtypes}"
+    dtypes = "/".join(_name(d) for d in (x.dtype, w.dtype, out_dtype))
+    return f"{rows} x {n_inputs(w)} to {w.shape[0]}, {dtypes}"
+
+
+def _name(dtype: DTypeLike) -> str:
+    name = jnp.dtype(dtype).name
+    return "int4" if name == "uint8" else name
 
 
 def why_not_auto(
-    x: Any, w: Any, b: Any, *, precision: lax.PrecisionLike, out_dtype: DTypeLike
+    x: Any, w: Any, b: Any, *, scale: Any, precision: lax.PrecisionLike, out_dtype: DTypeLike
 ) -> str | None:
-    """Why it is not known to pay for these arguments, or None."""
-    return tune.why_not("linear", "native", shape_key(x, w, out_dtype))
+    """Why it is not known to pay for these arguments, or None.
+
+    Without a record it is taken for weights narrower than float32: the reference makes a float32
+    copy of them in every call.
+    """
+    recorded = tune.why_not("linear", "native", shape_key(x, w, out_dtype))
+    if recorded == tune.UNKNOWN and w.dtype.itemsize < 4:
+        return None
+    return recorded
 
 
 def linear(
@@ -46,33 +79,45 @@ def linear(
     w: jax.Array,
     b: jax.Array | None,
     *,
+    scale: jax.Array | None,
     precision: lax.PrecisionLike,
     out_dtype: DTypeLike,
 ) -> jax.Array:
     """Returns `x @ w.T + b`; see `api.linear`. Sums are in float32 whatever `precision` says.
 
-    A row has the same bits whatever rows are beside it. Gradients are those of the reference.
+    A row has the same bits whatever rows are beside it, up to 32. Gradients are those of the
+    reference.
     """
-    if b is None:
-        b = jnp.zeros(0, jnp.float32)
-    return _linear(x, w, b, jnp.dtype(out_dtype))
+    nothing = jnp.zeros(0, jnp.float32)
+    b, scale = nothing if b is None else b, nothing if scale is None else scale
+    return _linear(x, w, scale, b, jnp.dtype(out_dtype))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def _linear(x: jax.Array, w: jax.Array, b: jax.Array, out_dtype: np.dtype) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _linear(
+    x: jax.Array, w: jax.Array, scale: jax.Array, b: jax.Array, out_dtype: np.dtype
+) -> jax.Array:
     shape = jax.ShapeDtypeStruct((*x.shape[:-1], w.shape[0]), out_dtype)
     call = jax.ffi.ffi_call(native.target("ariel_linear"), shape, vmap_method="sequential")
-    return call(x, w, jnp.zeros(0, jnp.float32), b)
+    return call(x, w, scale, b)
 
 
-def _forward(x: jax.Array, w: jax.Array, b: jax.Array, out_dtype: np.dtype) -> Any:
-    return _linear(x, w, b, out_dtype), (x, w, b)
+def _forward(
+    x: jax.Array, w: jax.Array, scale: jax.Array, b: jax.Array, out_dtype: np.dtype
+) -> Any:
+    return _linear(x, w, scale, b, out_dtype), (x, w, scale, b)
 
 
 def _backward(out_dtype: np.dtype, kept: Any, cotangent: jax.Array) -> Any:
-    def slow(x: jax.Array, w: jax.Array, b: jax.Array) -> jax.Array:
-        bias = b if b.size else None
-        return reference.linear(x, w, bias, precision=None, out_dtype=out_dtype)
+    def slow(x: jax.Array, w: jax.Array, scale: jax.Array, b: jax.Array) -> jax.Array:
+        return reference.linear(
+            x,
+            w,
+            b if b.size else None,
+            scale=scale if scale.size else None,
+            precision=None,
+            out_dtype=out_dtype,
+        )
 
     return jax.vjp(slow, *kept)[1](cotangent)
 

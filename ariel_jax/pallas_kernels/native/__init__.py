@@ -1,9 +1,9 @@
 """Compiled CPU kernels: building them, whether they may be loaded, and the doors into them.
 
 C++ in `src/`, one file per instruction set over one body, called through XLA's foreign-function
-interface. `build` compiles them into this user's private cache folder; which instruction set runs is
-decided when they are loaded. Nothing is loaded that was built for another jaxlib or from other
-sources.
+interface. The installation builds them where it finds a compiler, and `build` into this user's private
+cache folder, which comes first; which instruction set runs is decided when they are loaded. Nothing
+is loaded that was built for another jaxlib or from other sources.
 """
 
 import ctypes
@@ -13,9 +13,6 @@ import importlib.metadata
 import json
 import pathlib
 import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Callable
 from typing import Any
 
@@ -25,41 +22,20 @@ from jax.typing import DTypeLike
 
 from ariel_jax import backend, compat, durable
 from ariel_jax.errors import KernelUnavailableError, StorageError
+from ariel_jax.pallas_kernels.native import compiling
 
-SOURCES = pathlib.Path(__file__).parent / "src"
-FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-w")
-# Of each file: an instruction set belongs to the file that is only called where it exists.
-FILES: dict[str, tuple[str, ...]] = {
-    "generic.cc": (),
-    "avx2.cc": ("-mavx2", "-mfma"),
-    "avx512.cc": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
-    "pool.cc": (),
-    "ffi.cc": (),
-}
-TARGETS = ("ariel_linear", "ariel_attend")
+TARGETS = ("ariel_linear", "ariel_top1", "ariel_attend")
 _loaded: dict[str, Any] = {}  # by hash: a target can be registered once in a process
-DTYPES = ("float32", "bfloat16")  # of activations, weights and caches
-COMPILERS = ("g++", "clang++", "c++")
+DTYPES = ("float32", "bfloat16")  # of activations, weights that are not quantised, and caches
+NOT_BUILT = "they are not built; run: ariel-jax kernels build"
 
 
 def _jaxlib() -> str:
     return importlib.metadata.version("jaxlib")
 
 
-def fingerprint() -> dict[str, str]:
-    """What a library must have been built for: jaxlib, processor family and sources."""
-    digest = hashlib.sha256(repr((FLAGS, sorted(FILES.items()))).encode())
-    for path in sorted(SOURCES.iterdir()):
-        digest.update(path.name.encode() + path.read_bytes())
-    return {
-        "jaxlib": _jaxlib(),
-        "machine": platform.machine(),
-        "sources": digest.hexdigest(),
-    }
-
-
 def folder() -> pathlib.Path:
-    """Where the library of this jaxlib lies, whether it exists or not.
+    """Where this user's library of this jaxlib lies, whether it exists or not.
 
     Raises:
         StorageError: this user has no place for a cache.
@@ -68,7 +44,7 @@ def folder() -> pathlib.Path:
 
 
 def build(*, say: Callable[[str], None] = lambda text: None) -> pathlib.Path:
-    """Compiles the kernels and returns the library's path.
+    """Compiles the kernels into this user's cache and returns the library's path.
 
     Args:
         say: told what is going on.
@@ -77,46 +53,17 @@ def build(*, say: Callable[[str], None] = lambda text: None) -> pathlib.Path:
         KernelUnavailableError: no compiler, another processor than x86-64, or it refused the code.
         StorageError: the folder cannot be written.
     """
-    if platform.machine() != "x86_64":
-        raise KernelUnavailableError(
-            f"the native kernels are written for x86_64 and this is {platform.machine()}: the "
-            "reference implementations run here."
-        )
-    compiler = next((found for name in COMPILERS if (found := shutil.which(name))), None)
-    if compiler is None:
-        raise KernelUnavailableError(
-            f"no C++ compiler was found ({', '.join(COMPILERS)}): install one, such as Debian's "
-            "g++, and run: ariel-jax kernels build"
-        )
+    try:
+        content = compiling.library(jax.ffi.include_dir(), say=say)
+        record = compiling.record(content, _jaxlib())
+    except compiling.CannotCompileError as error:
+        raise KernelUnavailableError(str(error)) from error
     backend.cache_directory()
     target = backend.private_directory(folder())
-    with tempfile.TemporaryDirectory(dir=target) as temporary:
-        objects = []
-        for name, flags in FILES.items():
-            say(f"compiling {name}")
-            made = pathlib.Path(temporary) / f"{name}.o"
-            include = f"-I{jax.ffi.include_dir()}"
-            _run([compiler, *FLAGS, *flags, include, "-c", str(SOURCES / name), "-o", str(made)])
-            objects.append(str(made))
-        library = pathlib.Path(temporary) / "kernels.so"
-        _run([compiler, "-shared", *objects, "-o", str(library), "-pthread"])
-        content = library.read_bytes()
-    record = fingerprint() | {"library": hashlib.sha256(content).hexdigest(), "compiler": compiler}
-    # A process may have the old library open: it keeps its file, the new one gets another name.
-    path = target / f"kernels-{record['library'][:16]}.so"
-    durable.write_bytes(path, content)
-    durable.write_json(target / "build.json", record | {"file": path.name})
+    durable.write_bytes(target / record["file"], content)
+    durable.write_json(target / compiling.RECORD, record)
     _state.cache_clear()
-    return path
-
-
-def _run(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise KernelUnavailableError(
-            f"the compiler refused the native kernels ({' '.join(command[:2])} ...): "
-            f"{done.stderr.strip()[-2000:]}"
-        )
+    return target / record["file"]
 
 
 def why_not() -> str | None:
@@ -148,23 +95,40 @@ def target(name: str) -> str:
 
 @functools.cache
 def _state() -> tuple[Any, str | None]:
+    reasons = []
+    for find in (_users, lambda: compiling.PACKAGED):
+        try:
+            found, reason = _open(find())
+        except StorageError as error:
+            found, reason = None, str(error)
+        if found is not None:
+            return found, None
+        reasons.append(reason)
+    return None, next((reason for reason in reasons if reason != NOT_BUILT), NOT_BUILT)
+
+
+def _users() -> pathlib.Path:
+    where = folder()
+    if where.exists():  # only looked at: whoever decodes without a library makes no folder
+        backend.check_private(where.parent)
+        backend.check_private(where)  # it is code
+    return where
+
+
+def _open(where: pathlib.Path) -> tuple[Any, str | None]:
+    """The library of a folder, or why it is not used."""
     try:
-        where = folder()
-        if where.exists():  # only looked at: whoever decodes without a library makes no folder
-            backend.check_private(where.parent)
-            backend.check_private(where)  # it is code
-        record = json.loads((where / "build.json").read_text())
+        record = json.loads((where / compiling.RECORD).read_text())
         name = record["file"]
     except FileNotFoundError:
-        return None, "they are not built; run: ariel-jax kernels build"
-    except StorageError as error:
-        return None, str(error)
+        return None, NOT_BUILT
     except (OSError, ValueError, KeyError, TypeError) as error:
         return (
             None,
             f"the record of their build is unreadable ({error}); run: ariel-jax kernels build",
         )
-    stale = [key for key, value in fingerprint().items() if record.get(key) != value]
+    wanted = compiling.fingerprint(_jaxlib())
+    stale = [key for key, value in wanted.items() if record.get(key) != value]
     if stale:
         return (
             None,
@@ -185,11 +149,18 @@ def _state() -> tuple[Any, str | None]:
 def _load(path: pathlib.Path, name: str) -> Any:
     found: Any = ctypes.CDLL(str(path))
     found.ariel_kernel_name.restype = ctypes.c_char_p
+    found.ariel_has_bf16_matmul.restype = ctypes.c_bool
     found.ariel_hash = name
     for each in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(found, each))
         jax.ffi.register_ffi_target(f"{each}_{name}", capsule, platform="cpu")
     return found
+
+
+def has_bf16_matmul() -> bool:
+    """Whether the loaded library multiplies many bfloat16 rows with this processor."""
+    found, _ = _state()
+    return found is not None and bool(found.ariel_has_bf16_matmul())
 
 
 def describe() -> dict[str, Any]:
@@ -200,5 +171,6 @@ def describe() -> dict[str, Any]:
     return {
         "loaded": True,
         "instructions": found.ariel_kernel_name().decode(),
+        "bfloat16_products": has_bf16_matmul(),
         "threads": int(found.ariel_threads()),
     }

@@ -27,10 +27,15 @@ struct Vec {
     const __m128i raw = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
     return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(raw))};
   }
-  static Vec load_i4(const uint8_t* p, bool high) {
-    __m128i raw = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(p));
-    if (high) raw = _mm_srli_epi16(raw, 4);
-    raw = _mm_and_si128(raw, _mm_set1_epi8(15));
+  static void load_i4(const uint8_t* p, Vec* out) {  // 32 weights
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p)), low = _mm_set1_epi8(15);
+    const __m128i halves[2] = {_mm_and_si128(raw, low), _mm_and_si128(_mm_srli_epi16(raw, 4), low)};
+    for (int i = 0; i < 2; i++) {
+      out[2 * i] = from_nibbles(halves[i]);
+      out[2 * i + 1] = from_nibbles(_mm_unpackhi_epi64(halves[i], halves[i]));
+    }
+  }
+  static Vec from_nibbles(__m128i raw) {
     return {_mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(raw), _mm256_set1_epi32(8)))};
   }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
@@ -60,6 +65,10 @@ struct Vec {
     return top;
   }
   void save(float* p) const { _mm256_storeu_ps(p, v); }
+  template <int COUNT>
+  static void sums(const Vec* a, float* out) {
+    for (int i = 0; i < COUNT; i++) out[i] = a[i].sum();
+  }
   float sum() const {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
@@ -77,7 +86,7 @@ namespace {
 bool runs_here() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 }  // namespace
 const Kernels* avx2_kernels() {
-  static const Kernels kernels = {"avx2", runs_here, linear, attend_scratch, attend};
+  static const Kernels kernels = {"avx2", runs_here, linear, top1, attend_scratch, attend};
   return &kernels;
 }
 }  // namespace ariel

@@ -5,6 +5,8 @@
 #include <cstring>
 #include <initializer_list>
 
+#include "sums512.h"
+
 namespace ariel {
 namespace {
 
@@ -25,11 +27,12 @@ struct Vec {
     const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
     return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(raw))};
   }
-  static Vec load_i4(const uint8_t* p, bool high) {
-    __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p));
-    if (high) raw = _mm_srli_epi16(raw, 4);
-    raw = _mm_and_si128(raw, _mm_set1_epi8(15));
-    return {_mm512_cvtepi32_ps(_mm512_sub_epi32(_mm512_cvtepu8_epi32(raw), _mm512_set1_epi32(8)))};
+  // 32 weights. A table of sixteen floats is looked up by the lowest four bits of each lane.
+  static void load_i4(const uint8_t* p, Vec* out) {
+    const __m512i index = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    const __m512 table = _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+    out[0] = {_mm512_permutexvar_ps(index, table)};
+    out[1] = {_mm512_permutexvar_ps(_mm512_srli_epi32(index, 4), table)};
   }
   static Vec fma(Vec a, Vec b, Vec c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
   static Vec mul(Vec a, Vec b) { return {_mm512_mul_ps(a.v, b.v)}; }
@@ -51,7 +54,22 @@ struct Vec {
   }
   float largest() const { return _mm512_reduce_max_ps(v); }
   void save(float* p) const { _mm512_storeu_ps(p, v); }
-  float sum() const { return _mm512_reduce_add_ps(v); }
+  // The order of these additions is the one of `sums`.
+  float sum() const {
+    const __m512 halves = _mm512_add_ps(_mm512_unpacklo_ps(v, v), _mm512_unpackhi_ps(v, v));
+    const __m512d x = _mm512_castps_pd(halves);
+    const __m512 lanes = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(x, x)), _mm512_castpd_ps(_mm512_unpackhi_pd(x, x)));
+    const __m512 pairs = _mm512_add_ps(_mm512_shuffle_f32x4(lanes, lanes, 0x88), _mm512_shuffle_f32x4(lanes, lanes, 0xdd));
+    return _mm512_cvtss_f32(_mm512_add_ps(_mm512_shuffle_f32x4(pairs, pairs, 0x88), _mm512_shuffle_f32x4(pairs, pairs, 0xdd)));
+  }
+  template <int COUNT>
+  static void sums(const Vec* a, float* out) {
+    if constexpr (COUNT == 16) {
+      _mm512_storeu_ps(out, sums_of_sixteen([a](int i) { return a[i].v; }));
+    } else {
+      for (int i = 0; i < COUNT; i++) out[i] = a[i].sum();
+    }
+  }
 };
 
 }  // namespace
@@ -67,7 +85,7 @@ bool runs_here() {
 }
 }  // namespace
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", runs_here, linear, attend_scratch, attend};
+  static const Kernels kernels = {"avx512", runs_here, linear, top1, attend_scratch, attend};
   return &kernels;
 }
 }  // namespace ariel

@@ -9,133 +9,164 @@ namespace ariel {
 namespace {
 
 constexpr int W = Vec::width;
-constexpr int64_t MAX_ROWS = 8;   // rows that share one reading of the weights
+constexpr int64_t TOP_ROWS = 32;  // whose logits of a few columns `top1` holds at a time
 constexpr int64_t COLUMNS = 64;   // weights of so many outputs stay in cache between groups of rows
-
-inline uint16_t to_bf16(float f) {
-  uint32_t bits;
-  std::memcpy(&bits, &f, 4);
-  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 0x40u);  // stays NaN
-  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);  // to nearest, ties to even
-}
 
 inline void store(const Linear& a, int64_t row, int64_t column, float value) {
   if (a.bias) value += a.bias[column];
   if (a.y_type == Type::F32)
-    static_cast<float*>(a.y)[row * a.n + column] = value;
+    static_cast<float*>(a.y)[row * a.y_stride + column - a.y_from] = value;
   else
-    static_cast<uint16_t*>(a.y)[row * a.n + column] = to_bf16(value);
+    static_cast<uint16_t*>(a.y)[row * a.y_stride + column - a.y_from] = to_bf16(value);
 }
 
-// Weights of one output as registers of floats.
+// Weights of one output as registers of floats. `STEP` inputs are read at a time.
 struct RowF32 {
+  static constexpr int STEP = W;
   const float* p;
   RowF32(const Linear& a, int64_t j) : p(static_cast<const float*>(a.w) + j * a.k) {}
-  Vec at(int64_t i) const { return Vec::load(p + i); }
+  void at(int64_t i, Vec* out) const { out[0] = Vec::load(p + i); }
   Vec tail(int64_t i, int64_t n) const { return Vec::load_some(p + i, n); }
-  void ahead(int64_t i) const { __builtin_prefetch(p + i + 256); }
+  const void* place(int64_t i) const { return p + i; }
 };
 struct RowBF16 {
+  static constexpr int STEP = W;
   const uint16_t* p;
   RowBF16(const Linear& a, int64_t j) : p(static_cast<const uint16_t*>(a.w) + j * a.k) {}
-  Vec at(int64_t i) const { return Vec::load_bf16(p + i); }
+  void at(int64_t i, Vec* out) const { out[0] = Vec::load_bf16(p + i); }
   Vec tail(int64_t i, int64_t n) const {
     uint16_t some[W] = {};
     std::memcpy(some, p + i, n * 2);
     return Vec::load_bf16(some);
   }
-  void ahead(int64_t i) const { __builtin_prefetch(p + i + 512); }
+  const void* place(int64_t i) const { return p + i; }
 };
 struct RowI8 {
+  static constexpr int STEP = W;
   const int8_t* p;
   RowI8(const Linear& a, int64_t j) : p(static_cast<const int8_t*>(a.w) + j * a.k) {}
-  Vec at(int64_t i) const { return Vec::load_i8(p + i); }
+  void at(int64_t i, Vec* out) const { out[0] = Vec::load_i8(p + i); }
   Vec tail(int64_t i, int64_t n) const {
     int8_t some[W] = {};
     std::memcpy(some, p + i, n);
     return Vec::load_i8(some);
   }
-  void ahead(int64_t i) const { __builtin_prefetch(p + i + 1024); }
+  const void* place(int64_t i) const { return p + i; }
 };
-struct RowI4 {  // k is a multiple of 32
+struct RowI4 {  // k and groups are multiples of 32, which is one block
+  static constexpr int STEP = 32;
   const uint8_t* p;
   RowI4(const Linear& a, int64_t j) : p(static_cast<const uint8_t*>(a.w) + j * (a.k / 2)) {}
-  Vec at(int64_t i) const {
-    const int64_t block = i / 32, inside = i % 32;
-    return Vec::load_i4(p + block * 16 + inside % 16, inside >= 16);
-  }
-  Vec tail(int64_t i, int64_t) const { return at(i); }
-  void ahead(int64_t i) const { __builtin_prefetch(p + i / 2 + 1024); }
+  void at(int64_t i, Vec* out) const { Vec::load_i4(p + i / 2, out); }
+  Vec tail(int64_t, int64_t) const { return Vec::zero(); }  // there is none
+  const void* place(int64_t i) const { return p + i / 2; }
 };
 
-// M rows of x against `N` outputs from column j on. The order of the sum does not depend on M or N,
-// so that a row has the same bits whatever rows stand beside it.
-template <int M, int N, class Row, bool SCALED>
-inline void tile(const Linear& a, int64_t row, int64_t j) {
-  const int64_t k = a.k, full = k / W * W;
-  const float* x = a.x + row * k;
-  Vec total[M][N];
-  for (int i = 0; i < M; i++)
-    for (int o = 0; o < N; o++) total[i][o] = Vec::zero();
-  const Row w[2] = {Row(a, j), Row(a, j + N - 1)};
-  if constexpr (SCALED) {
-    const int64_t groups = k / a.group;
-    for (int64_t g = 0; g < groups; g++) {
+enum class Scaled { NO, ROW, GROUPS };
+
+// Adds the products of M rows of x with N outputs over the inputs [begin, end).
+template <int M, int N, class Row>
+inline void add_products(const float* x, int64_t k, const Row* w, int64_t ahead, int64_t begin, int64_t end, Vec (*total)[N]) {
+  constexpr int STEP = Row::STEP, PARTS = STEP / W;
+  int64_t p = begin;
+  for (; p + STEP <= end; p += STEP) {
+    Vec wv[N][PARTS];
+    for (int o = 0; o < N; o++) {
+      w[o].at(p, wv[o]);
+      __builtin_prefetch(static_cast<const char*>(w[o].place(p)) + ahead);
+    }
+    for (int part = 0; part < PARTS; part++)
+      for (int i = 0; i < M; i++) {
+        const Vec xv = Vec::load(x + i * k + p + part * W);
+        for (int o = 0; o < N; o++) total[i][o] = Vec::fma(xv, wv[o][part], total[i][o]);
+      }
+  }
+  if (p < end)
+    for (int o = 0; o < N; o++) {
+      const Vec wv = w[o].tail(p, end - p);
+      for (int i = 0; i < M; i++)
+        total[i][o] = Vec::fma(Vec::load_some(x + i * k + p, end - p), wv, total[i][o]);
+    }
+}
+
+// M rows of x against N outputs from column j on, over some of the inputs. The order of a sum depends
+// on nothing but k, so that a row has the same bits whatever rows stand beside it.
+template <int M, int N, class Row, Scaled SCALED>
+inline void add_tile(const Linear& a, int64_t row, int64_t j, int64_t begin, int64_t end, Vec (*total)[N]) {
+  const float* x = a.x + row * a.k;
+  const Row w[4] = {Row(a, j), Row(a, j + (N > 1)), Row(a, j + 2 * (N > 2)), Row(a, j + 3 * (N > 2))};
+  // Rows of weights that are short are fetched for the next outputs, long ones along the row.
+  const int64_t bytes = N * (static_cast<const char*>(w[N - 1].place(a.k)) - static_cast<const char*>(w[N - 1].place(0)));
+  const int64_t ahead = bytes > 65536 ? 1024 : bytes;
+  if constexpr (SCALED == Scaled::GROUPS) {
+    const int64_t groups = a.k / a.group;
+    for (int64_t g = begin / a.group; g < end / a.group; g++) {
       Vec part[M][N];
       for (int i = 0; i < M; i++)
         for (int o = 0; o < N; o++) part[i][o] = Vec::zero();
-      const int64_t end = (g + 1) * a.group;
-      int64_t p = g * a.group;
-      for (; p + W <= end; p += W) {
-        Vec wv[N];
-        for (int o = 0; o < N; o++) wv[o] = w[o].at(p), w[o].ahead(p);
-        for (int i = 0; i < M; i++) {
-          const Vec xv = Vec::load(x + i * k + p);
-          for (int o = 0; o < N; o++) part[i][o] = Vec::fma(xv, wv[o], part[i][o]);
-        }
-      }
-      if (p < end) {  // only where one group is the whole row
-        for (int o = 0; o < N; o++) {
-          const Vec wv = w[o].tail(p, end - p);
-          for (int i = 0; i < M; i++)
-            part[i][o] = Vec::fma(Vec::load_some(x + i * k + p, end - p), wv, part[i][o]);
-        }
-      }
+      add_products<M, N>(x, a.k, w, ahead, g * a.group, (g + 1) * a.group, part);
       for (int o = 0; o < N; o++) {
         const Vec s = Vec::all(a.scale[(j + o) * groups + g]);
         for (int i = 0; i < M; i++) total[i][o] = Vec::fma(part[i][o], s, total[i][o]);
       }
     }
   } else {
-    int64_t p = 0;
-    for (; p < full; p += W) {
-      Vec wv[N];
-      for (int o = 0; o < N; o++) wv[o] = w[o].at(p), w[o].ahead(p);
-      for (int i = 0; i < M; i++) {
-        const Vec xv = Vec::load(x + i * k + p);
-        for (int o = 0; o < N; o++) total[i][o] = Vec::fma(xv, wv[o], total[i][o]);
-      }
-    }
-    if (p < k) {
-      for (int o = 0; o < N; o++) {
-        const Vec wv = w[o].tail(p, k - p);
-        for (int i = 0; i < M; i++)
-          total[i][o] = Vec::fma(Vec::load_some(x + i * k + p, k - p), wv, total[i][o]);
-      }
-    }
+    add_products<M, N>(x, a.k, w, ahead, begin, end, total);
   }
+}
+
+template <int M, int N, Scaled SCALED>
+inline void finish(const Linear& a, int64_t row, int64_t j, Vec (*total)[N]) {
+  if constexpr (SCALED == Scaled::ROW)
+    for (int o = 0; o < N; o++) {
+      const Vec s = Vec::all(a.scale[j + o]);
+      for (int i = 0; i < M; i++) total[i][o] = Vec::mul(total[i][o], s);
+    }
+  float sums[M * N];
+  Vec::sums<M * N>(&total[0][0], sums);
   for (int i = 0; i < M; i++)
-    for (int o = 0; o < N; o++) store(a, row + i, j + o, total[i][o].sum());
+    for (int o = 0; o < N; o++) store(a, row + i, j + o, sums[i * N + o]);
 }
 
-template <int M, class Row, bool SCALED>
+template <int M, int N, class Row, Scaled SCALED>
+inline void tile(const Linear& a, int64_t row, int64_t j) {
+  Vec total[M][N];
+  for (int i = 0; i < M; i++)
+    for (int o = 0; o < N; o++) total[i][o] = Vec::zero();
+  add_tile<M, N, Row, SCALED>(a, row, j, 0, a.k, total);
+  finish<M, N, SCALED>(a, row, j, total);
+}
+
+template <int M, class Row, Scaled SCALED>
 void columns(const Linear& a, int64_t row, int64_t n0, int64_t n1) {
+  constexpr int N = M > 4 ? 2 : 4;  // as many sums as there are registers for
+  constexpr int64_t SOME = 16;      // outputs whose unfinished sums are kept between strips
+  // Where all inputs of M rows do not fit the first cache, so many at a time: the sums go on.
+  const int64_t most = 4096 / M, strip = SCALED == Scaled::GROUPS ? std::max(most / a.group, int64_t(1)) * a.group : most;
   int64_t j = n0;
-  for (; j + 2 <= n1; j += 2) tile<M, 2, Row, SCALED>(a, row, j);
-  if (j < n1) tile<M, 1, Row, SCALED>(a, row, j);
+  if (M >= 4 && a.k > strip * 3 / 2)
+    for (; j + SOME <= n1; j += SOME) {
+      Vec kept[SOME / N][M][N];
+      for (int64_t begin = 0; begin < a.k; begin += strip)
+        for (int64_t t = 0; t < SOME / N; t++) {
+          Vec total[M][N];
+          for (int i = 0; i < M; i++)
+            for (int o = 0; o < N; o++) total[i][o] = begin ? kept[t][i][o] : Vec::zero();
+          const int64_t end = std::min(a.k, begin + strip);
+          add_tile<M, N, Row, SCALED>(a, row, j + t * N, begin, end, total);
+          if (end < a.k) {
+            for (int i = 0; i < M; i++)
+              for (int o = 0; o < N; o++) kept[t][i][o] = total[i][o];
+          } else {
+            finish<M, N, SCALED>(a, row, j + t * N, total);
+          }
+        }
+    }
+  for (; j + N <= n1; j += N) tile<M, N, Row, SCALED>(a, row, j);
+  for (; j < n1; j++) tile<M, 1, Row, SCALED>(a, row, j);
 }
 
-template <class Row, bool SCALED>
+template <class Row, Scaled SCALED>
 void linear_of(const Linear& a, int64_t n0, int64_t n1) {
   for (int64_t from = n0; from < n1; from += COLUMNS) {
     const int64_t to = std::min(n1, from + COLUMNS);
@@ -148,14 +179,54 @@ void linear_of(const Linear& a, int64_t n0, int64_t n1) {
 }
 
 void linear(const Linear& a, int64_t n0, int64_t n1) {
+  const bool groups = a.group < a.k;
   switch (a.w_type) {
-    case Type::F32: return linear_of<RowF32, false>(a, n0, n1);
-    case Type::BF16: return linear_of<RowBF16, false>(a, n0, n1);
-    case Type::I8: return linear_of<RowI8, true>(a, n0, n1);
-    case Type::I4: return linear_of<RowI4, true>(a, n0, n1);
+    case Type::F32: return linear_of<RowF32, Scaled::NO>(a, n0, n1);
+    case Type::BF16: return linear_of<RowBF16, Scaled::NO>(a, n0, n1);
+    case Type::I8:
+      return groups ? linear_of<RowI8, Scaled::GROUPS>(a, n0, n1) : linear_of<RowI8, Scaled::ROW>(a, n0, n1);
+    case Type::I4:
+      return groups ? linear_of<RowI4, Scaled::GROUPS>(a, n0, n1) : linear_of<RowI4, Scaled::ROW>(a, n0, n1);
   }
 }
 
+// ---- logits of which only the largest and the log-sum-exp are wanted ----
+
+void top1(const Linear& a, float softcap, int64_t n0, int64_t n1, Top* out) {
+  float logits[TOP_ROWS * COLUMNS];
+  for (int64_t i = 0; i < a.m; i++) out[i] = {-INFINITY, 0.f, int32_t(n0)};
+  Linear part = a;
+  part.y = logits, part.y_stride = COLUMNS, part.y_type = Type::F32;
+  for (int64_t from = n0; from < n1; from += COLUMNS) {
+    const int64_t n = std::min(COLUMNS, n1 - from), even = (n + W - 1) / W * W;
+    part.y_from = from;
+    for (int64_t row = 0; row < a.m; row += TOP_ROWS) {
+      part.x = a.x + row * a.k, part.m = std::min(TOP_ROWS, a.m - row);
+      linear(part, from, from + n);
+      for (int64_t i = 0; i < part.m; i++) {
+        float* s = logits + i * COLUMNS;
+        if (softcap > 0)
+          for (int64_t j = 0; j < n; j++) s[j] = softcap * std::tanh(s[j] / softcap);
+        for (int64_t j = n; j < even; j++) s[j] = -INFINITY;
+        int64_t at = 0;
+        bool wrong = false;
+        for (int64_t j = 0; j < n; j++) {
+          if (s[j] > s[at]) at = j;
+          wrong |= s[j] != s[j];
+        }
+        Top& all = out[row + i];
+        if (s[at] > all.top) {
+          all.sum *= std::exp(all.top - s[at]);
+          all.top = s[at], all.index = int32_t(from + at);
+        }
+        Vec sum = Vec::zero();
+        for (int64_t j = 0; j < even; j += W)
+          sum = Vec::add(sum, Vec::exp(Vec::sub(Vec::load(s + j), Vec::all(all.top))));
+        all.sum += wrong ? NAN : sum.sum();
+      }
+    }
+  }
+}
 
 // ---- attention of a few queries over the rows of one cache head ----
 

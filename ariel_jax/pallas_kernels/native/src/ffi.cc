@@ -51,12 +51,27 @@ const float* as_float(const void* p, Type type, int64_t n, std::vector<float>* k
   return kept->data();
 }
 
-ffi::Error LinearCall(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ffi::AnyBuffer bias,
-                      ffi::Result<ffi::AnyBuffer> y) {
+constexpr int64_t MOST_ROWS = 32;  // of the kernels that read weights once for a few rows
+
+// Whether the tiled product of many bfloat16 rows takes this one.
+bool many_rows(const Linear& a) {
+  return a.m > MOST_ROWS && a.x16 && a.w_type == Type::BF16 && bf16_matmul();
+}
+
+// What the arguments of a product say. With `keeps_bf16`, x stays as it is where
+// `many_rows`; `kept` and `bias_kept` hold what had to be converted.
+struct Call {
   Linear a{};
+  std::vector<float> kept, bias_kept;
+};
+
+ffi::Error read_product(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ffi::AnyBuffer bias,
+                        bool keeps_bf16, Call* call) {
+  Linear& a = call->a;
   Type x_type, bias_type;
   if (!type_of(x.element_type(), &x_type) || !type_of(w.element_type(), &a.w_type) ||
-      !type_of(y->element_type(), &a.y_type) || !type_of(bias.element_type(), &bias_type))
+      !type_of(bias.element_type(), &bias_type) || (bias_type != Type::F32 && bias_type != Type::BF16) ||
+      (x_type != Type::F32 && x_type != Type::BF16))
     return ffi::Error::InvalidArgument("linear: a dtype that the native kernel does not know");
   const auto xs = x.dimensions(), ws = w.dimensions(), ss = scale.dimensions();
   a.k = xs.back();
@@ -64,18 +79,72 @@ ffi::Error LinearCall(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, 
   a.m = 1;
   for (size_t i = 0; i + 1 < xs.size(); i++) a.m *= xs[i];
   a.w = w.untyped_data();
-  a.y = y->untyped_data();
   a.scale = static_cast<const float*>(scale.untyped_data());
   a.group = ss.size() == 2 && ss[1] > 0 ? a.k / ss[1] : a.k;
-  std::vector<float> x_kept, bias_kept;
-  a.x = as_float(x.untyped_data(), x_type, a.m * a.k, &x_kept);
-  a.bias = bias.element_count() ? as_float(bias.untyped_data(), bias_type, a.n, &bias_kept) : nullptr;
-  const Kernels& use = kernels();
-  // Enough work in a part to pay for handing it out.
+  const bool scaled = a.w_type == Type::I8 || a.w_type == Type::I4;
+  if (scaled != (scale.element_count() > 0) || (a.w_type == Type::I4 ? 2 * ws[1] : ws[1]) != a.k ||
+      a.k % a.group || (a.group < a.k && a.group % 32) || (a.w_type == Type::I4 && a.k % 32))
+    return ffi::Error::InvalidArgument("linear: shapes that the native kernel cannot take");
+  a.y_stride = a.n;
+  if (x_type == Type::BF16) {
+    a.x16 = static_cast<const uint16_t*>(x.untyped_data());
+    if (!keeps_bf16 || !many_rows(a)) a.x = as_float(x.untyped_data(), x_type, a.m * a.k, &call->kept);
+  } else {
+    a.x = static_cast<const float*>(x.untyped_data());
+  }
+  if (bias.element_count()) a.bias = as_float(bias.untyped_data(), bias_type, a.n, &call->bias_kept);
+  return ffi::Error::Success();
+}
+
+// Columns that one part takes: enough work to pay for handing it out, a multiple of 16.
+int64_t columns_of_part(const Linear& a) {
   const int64_t least = std::max<int64_t>(16, 32768 / std::max<int64_t>(a.k, 1));
   const int64_t step = std::min<int64_t>(std::max<int64_t>(least, a.n / (4 * pool_size())), a.n);
-  const int64_t even = (step + 15) / 16 * 16, parts = (a.n + even - 1) / even;
-  parallel(parts, [&](int64_t i) { use.linear(a, i * even, std::min(a.n, (i + 1) * even)); });
+  return (step + 15) / 16 * 16;
+}
+
+ffi::Error LinearCall(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ffi::AnyBuffer bias,
+                      ffi::Result<ffi::AnyBuffer> y) {
+  Call call;
+  Linear& a = call.a;
+  if (auto wrong = read_product(x, w, scale, bias, true, &call); wrong.failure()) return wrong;
+  if (!type_of(y->element_type(), &a.y_type) || (a.y_type != Type::F32 && a.y_type != Type::BF16))
+    return ffi::Error::InvalidArgument("linear: a dtype that the native kernel does not know");
+  a.y = y->untyped_data();
+  const bool many = many_rows(a);
+  if (!many && a.m > MOST_ROWS) return ffi::Error::InvalidArgument("linear: too many rows");
+  const auto work = many ? bf16_matmul() : kernels().linear;
+  const int64_t step = many ? 64 : columns_of_part(a), parts = (a.n + step - 1) / step;
+  parallel(parts, [&](int64_t i) { work(a, i * step, std::min(a.n, (i + 1) * step)); });
+  return ffi::Error::Success();
+}
+
+ffi::Error Top1Call(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ffi::AnyBuffer bias,
+                    ffi::Result<ffi::Buffer<ffi::S32>> index, ffi::Result<ffi::Buffer<ffi::F32>> top,
+                    ffi::Result<ffi::Buffer<ffi::F32>> lse, float softcap) {
+  Call call;
+  Linear& a = call.a;
+  if (auto wrong = read_product(x, w, scale, bias, false, &call); wrong.failure()) return wrong;
+  const Kernels& use = kernels();
+  const int64_t step = columns_of_part(a), parts = (a.n + step - 1) / step;
+  std::vector<Top> found(parts * a.m);
+  parallel(parts, [&](int64_t i) {
+    use.top1(a, softcap, i * step, std::min(a.n, (i + 1) * step), found.data() + i * a.m);
+  });
+  for (int64_t row = 0; row < a.m; row++) {
+    Top all = found[row];
+    for (int64_t i = 1; i < parts; i++) {
+      const Top& part = found[i * a.m + row];
+      if (part.top > all.top) {
+        all = {part.top, part.sum + all.sum * std::exp(all.top - part.top), part.index};
+      } else {
+        all.sum += part.sum * std::exp(part.top - all.top);
+      }
+    }
+    index->typed_data()[row] = all.index;
+    top->typed_data()[row] = all.sum != all.sum ? NAN : all.top;
+    lse->typed_data()[row] = all.top + std::log(all.sum);
+  }
   return ffi::Error::Success();
 }
 
@@ -141,6 +210,16 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_linear, ariel::LinearCall,
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::AnyBuffer>()
                                   .Ret<ffi::AnyBuffer>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_top1, ariel::Top1Call,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Ret<ffi::Buffer<ffi::F32>>()
+                                  .Attr<float>("softcap"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_attend, ariel::AttendCall,
                               ffi::Ffi::Bind()
                                   .Arg<ffi::Buffer<ffi::F32>>()
@@ -157,6 +236,7 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_attend, ariel::AttendCall,
 
 extern "C" {
 const char* ariel_kernel_name() { return ariel::kernels().name; }
+bool ariel_has_bf16_matmul() { return ariel::bf16_matmul() != nullptr; }
 int ariel_threads() { return ariel::pool_size(); }
 void ariel_set_threads(int n) { ariel::set_pool_size(n); }
 }

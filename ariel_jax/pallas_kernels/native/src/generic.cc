@@ -24,8 +24,9 @@ struct Vec {
     });
   }
   static Vec load_i8(const int8_t* p) { return of([&](int i) { return float(p[i]); }); }
-  static Vec load_i4(const uint8_t* p, bool high) {
-    return of([&](int i) { return float(int(high ? p[i] >> 4 : p[i] & 15) - 8); });
+  static void load_i4(const uint8_t* p, Vec* out) {  // 32 weights
+    for (int o = 0; o < 4; o++)
+      out[o] = of([&](int i) { return float(int(o < 2 ? p[8 * o + i] & 15 : p[8 * o - 16 + i] >> 4) - 8); });
   }
   static Vec fma(Vec a, Vec b, Vec c) { return of([&](int i) { return a.v[i] * b.v[i] + c.v[i]; }); }
   static Vec mul(Vec a, Vec b) { return of([&](int i) { return a.v[i] * b.v[i]; }); }
@@ -39,6 +40,10 @@ struct Vec {
     return top;
   }
   void save(float* p) const { std::memcpy(p, v, 32); }
+  template <int COUNT>
+  static void sums(const Vec* a, float* out) {
+    for (int i = 0; i < COUNT; i++) out[i] = a[i].sum();
+  }
   float sum() const {
     float s = 0.f;
     for (float x : v) s += x;
@@ -64,7 +69,7 @@ namespace {
 bool runs_here() { return true; }
 }  // namespace
 const Kernels* generic_kernels() {
-  static const Kernels kernels = {"generic", runs_here, linear, attend_scratch, attend};
+  static const Kernels kernels = {"generic", runs_here, linear, top1, attend_scratch, attend};
   return &kernels;
 }
 }  // namespace ariel

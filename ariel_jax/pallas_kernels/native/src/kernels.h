@@ -1,20 +1,37 @@
 // What the kernels of every instruction set offer: plain functions over raw memory, no XLA types.
 #pragma once
 #include <cstdint>
+#include <cstring>
 
 namespace ariel {
 
 enum class Type : int32_t { F32 = 0, BF16 = 1, I8 = 2, I4 = 3 };
 
+inline uint16_t to_bf16(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) return uint16_t((bits >> 16) | 0x40u);  // stays NaN
+  return uint16_t((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);  // to nearest, ties to even
+}
+
 // y[m, n] = sum_k x[m, k] * w[n, k] * scale[n, k / group] + bias[n]
 struct Linear {
   const float* x;        // [m, k]
+  const uint16_t* x16;   // the same in bfloat16, or null
   const void* w;         // [n, k]; I4: [n, k / 2], in blocks of 32: low nibbles 0..15, high 16..31
   const float* scale;    // [n, k / group], for I8 and I4
   const float* bias;     // [n], or null
-  void* y;               // [m, n]
+  void* y;               // [m, y_stride], its first column is output y_from
   int64_t m, k, n, group;
+  int64_t y_stride, y_from;
   Type w_type, y_type;
+};
+
+// Of one row of logits: the largest, the first place that has it, and sum_j exp(logit_j - top).
+// A NaN among the logits makes `sum` NaN.
+struct Top {
+  float top, sum;
+  int32_t index;
 };
 
 // Rows of one cache head against the queries that read it.
@@ -36,6 +53,8 @@ struct Kernels {
   bool (*runs_here)();
   // Output columns [n0, n1).
   void (*linear)(const Linear&, int64_t n0, int64_t n1);
+  // `linear` of columns [n0, n1), of which only `out` [m] is kept; softcap 0: none. y is not used.
+  void (*top1)(const Linear&, float softcap, int64_t n0, int64_t n1, Top* out);
   // Floats of scratch that `attend` needs.
   int64_t (*attend_scratch)(const Attention&);
   // Batch row b, cache head c, rows [low, high) of it: out [q, h], normalised over these rows, and
@@ -43,6 +62,11 @@ struct Kernels {
   void (*attend)(const Attention&, int64_t b, int64_t c, int64_t low, int64_t high, float* scratch,
                  float* out, float* lse);
 };
+
+// Many rows of bfloat16 by bfloat16 weights, sums in float32: output columns [n0, n1) of all rows.
+// Null where the processor has no such products.
+using Matmul = void (*)(const Linear&, int64_t n0, int64_t n1);
+Matmul bf16_matmul();
 
 const Kernels* generic_kernels();
 const Kernels* avx2_kernels();

@@ -1,0 +1,90 @@
+// Products of many rows of bfloat16 for processors with AVX512-BF16: what reading a prompt is made of.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "kernels.h"
+
+#if defined(__x86_64__) && defined(__AVX512BF16__)
+#include <immintrin.h>
+
+#include "sums512.h"
+
+namespace ariel {
+namespace {
+
+constexpr int64_t COLUMNS = 64;   // outputs whose weights of one strip stay in the second cache
+constexpr int64_t STRIP = 1024;   // inputs at a time: 4 rows of x and 4 of w lie in the first cache
+
+inline __m512bh load(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
+inline __m512bh load_some(const uint16_t* p, int64_t n) {
+  return (__m512bh)_mm512_maskz_loadu_epi16(__mmask32((uint64_t(1) << n) - 1), p);
+}
+
+// Four rows by four outputs over k inputs. Rows and outputs that do not exist repeat the last one.
+inline __m512 tile(const uint16_t* const x[4], const uint16_t* const w[4], int64_t k) {
+  __m512 total[16];
+  for (auto& t : total) t = _mm512_setzero_ps();
+  int64_t p = 0;
+  for (; p + 32 <= k; p += 32) {
+    const __m512bh w0 = load(w[0] + p), w1 = load(w[1] + p), w2 = load(w[2] + p), w3 = load(w[3] + p);
+    for (int i = 0; i < 4; i++) {
+      const __m512bh xi = load(x[i] + p);
+      total[4 * i] = _mm512_dpbf16_ps(total[4 * i], xi, w0);
+      total[4 * i + 1] = _mm512_dpbf16_ps(total[4 * i + 1], xi, w1);
+      total[4 * i + 2] = _mm512_dpbf16_ps(total[4 * i + 2], xi, w2);
+      total[4 * i + 3] = _mm512_dpbf16_ps(total[4 * i + 3], xi, w3);
+    }
+  }
+  if (p < k)
+    for (int i = 0; i < 4; i++)
+      for (int j = 0; j < 4; j++)
+        total[4 * i + j] = _mm512_dpbf16_ps(total[4 * i + j], load_some(x[i] + p, k - p), load_some(w[j] + p, k - p));
+  return sums_of_sixteen([&](int i) { return total[i]; });
+}
+
+void matmul(const Linear& a, int64_t n0, int64_t n1) {
+  static thread_local std::vector<float> kept;
+  const int64_t padded = (a.m + 3) / 4 * 4;
+  if (int64_t(kept.size()) < padded * COLUMNS) kept.resize(padded * COLUMNS);
+  float* sum = kept.data();
+  const uint16_t* weights = static_cast<const uint16_t*>(a.w);
+  for (int64_t from = n0; from < n1; from += COLUMNS) {
+    const int64_t to = std::min(n1, from + COLUMNS);
+    for (int64_t p = 0; p < a.k; p += STRIP) {
+      const int64_t some = std::min(STRIP, a.k - p);
+      for (int64_t row = 0; row < a.m; row += 4) {
+        const uint16_t *x[4], *w[4];
+        for (int64_t i = 0; i < 4; i++) x[i] = a.x16 + std::min(row + i, a.m - 1) * a.k + p;
+        for (int64_t j = from; j < to; j += 4) {
+          for (int64_t o = 0; o < 4; o++) w[o] = weights + std::min(j + o, to - 1) * a.k + p;
+          // One tile in one register: four lanes of four outputs.
+          float* at = sum + (row / 4 * (COLUMNS / 4) + (j - from) / 4) * 16;
+          const __m512 new_sum = tile(x, w, some);
+          _mm512_storeu_ps(at, p ? _mm512_add_ps(new_sum, _mm512_loadu_ps(at)) : new_sum);
+        }
+      }
+    }
+    for (int64_t row = 0; row < a.m; row++)
+      for (int64_t j = from; j < to; j++) {
+        float value = sum[(row / 4 * (COLUMNS / 4) + (j - from) / 4) * 16 + row % 4 * 4 + (j - from) % 4];
+        if (a.bias) value += a.bias[j];
+        if (a.y_type == Type::F32) {
+          static_cast<float*>(a.y)[row * a.y_stride + j - a.y_from] = value;
+        } else {
+          static_cast<uint16_t*>(a.y)[row * a.y_stride + j - a.y_from] = to_bf16(value);
+        }
+      }
+  }
+}
+
+}  // namespace
+
+Matmul bf16_matmul() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") ? matmul : nullptr; }
+
+}  // namespace ariel
+#else
+namespace ariel {
+Matmul bf16_matmul() { return nullptr; }
+}  // namespace ariel
+#endif

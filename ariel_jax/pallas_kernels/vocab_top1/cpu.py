@@ -1,0 +1,62 @@
+"""`vocab_top1` by the native CPU kernels: no logits leave the processor's cache."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ariel_jax.pallas_kernels import native, tune
+from ariel_jax.pallas_kernels.linear.cpu import shape_key, why_not_quantized
+from ariel_jax.pallas_kernels.vocab_top1 import reference
+
+
+def why_not(x: Any, w: Any, b: Any, *, scale: Any, softcap: float | None) -> str | None:
+    """Why it cannot take these arguments, or None."""
+    weights = {"w": w.dtype} if scale is None else {}
+    bias = {} if b is None else {"b": b.dtype}
+    return native.why_not_with(x=x.dtype, **weights, **bias) or why_not_quantized(w, scale)
+
+
+def why_not_auto(x: Any, w: Any, b: Any, *, scale: Any, softcap: float | None) -> str | None:
+    """Why it is not known to pay for these arguments, or None; as for `linear`."""
+    recorded = tune.why_not("vocab_top1", "native", shape_key(x, w, jnp.float32))
+    return None if recorded == tune.UNKNOWN and w.dtype.itemsize < 4 else recorded
+
+
+def vocab_top1(
+    x: jax.Array,
+    w: jax.Array,
+    b: jax.Array | None,
+    *,
+    scale: jax.Array | None,
+    softcap: float | None,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Returns (index, logit, lse); see `api.vocab_top1`. Gradients are those of the reference."""
+    nothing = jnp.zeros(0, jnp.float32)
+    b, scale = nothing if b is None else b, nothing if scale is None else scale
+    found: Any = _top1(x, w, scale, b, float(softcap or 0.0))
+    return found
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
+def _top1(x: jax.Array, w: jax.Array, scale: jax.Array, b: jax.Array, softcap: float) -> Any:
+    rows = x.shape[:-1]
+    shapes = [jax.ShapeDtypeStruct(rows, d) for d in (jnp.int32, jnp.float32, jnp.float32)]
+    call = jax.ffi.ffi_call(native.target("ariel_top1"), shapes, vmap_method="sequential")
+    return tuple(call(x, w, scale, b, softcap=np.float32(softcap)))
+
+
+@_top1.defjvp
+def _slope(softcap: float, primals: Any, tangents: Any) -> Any:
+    def slow(x: jax.Array, w: jax.Array, scale: jax.Array, b: jax.Array) -> Any:
+        return reference.vocab_top1(
+            x,
+            w,
+            b if b.size else None,
+            scale=scale if scale.size else None,
+            softcap=softcap or None,
+        )
+
+    return _top1(*primals, softcap), jax.jvp(slow, primals, tangents)[1]
