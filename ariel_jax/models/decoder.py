@@ -138,14 +138,22 @@ def trunk(
     return x, carry
 
 
-def unembed(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
-    """Logits of residual rows, final norm included: [..., D] -> [..., V] in the logits dtype."""
+def before_head(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
+    """What the head multiplies: residual rows [..., D] after the final norm, as wide as the head."""
     if params.final_norm is not None:
         x = _norm(cfg, params.final_norm, x)
-    if params.embed_out is not None:
-        x = linear(x, params.embed_out)
-    head = params.unembed if params.unembed is not None else Linear(w=params.embed)
-    logits = linear(x, head, out_dtype=params.precision.dtype("logits"))
+    return x if params.embed_out is None else linear(x, params.embed_out)
+
+
+def head(params: DecoderParams) -> Linear:
+    """The weights of the head, [V, D] or [V, embed_dim]; the embedding table where they are tied."""
+    return params.unembed if params.unembed is not None else Linear(w=params.embed)
+
+
+def unembed(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
+    """Logits of residual rows, final norm included: [..., D] -> [..., V] in the logits dtype."""
+    x = before_head(cfg, params, x)
+    logits = linear(x, head(params), out_dtype=params.precision.dtype("logits"))
     if cfg.final_softcap is not None:
         cap = jnp.asarray(cfg.final_softcap, logits.dtype)
         logits = cap * jnp.tanh(logits / cap)
