@@ -102,9 +102,7 @@ def draft(job: Job, state: DecodeState, exit: jax.Array, limit: jax.Array, stop:
     def pick(row: jax.Array, carry: Any) -> Any:
         _, going, held, tokens, hidden = carry
         zero = jnp.zeros((), jnp.int32)
-        at_exit = jax.lax.dynamic_slice(
-            hidden, (exit, zero, row, zero), (1, B, 1, job.cfg.d_model)
-        )
+        at_exit = jax.lax.dynamic_slice(hidden, (exit, zero, row, zero), (1, B, 1, job.cfg.d_model))
         logits = decoder.unembed(job.cfg, job.params, at_exit[0])[:, 0]
         seen, position = state.replace(tokens=tokens), length + 1 + row
         if held.logq is None:
@@ -162,9 +160,7 @@ def verify(
 
     def run(n_rows: int, carry: Any) -> Any:
         logits, cache, hidden = carry
-        x, cache, hidden = passes.from_exit(
-            cfg, params, how, n_rows, exit, (cache, hidden), active
-        )
+        x, cache, hidden = passes.from_exit(cfg, params, how, n_rows, exit, (cache, hidden), active)
         found = decoder.unembed(cfg, params, x)
         return logits.at[:, :n_rows].set(found), cache, hidden
 
@@ -201,7 +197,7 @@ def drafting_step(job: Job, state: DecodeState, limit: jax.Array) -> tuple[Decod
     if how.looks:
         is_due = controller.due(job.tuning, aux.control, drafting=True)
         keep = job.tuning.omega ** job.tuning.shadow_every.astype(jnp.float32)
-        view = (state, hidden, found.out, logits)
+        view = (state, made.draft, hidden, found.out, logits)
         control = _look(job, control, is_due, view, held, active, keep)
     before = state
     state, emitted = emit(state, cache, found.out, found.n_held + 1, logits)
@@ -228,7 +224,7 @@ def plain_step(job: Job, state: DecodeState) -> tuple[DecodeState, StepInfo]:
     control = controller.after_round(how, job.tuning, aux.control, none, none)
     if how.looks:
         is_due = controller.due(job.tuning, aux.control, drafting=False)
-        view = (state, jnp.stack(at_exits[:-1]), out[:, None], logits)
+        view = (state, None, jnp.stack(at_exits[:-1]), out[:, None], logits)
         control = _look(job, control, is_due, view, none, active, job.tuning.omega)
     before = state
     state, emitted = emit(state, cache, out[:, None], jnp.ones_like(length), logits)
@@ -240,14 +236,16 @@ def _look(
     job: Job,
     control: Control,
     is_due: jax.Array,
-    view: tuple[DecodeState, jax.Array, jax.Array, jax.Array],
+    view: tuple[DecodeState, Draft | None, jax.Array, jax.Array, jax.Array],
     held: jax.Array,
     active: jax.Array,
     keep: jax.Array,
 ) -> Control:
     """The controller after a look at the exits, if one is due."""
-    state, hidden, out, logits = view
-    K, B, W = hidden.shape[:3]
+    state, draft, hidden, out, logits = view
+    _, B, W, _ = hidden.shape
+    none = Draft(tokens=jnp.zeros((B, 0), jnp.int32), valid=jnp.zeros((B, 0), bool))
+    draft = none if draft is None else draft.replace(logq=None)
 
     def run(n_rows: int, carry: Any) -> Any:
         control, hidden, out, logits = carry
@@ -255,6 +253,7 @@ def _look(
             job.cfg,
             job.params,
             state,
+            draft,
             hidden[:, :, :n_rows],
             out[:, :n_rows],
             logits[:, :n_rows],

@@ -4,8 +4,6 @@ All logits of all exits are never there at once. Where only the likeliest token 
 is gone through in chunks; where sampling settings matter, one exit at a time.
 """
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 
@@ -14,6 +12,8 @@ from ariel_jax.decode import verifying
 from ariel_jax.decode.sampling import SamplerKind, perturbed
 from ariel_jax.decode.state import DecodeState
 from ariel_jax.decode.strategy import sampling_context
+from ariel_jax.decode.tree import Tree
+from ariel_jax.decode.verifying import Draft
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -42,24 +42,30 @@ def vocab_top1(
     flat, wide = x.reshape(-1, D), at_least_f32(x.dtype)
     size = -(-V // CHUNKS)
 
-    def chunk(rows: jax.Array) -> jax.Array:
-        out = jax.lax.dot_general(
-            flat, rows.astype(x.dtype), (((1,), (1,)), ((), ())), preferred_element_type=wide
-        )
+    def logits_from(first: jax.Array) -> jax.Array:
+        rows = jax.lax.dynamic_slice_in_dim(w, first, size).astype(x.dtype)
+        dims = (((1,), (1,)), ((), ()))
+        out = jax.lax.dot_general(flat, rows, dims, preferred_element_type=wide)
         out = out if scale is None else out * jnp.asarray(scale, wide)
         return out if softcap is None else softcap * jnp.tanh(out / softcap)
 
-    lowest = jnp.full(flat.shape[0], -jnp.inf, wide)
-    best, index, total = lowest, jnp.zeros(flat.shape[0], jnp.int32), jnp.zeros_like(lowest)
-    for first in range(0, V, size):
-        logits = chunk(w[first : first + size])
+    def chunk(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        best, index, total = carry
+        first = jnp.minimum(i * size, V - size)  # the last one begins where it fits
+        token = first + jnp.arange(size, dtype=jnp.int32)
+        logits = jnp.where(token[None, :] >= i * size, logits_from(first), -jnp.inf)
         top = jnp.max(logits, axis=-1)
-        here = jnp.argmax(logits, axis=-1).astype(jnp.int32) + jnp.int32(first)
-        index = jnp.where(top > best, here, index)  # of equal ones the earlier chunk's
+        here = first + jnp.argmax(logits, axis=-1).astype(jnp.int32)
         highest = jnp.maximum(best, top)
         part = jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1)
-        total = total * jnp.exp(best - highest) + part
-        best = highest
+        # Of equal logits the earlier chunk's counts.
+        return highest, jnp.where(top > best, here, index), total * jnp.exp(best - highest) + part
+
+    # A loop, not its turns side by side: XLA would compute the products of all chunks first.
+    lowest = jnp.full(flat.shape[0], jnp.finfo(wide).min, wide)
+    start = (lowest, jnp.zeros(flat.shape[0], jnp.int32), jnp.zeros_like(lowest))
+    n_chunks = jnp.int32(-(-V // size))
+    best, index, total = jax.lax.fori_loop(jnp.int32(0), n_chunks, chunk, start)
     found = (index, best, best + jnp.log(total))
     return tuple(value.reshape(shape) for value in found)  # pyright: ignore[reportReturnType]
 
@@ -82,6 +88,7 @@ def matches(
     cfg: DecoderConfig,
     params: DecoderParams,
     state: DecodeState,
+    draft: Draft,
     hidden: jax.Array,
     out: jax.Array,
     logits: jax.Array,
@@ -93,7 +100,8 @@ def matches(
     Args:
         cfg: the decoder.
         params: its weights.
-        state: whose `tokens` hold the round's drafts too, and whose length is that before it.
+        state: before the round.
+        draft: the round's.
         hidden: [K, B, W, D] residual stream at the exits.
         out: [B, W] int32 verified tokens.
         logits: [B, W, V] of the whole model.
@@ -108,17 +116,17 @@ def matches(
         match = (token == out[None]).astype(jnp.float32)
         return jnp.swapaxes(match, 0, 1), jnp.swapaxes(sureness, 0, 1)
     B, W, V = logits.shape
-    flat, position = _by_row(state, W)
+    nodes, position = verifying.by_node(state, draft, Tree.chain(W - 1), state.cache.length)
 
     def processed_law(values: jax.Array) -> jax.Array:
-        return jax.nn.softmax(verifying.processed_logits(flat, values, position), axis=-1)
+        return jax.nn.softmax(verifying.processed_logits(nodes, values, position), axis=-1)
 
     target = None if is_coupled else processed_law(logits.reshape(B * W, V))
 
     def of_exit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         values = decoder.unembed(cfg, params, x).reshape(B * W, V)
         if target is None:
-            token = jnp.argmax(perturbed(values, sampling_context(flat, position, V)), axis=-1)
+            token = jnp.argmax(perturbed(values, sampling_context(nodes, position, V)), axis=-1)
             match = (token.astype(jnp.int32) == out.reshape(-1)).astype(jnp.float32)
         else:
             match = jnp.sum(jnp.minimum(target, processed_law(values)), axis=-1)
@@ -134,17 +142,3 @@ def surest(logits: jax.Array) -> jax.Array:
     top = jnp.max(wide, axis=-1)
     total = jnp.sum(jnp.exp(wide - top[..., None]), axis=-1)
     return (1 / total).astype(jnp.float32)
-
-
-def _by_row(state: DecodeState, n_rows: int) -> tuple[DecodeState, jax.Array]:
-    """A state with a request for each row of the round, and [B W] the position that each draws."""
-
-    def repeat(leaf: Any) -> Any:
-        return jnp.repeat(leaf, n_rows, axis=0)
-
-    slot = jnp.arange(n_rows, dtype=jnp.int32)[None, :]
-    position = (state.cache.length[:, None] + 1 + slot).reshape(-1)
-    rest = (state.tokens, state.prompt_length, state.keys, state.sampling)
-    tokens, prompt_length, keys, sampling = jax.tree.map(repeat, rest)
-    flat = state.replace(tokens=tokens, prompt_length=prompt_length, keys=keys, sampling=sampling)
-    return flat, position

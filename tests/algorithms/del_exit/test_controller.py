@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ariel_jax.algorithms import del_exit
+from ariel_jax.algorithms.del_exit import controller, oracle
 from ariel_jax.algorithms.del_exit.oracle import Controller
 from ariel_jax.errors import ConfigError
 from ariel_jax.testing import assert_no_retrace
@@ -146,6 +147,53 @@ def test_no_choice_compiles_anything_anew():
         for each, tuning in zip(seen, [TUNING, other] * 2, strict=True):
             state = step(state, tuning.omega, *each)
             choose(state, tuning)
+
+
+@pytest.mark.parametrize("rule", ["finite_state", "draft_verify"])
+def test_other_rules_do_what_their_definitions_say(rule):
+    cfg = del_exit.Config(exits=EXITS, max_draft=D, exit_rule="given", length_rule=rule)
+    tuning = del_exit.tuning(cfg, LAYERS, exit=4, length=3, threshold=0.5, target=0.7)
+    control = controller.init_control(cfg, tuning, 2)
+    rng = np.random.default_rng(8)
+    slow, length = [oracle.DraftVerify(0.5, 0.7) for _ in range(2)], [3, 3]
+    for _ in range(60):
+        plan = controller.plan(cfg, tuning, control, BOTH)
+        assert int(plan.exit) == EXITS.index(4)
+        drafts = plan.limit if rule == "finite_state" else rng.integers(0, D + 1, 2)
+        held = np.array([rng.integers(max(0, n - 1), n + 1) for n in np.asarray(drafts)])
+        for row in range(2):
+            if rule == "finite_state":
+                assert int(plan.limit[row]) == length[row]
+            else:
+                assert plan.threshold[row] == pytest.approx(slow[row].threshold, abs=1e-5)
+                assert int(plan.limit[row]) == D
+        control = controller.after_round(
+            cfg, tuning, control, jnp.asarray(drafts, jnp.int32), jnp.asarray(held, jnp.int32)
+        )
+        for row in range(2):
+            n, ok = int(drafts[row]), int(held[row])
+            length[row] = oracle.finite_state(length[row], n, ok, D)
+            if n:
+                slow[row].update(n, ok)
+
+
+def test_a_given_length_of_none_is_plain_decoding():
+    cfg = del_exit.named("fixed", exits=EXITS, max_draft=D)
+    tuning = del_exit.tuning(cfg, LAYERS, length=0)
+    plan = controller.plan(cfg, tuning, controller.init_control(cfg, tuning, 1), ONE)
+    assert plan.limit.tolist() == [0]
+
+
+def test_a_look_is_due_after_so_many_rounds_with_drafts_or_without():
+    tuning = del_exit.tuning(CFG, LAYERS, shadow_every=2, idle_every=5)
+    control = controller.init_control(CFG, tuning, 1)
+    zero = jnp.zeros(1, jnp.int32)
+    found = []
+    for _ in range(6):
+        found.append([bool(controller.due(tuning, control, drafting=d)) for d in (True, False)])
+        control = controller.after_round(CFG, tuning, control, zero, zero)
+    assert [f[0] for f in found] == [False, True, True, True, True, True]
+    assert [f[1] for f in found] == [False, False, False, False, True, True]
 
 
 def test_impossible_settings_are_refused():
