@@ -5,8 +5,12 @@ from ariel_jax.algorithms.del_exit.config import (
     Config,
     Costs,
     Tuning,
+    default_exits,
+    head_in_layers,
     layer_costs,
+    look_every,
     named,
+    speedup,
     tuning,
 )
 from ariel_jax.algorithms.del_exit.controller import (
@@ -22,6 +26,8 @@ from ariel_jax.algorithms.del_exit.controller import (
     threshold,
     update,
 )
+from ariel_jax.algorithms.del_exit.profiling import measured_costs
+from ariel_jax.algorithms.del_exit.report import Progress, progress
 from ariel_jax.algorithms.del_exit.rounds import Trace
 from ariel_jax.algorithms.del_exit.shadow import vocab_top1
 from ariel_jax.algorithms.del_exit.strategy import SelfSpeculative
@@ -31,19 +37,26 @@ __all__ = [
     "Choice",
     "Config",
     "Costs",
+    "Progress",
     "SelfSpeculative",
     "State",
     "Trace",
     "Tuning",
     "acceptance",
+    "default_exits",
     "draft_limit",
     "expected_tokens",
+    "head_in_layers",
     "init",
     "layer_costs",
+    "look_every",
+    "measured_costs",
     "named",
+    "progress",
     "replay",
     "scores",
     "select",
+    "speedup",
     "threshold",
     "tuning",
     "update",

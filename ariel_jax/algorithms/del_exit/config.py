@@ -1,6 +1,7 @@
 """Settings of DEL: what is fixed while a program runs, and the numbers that a user tunes."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -10,6 +11,7 @@ from flax import struct
 
 from ariel_jax._checks import in_range, one_of, positive_int, whole_number
 from ariel_jax.errors import ConfigError
+from ariel_jax.models.config import DecoderConfig
 
 EXIT_RULES = ("score", "given")
 LENGTH_RULES = ("confidence", "planned", "given", "finite_state", "draft_verify")
@@ -116,7 +118,8 @@ def named(name: str, **options: Any) -> Config:
         ConfigError: no such method, or a setting out of range.
     """
     one_of(CONTROLLERS, controller=name)
-    return Config(**(CONTROLLERS[name] | options))
+    fields: dict[str, Any] = {**CONTROLLERS[name], **options}
+    return Config(**fields)
 
 
 class Costs(struct.PyTreeNode):
@@ -132,15 +135,63 @@ class Costs(struct.PyTreeNode):
     plain: jax.Array  # [] of a round without drafts
 
 
-def layer_costs(cfg: Config, n_layers: int) -> Costs:
-    """The paper's cost: layers loaded. A round of d drafts at exit E loads L + d E of them."""
-    draft = np.asarray(cfg.exits, np.float32)
+def layer_costs(cfg: Config, n_layers: int, *, head: float = 0.0) -> Costs:
+    """Costs in layers loaded: a round of d drafts at exit E loads L + d E of them.
+
+    Args:
+        cfg: the settings.
+        n_layers: of the model.
+        head: how many layers reading the head once is worth, see `head_in_layers`. The paper leaves
+            it out (0); with a large vocabulary it decides.
+    """
+    draft = np.asarray(cfg.exits, np.float32) + np.float32(head)
     return Costs(
         draft=jnp.asarray(draft),
-        verify=jnp.full((len(cfg.exits), cfg.rows), n_layers, jnp.float32),
+        verify=jnp.full((len(cfg.exits), cfg.rows), n_layers + head, jnp.float32),
         shadow=jnp.zeros((), jnp.float32),
-        plain=jnp.asarray(n_layers, jnp.float32),
+        plain=jnp.asarray(n_layers + head, jnp.float32),
     )
+
+
+def head_in_layers(cfg: DecoderConfig) -> float:
+    """Weights of the head over those of a layer: what a draft adds to the layers that it loads."""
+    attention = cfg.d_model * cfg.head_dim * 2 * (cfg.n_heads + cfg.n_kv_heads)
+    feed_forward = cfg.d_model * cfg.d_ff * (3 if cfg.gated else 2)
+    return cfg.vocab_size * (cfg.embed_dim or cfg.d_model) / (attention + feed_forward)
+
+
+def speedup(costs: Costs, exit: int, drafts: int, tokens_per_round: float) -> float:
+    """Tokens per time over those of plain decoding, as the costs predict it.
+
+    Args:
+        costs: in any unit.
+        exit: index of the exit.
+        drafts: of each round.
+        tokens_per_round: emitted on average.
+    """
+    if not drafts:
+        return tokens_per_round
+    seconds = drafts * float(costs.draft[exit]) + float(costs.verify[exit, drafts])
+    return tokens_per_round * float(costs.plain) / seconds
+
+
+def look_every(costs: Costs) -> int:
+    """Rounds between two looks at all exits, 1 to 16, so that they take a tenth of a plain round."""
+    return int(np.clip(math.ceil(10 * float(costs.shadow) / float(costs.plain)), 1, 16))
+
+
+def default_exits(n_layers: int) -> tuple[int, ...]:
+    """Up to five exits over the first two thirds of a model, denser where drafts are cheap.
+
+    Raises:
+        ConfigError: a model of one layer has none.
+    """
+    if n_layers < 2:
+        raise ConfigError(
+            f"a model of {n_layers} layer has no exit before its last layer: it cannot draft for itself."
+        )
+    found = {round(n_layers * part) for part in (1 / 12, 1 / 6, 1 / 3, 1 / 2, 2 / 3)}
+    return tuple(sorted({min(max(layer, 1), n_layers - 1) for layer in found}))
 
 
 class Tuning(struct.PyTreeNode):
@@ -163,7 +214,7 @@ def tuning(
     costs: Costs | None = None,
     omega: float = 0.95,
     shadow_every: int = 1,
-    idle_every: int = 16,
+    idle_every: int = 32,
     exit: int | None = None,
     length: int | None = None,
     threshold: float = 0.6,

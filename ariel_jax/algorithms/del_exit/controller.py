@@ -166,8 +166,8 @@ def replay(
     keep = tuning.omega ** tuning.shadow_every.astype(jnp.float32)
     active = jnp.ones(match.shape[1], bool)
 
-    def step(state: State, seen: Any) -> tuple[State, Choice]:
-        state = update(state, *seen, keep)
+    def step(state: State, seen: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[State, Choice]:
+        state = update(state, seen[0], seen[1], seen[2], keep)
         return state, select(cfg, tuning, state, active)
 
     return jax.lax.scan(step, init(cfg, match.shape[1]), (match, sureness, valid))

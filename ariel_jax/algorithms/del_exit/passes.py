@@ -4,6 +4,7 @@ A layer that is skipped must not cost a copy of the cache. XLA copies what a con
 carries what a loop carries in place; so whatever depends on the exit is a loop of at most one turn.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -34,7 +35,7 @@ def once(wanted: jax.Array, run: Callable[[Value], Value], value: Value) -> Valu
 def bounds(how: Config, n_layers: int) -> list[tuple[int, int]]:
     """(first, last) layers of each piece between two exits: K + 1 pieces for K exits."""
     ends = [0, *how.exits, n_layers]
-    return list(zip(ends[:-1], ends[1:], strict=True))
+    return list(itertools.pairwise(ends))
 
 
 def positions_of(cfg: DecoderConfig, rows: jax.Array) -> jax.Array:
@@ -89,7 +90,8 @@ def to_exit(
     Returns:
         `state` with the row's keys and values, and its residual stream at the exits up to this one.
     """
-    rows = (state[0].length + row)[:, None]
+    cache, hidden = state
+    rows = (cache.length + row)[:, None]
     x = decoder.embed(cfg, params, token[:, None], positions_of(cfg, rows))
     for i, piece in enumerate(bounds(how, cfg.n_layers)[:-1]):
 
@@ -100,9 +102,9 @@ def to_exit(
             at = (jnp.full((), i, jnp.int32), zero, row, zero)
             return x, cache, jax.lax.dynamic_update_slice(hidden, x[None], at)
 
-        carry = (x, *state)
-        x, *state = run(carry) if i == 0 else once(exit >= i, run, carry)
-    return state[0], state[1]
+        carry = (x, cache, hidden)
+        x, cache, hidden = run(carry) if i == 0 else once(exit >= i, run, carry)
+    return cache, hidden
 
 
 def from_exit(

@@ -20,7 +20,7 @@ from ariel_jax.decode import verifying
 from ariel_jax.decode.state import DecodeState, StepInfo
 from ariel_jax.decode.strategy import emit, sample
 from ariel_jax.decode.tree import Tree
-from ariel_jax.decode.verifying import Draft
+from ariel_jax.decode.verifying import Draft, Verdict
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -42,6 +42,7 @@ class Aux(struct.PyTreeNode):
     control: Control
     plan: Plan
     rounds: jax.Array  # [B] int32 that the request took part in
+    drafting: jax.Array  # [B] int32 of them in which it had drafts
     loads: jax.Array  # [B] int32 layers loaded in them
     trace: Trace | None
 
@@ -69,9 +70,7 @@ class Drafted(struct.PyTreeNode):
     """A round between drafting and verifying."""
 
     draft: Draft
-    cache: Any  # length as before the round
     hidden: jax.Array  # [K, B, W, D] residual stream at the exits up to the round's
-    tokens: jax.Array  # [B, Nmax] int32 the known tokens and behind them the drafts
     n_rows: jax.Array  # [] int32 rows of the round
 
 
@@ -81,7 +80,18 @@ def empty_hidden(job: Job, batch: int, n_rows: int) -> jax.Array:
     return jnp.zeros(shape, job.params.precision.dtype("compute"))
 
 
-def draft(job: Job, state: DecodeState, exit: jax.Array, limit: jax.Array, stop: Any) -> Drafted:
+def draft_limit(state: DecodeState) -> jax.Array:
+    """[B] int32 most drafts of the next round; 0 for requests that are done.
+
+    A round emits one token more than it accepts, so none beyond a request's limit.
+    """
+    left = state.limit - 1 - state.cache.length - 1
+    return jnp.where(state.done, 0, jnp.minimum(state.aux.plan.limit, left))
+
+
+def draft(
+    job: Job, state: DecodeState, exit: jax.Array, limit: jax.Array, stop: jax.Array
+) -> tuple[DecodeState, Drafted]:
     """Drafts one token after the other, and runs the layers up to the exit on the last one too.
 
     Args:
@@ -91,6 +101,10 @@ def draft(job: Job, state: DecodeState, exit: jax.Array, limit: jax.Array, stop:
         limit: [B] int32 most drafts, 0 for requests that are done.
         stop: [B] f32: a draft ends with a token at which the exit was less sure. The token itself
             stays and is verified: to drop it for its probability would change the law of the text.
+
+    Returns:
+        (state, round): the drafts stand behind the known tokens and in spare rows of the cache, whose
+        length is as before.
     """
     B, D, V = state.batch, job.how.max_draft, job.cfg.vocab_size
     active, length = ~state.done, state.cache.length
@@ -145,18 +159,20 @@ def draft(job: Job, state: DecodeState, exit: jax.Array, limit: jax.Array, stop:
     )
     last = jax.lax.while_loop(lambda carry: carry[1], body, first)
     n_rows, _, cache, _, _, held, tokens, hidden = last
-    return Drafted(draft=held, cache=cache, hidden=hidden, tokens=tokens, n_rows=n_rows)
+    state = state.replace(cache=cache, tokens=tokens)
+    return state, Drafted(draft=held, hidden=hidden, n_rows=n_rows)
 
 
 def verify(
-    job: Job, made: Drafted, exit: jax.Array, active: jax.Array
-) -> tuple[jax.Array, Any, jax.Array]:
+    job: Job, state: DecodeState, made: Drafted, exit: jax.Array
+) -> tuple[DecodeState, jax.Array, jax.Array]:
     """The rest of the layers over all rows of a round.
 
     Returns:
-        (logits [B, W, V], cache, residual stream at all exits); zero behind the rows of the bucket.
+        (state, logits [B, W, V], residual stream at all exits); zero behind the rows of the bucket.
     """
     cfg, params, how = job.cfg, job.params, job.how
+    active = ~state.done
 
     def run(n_rows: int, carry: Any) -> Any:
         logits, cache, hidden = carry
@@ -164,11 +180,19 @@ def verify(
         found = decoder.unembed(cfg, params, x)
         return logits.at[:, :n_rows].set(found), cache, hidden
 
-    shape = (active.shape[0], how.rows, cfg.vocab_size)
-    carry = (jnp.zeros(shape, params.precision.dtype("logits")), made.cache, made.hidden)
+    shape = (state.batch, how.rows, cfg.vocab_size)
+    carry = (jnp.zeros(shape, params.precision.dtype("logits")), state.cache, made.hidden)
     if len(how.buckets) == 1:
-        return run(how.rows, carry)
-    return _in_bucket(how, made.n_rows, run, carry)
+        logits, cache, hidden = run(how.rows, carry)
+    else:
+        logits, cache, hidden = _in_bucket(how, made.n_rows, run, carry)
+    return state.replace(cache=cache), logits, hidden
+
+
+def judge(job: Job, state: DecodeState, made: Drafted, logits: jax.Array) -> Verdict:
+    """Which drafts hold, by the rule of the verifier."""
+    rule = verifying.rejection if job.verifier == "rejection" else verifying.coupled
+    return rule(state, logits, made.draft, Tree.chain(job.how.max_draft), state.cache.length)
 
 
 def _in_bucket(how: Config, n_rows: jax.Array, run: Any, carry: Any) -> Any:
@@ -181,30 +205,58 @@ def _in_bucket(how: Config, n_rows: jax.Array, run: Any, carry: Any) -> Any:
     return carry
 
 
+def observe(
+    job: Job,
+    state: DecodeState,
+    made: Drafted,
+    hidden: jax.Array,
+    found: Verdict,
+    logits: jax.Array,
+) -> Control:
+    """What the controller makes of a round, with a look at the exits if one is due."""
+    aux: Aux = state.aux
+    active = ~state.done
+    proposed, held = _drafted(state, made), jnp.where(active, found.n_held, 0)
+    control = controller.after_round(job.how, job.tuning, aux.control, proposed, held)
+    if not job.how.looks:
+        return control
+    is_due = controller.due(job.tuning, aux.control, drafting=True)
+    keep = job.tuning.omega ** job.tuning.shadow_every.astype(jnp.float32)
+    view = (state, made.draft, hidden, found.out, logits)
+    return _look(job, control, is_due, view, held, active, keep)
+
+
+def settle(
+    job: Job,
+    state: DecodeState,
+    made: Drafted,
+    found: Verdict,
+    logits: jax.Array,
+    control: Control,
+    exit: jax.Array,
+) -> tuple[DecodeState, StepInfo]:
+    """The end of a round: its tokens known, their rows kept, the next round planned."""
+    before, active = state, ~state.done
+    state, emitted = emit(state, state.cache, found.out, found.n_held + 1, logits)
+    accepted = jnp.where(active, jnp.minimum(found.n_held, emitted), 0)
+    layer = jnp.take(jnp.asarray(job.how.exits, jnp.int32), exit)
+    loads = job.cfg.n_layers + (made.n_rows - 1) * layer
+    proposed = _drafted(before, made)
+    return _finish(job, before, state, control, emitted, proposed, accepted, loads, exit)
+
+
+def _drafted(state: DecodeState, made: Drafted) -> jax.Array:
+    return jnp.where(state.done, 0, jnp.sum(made.draft.valid, axis=1, dtype=jnp.int32))
+
+
 def drafting_step(job: Job, state: DecodeState, limit: jax.Array) -> tuple[DecodeState, StepInfo]:
     """A round of at least one draft; limit [B] int32 as in `draft`."""
-    aux: Aux = state.aux
-    active, length, how = ~state.done, state.cache.length, job.how
-    exit = aux.plan.exit
-    made = draft(job, state, exit, limit, aux.plan.threshold)
-    logits, cache, hidden = verify(job, made, exit, active)
-    state = state.replace(tokens=made.tokens)
-    rule = verifying.rejection if job.verifier == "rejection" else verifying.coupled
-    found = rule(state.replace(cache=cache), logits, made.draft, Tree.chain(how.max_draft), length)
-    proposed = jnp.where(active, jnp.sum(made.draft.valid, axis=1, dtype=jnp.int32), 0)
-    held = jnp.where(active, found.n_held, 0)
-    control = controller.after_round(how, job.tuning, aux.control, proposed, held)
-    if how.looks:
-        is_due = controller.due(job.tuning, aux.control, drafting=True)
-        keep = job.tuning.omega ** job.tuning.shadow_every.astype(jnp.float32)
-        view = (state, made.draft, hidden, found.out, logits)
-        control = _look(job, control, is_due, view, held, active, keep)
-    before = state
-    state, emitted = emit(state, cache, found.out, found.n_held + 1, logits)
-    accepted = jnp.where(active, jnp.minimum(found.n_held, emitted), 0)
-    layer = jnp.take(jnp.asarray(how.exits, jnp.int32), exit)
-    loads = job.cfg.n_layers + (made.n_rows - 1) * layer
-    return _finish(job, before, state, control, emitted, proposed, accepted, loads, exit)
+    plan = state.aux.plan
+    state, made = draft(job, state, plan.exit, limit, plan.threshold)
+    state, logits, hidden = verify(job, state, made, plan.exit)
+    found = judge(job, state, made, logits)
+    control = observe(job, state, made, hidden, found, logits)
+    return settle(job, state, made, found, logits, control, plan.exit)
 
 
 def plain_step(job: Job, state: DecodeState) -> tuple[DecodeState, StepInfo]:
@@ -298,6 +350,7 @@ def _finish(
         control=control,
         plan=controller.plan(job.how, job.tuning, control, ~state.done),
         rounds=aux.rounds + took_part,
+        drafting=aux.drafting + (proposed > 0).astype(jnp.int32),
         loads=aux.loads + took_part * loads,
         trace=trace,
     )

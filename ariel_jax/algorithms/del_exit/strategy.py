@@ -52,7 +52,8 @@ class SelfSpeculative(WithoutChoice):
         """The pending token's row and one per draft."""
         return self.config.rows
 
-    def _job(self, cfg: DecoderConfig, params: DecoderParams, extra: Any) -> Job:
+    def job(self, cfg: DecoderConfig, params: DecoderParams, extra: Any) -> Job:
+        """What the parts of a round (`rounds`) need."""
         numbers = tuning(self.config, cfg.n_layers) if extra is None else extra
         return Job(cfg, params, self.config, numbers, self.verifier)
 
@@ -82,7 +83,7 @@ class SelfSpeculative(WithoutChoice):
                 f"request(s) {hot} have a temperature above 0 and the verifier is 'greedy': set the "
                 "temperature to 0, or verify with 'coupled' or 'rejection'."
             )
-        numbers = self._job(cfg, params, extra).tuning
+        numbers = self.job(cfg, params, extra).tuning
         self._check_costs(numbers)
         B, R = state.batch, self.config.n_trace
         control = controller.init_control(self.config, numbers, B)
@@ -97,13 +98,16 @@ class SelfSpeculative(WithoutChoice):
                 threshold=part,
                 alpha=jnp.zeros_like(part),
             )
-        return Aux(
+        aux = Aux(
             control=control,
             plan=controller.plan(self.config, numbers, control, ~state.done),
             rounds=zero,
+            drafting=zero,
             loads=jnp.zeros_like(zero),
             trace=trace,
         )
+        # The state is donated and `extra` is not: they may share no array.
+        return jax.tree.map(jnp.copy, aux)
 
     def _check_costs(self, numbers: Tuning) -> None:
         K, rows = len(self.config.exits), self.config.rows
@@ -128,7 +132,7 @@ class SelfSpeculative(WithoutChoice):
         There an exit counts as right where it names the token that the whole model finds likeliest.
         """
         B, T = tokens.shape
-        how, job = self.config, self._job(cfg, params, extra)
+        how, job = self.config, self.job(cfg, params, extra)
         positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
         attend, carry = state.cache.attend(cfg.attention, positions, ~state.done, fresh=True)
         n = min(how.n_prompt, T)
@@ -166,11 +170,8 @@ class SelfSpeculative(WithoutChoice):
         self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState
     ) -> tuple[DecodeState, StepInfo]:
         """One round, with drafts or without."""
-        job = self._job(cfg, params, extra)
-        aux: Aux = state.aux
-        # A round emits one token more than it accepts: no draft beyond the request's limit.
-        left = state.limit - 1 - state.cache.length - 1
-        limit = jnp.where(state.done, 0, jnp.minimum(aux.plan.limit, left))
+        job = self.job(cfg, params, extra)
+        limit = rounds.draft_limit(state)
         zero = jnp.zeros_like(limit)
         info = StepInfo(emitted=zero, proposed=zero, accepted=zero, flags=state.stats.flags)
         drafting = (limit > 0).any()

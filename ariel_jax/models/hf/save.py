@@ -52,6 +52,8 @@ def save_pretrained(
     leaves = paths.flatten(model.params)
     dtype = np.dtype(leaves["embed"].dtype)
     config = config_write.to_hf(model.cfg, dtype=dtype.name) | _ids(model.generation)
+    if model.early_exits:
+        config["early_exit"] = {"exits": list(model.early_exits)}
     groups = weight_map.to_stored(model.cfg, leaves)
     shapes = weight_map.stored_shapes(model.cfg)
     tensors = {

@@ -219,8 +219,8 @@ def test_impossible_settings_are_refused():
         del_exit.tuning(CFG, LAYERS, exit=2)
     with pytest.raises(ConfigError, match="length=6"):
         del_exit.tuning(CFG, LAYERS, length=D + 1)
+    costs = del_exit.layer_costs(del_exit.Config(exits=(1, 2)), LAYERS)
     with pytest.raises(ConfigError, match="do not fit 4 exits"):
-        costs = del_exit.layer_costs(del_exit.Config(exits=(1, 2)), LAYERS)
         del_exit.tuning(CFG, LAYERS, costs=costs)
     with pytest.raises(ConfigError, match="controller='hope'"):
         del_exit.named("hope", exits=(1,))

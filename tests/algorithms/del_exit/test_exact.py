@@ -35,13 +35,13 @@ def texts(run):
     return [run.new_tokens(row) for row in range(run.state.batch)]
 
 
-def both(small, seed, sampling, *, choose, verifier="coupled", **options):
+def both(small, seed, sampling, *, choose, verifier="coupled", extra=None, **options):
     """The texts of plain decoding and of ours, and our run."""
     params = small.params(seed, share=(0.1, 0.4, 1.0)[seed % 3])
     options = {"max_new": LIMITS, "eos": EOS, "sampling": sampling} | options
     plain = small.decode(params, PROMPTS, **options)
     strategy = del_exit.SelfSpeculative(small.how, verifier)
-    ours = small.decode(params, PROMPTS, strategy, choose, **options)
+    ours = small.decode(params, PROMPTS, strategy, choose, extra=extra, **options)
     return texts(plain), texts(ours), ours
 
 
@@ -65,7 +65,8 @@ def test_other_controllers_change_no_token(small, name):
     how = del_exit.named(name, exits=EXITS, max_draft=DRAFTS)
     small = dataclasses.replace(small, how=how)
     for seed in range(6):
-        plain, ours, run = both(small, seed, None, choose=None)
+        extra = del_exit.tuning(how, 3, exit=1 + seed % 2, length=seed % 4)
+        plain, ours, run = both(small, seed, None, choose=None, extra=extra)
         assert ours == plain
     assert run.report.proposed > 0
 

@@ -34,10 +34,10 @@ def test_hidden_rows_are_those_of_a_full_forward_for_every_exit_and_length(small
         def parts(params, state, exit, limit):
             job = rounds.Job(small.cfg, params, small.how, tuning, "coupled")
             stop = jnp.zeros(2, jnp.float32)
-            made = rounds.draft(job, state, exit, limit, stop)
-            logits, _, hidden = rounds.verify(job, made, exit, ~state.done)
+            state, made = rounds.draft(job, state, exit, limit, stop)
+            state, logits, hidden = rounds.verify(job, state, made, exit)
             token, sure = shadow.likeliest(small.cfg, params, hidden)
-            return made, logits, hidden, token, sure
+            return state.tokens, made, logits, hidden, token, sure
 
         @jax.jit
         def whole(params, tokens):
@@ -55,10 +55,12 @@ def test_hidden_rows_are_those_of_a_full_forward_for_every_exit_and_length(small
         for exit in range(len(EXITS)):
             for n in range(1, DRAFTS + 1):
                 limit = jnp.asarray([n, max(n - 1, 0)], jnp.int32)
-                made, logits, hidden, token, sure = parts(params, state, jnp.int32(exit), limit)
+                tokens, made, logits, hidden, token, sure = parts(
+                    params, state, jnp.int32(exit), limit
+                )
                 assert int(made.n_rows) == n + 1
                 assert made.draft.valid.sum(1).tolist() == limit.tolist()
-                full, full_logits = whole(params, made.tokens[:, :16])
+                full, full_logits = whole(params, tokens[:, :16])
                 for row, prompt in enumerate(PROMPTS):
                     here = slice(len(prompt), len(prompt) + int(limit[row]) + 1)
                     rows = int(limit[row]) + 1
@@ -197,10 +199,10 @@ def test_a_draft_dropped_for_its_own_probability_is_noticed(five, monkeypatch):
     drafted = rounds.draft
 
     def dropping(job, state, exit, limit, stop):
-        made = drafted(job, state, exit, limit, stop)
+        state, made = drafted(job, state, exit, limit, stop)
         logq = jnp.take_along_axis(made.draft.logq, made.draft.tokens[:, :, None], axis=2)[..., 0]
         sure = made.draft.valid & (jnp.exp(logq) > 0.3)
-        return made.replace(draft=made.draft.replace(valid=sure))
+        return state, made.replace(draft=made.draft.replace(valid=sure))
 
     monkeypatch.setattr(rounds, "draft", dropping)
     small, *rest = five
