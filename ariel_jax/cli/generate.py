@@ -14,6 +14,7 @@ import tyro
 
 from ariel_jax import measure
 from ariel_jax.algorithms.bmc import Table
+from ariel_jax.cli import self_drafting
 from ariel_jax.decode import (
     Arithmetic,
     Autoregressive,
@@ -69,9 +70,23 @@ class Args:
     """Put the prompt into the model's chat template, as the user's first message."""
     strategy: Annotated[str, tyro.conf.arg(metavar="NAME[:N]")] = "autoregressive"
     """How tokens are found: autoregressive one by one, ngram[:DRAFTS] drafts from the text so far,
-    draft[:DRAFTS] from the model of --draft-model."""
+    draft[:DRAFTS] from the model of --draft-model, del[:DRAFTS] from the model's own first layers."""
     draft_model: Annotated[str | None, tyro.conf.arg(metavar="FOLDER")] = None
     """A smaller model with the same tokenizer, for --strategy draft."""
+    exits: Annotated[str | None, tyro.conf.arg(metavar="LAYER,LAYER,...")] = None
+    """For --strategy del: layers after which drafting may end; default those that the checkpoint
+    notes, else up to five."""
+    controller: (
+        Literal["del", "del-e", "del-gamma", "fixed", "finite-state", "draft-verify"] | None
+    ) = None
+    """For --strategy del: what chooses layer and number of drafts; default del."""
+    verifier: Literal["coupled", "greedy", "rejection"] | None = None
+    """For --strategy del: which drafts hold; default coupled, the tokens of plain decoding."""
+    costs: Literal["measured", "layers"] | None = None
+    """For --strategy del: what a round costs, as measured here (default; kept for the next time), or
+    in layers as the paper counts."""
+    live: bool = False
+    """For --strategy del: a line on stderr that tells exit, drafts and what holds while decoding."""
     capacity: Annotated[str, tyro.conf.arg(metavar="NAME[:N]")] = "upfront"
     """How cache rows are reserved: upfront[:ROWS] once; arithmetic[:ROWS] more, doubling, sqrt or the
     next of table:ROWS,ROWS,... whenever they run out."""
@@ -122,29 +137,37 @@ def run(args: Args) -> int:
             f"--strategy {args.strategy} with --draft-model {args.draft_model}: --strategy draft "
             "needs a draft model, and no other one takes it."
         )
-    strategy = None if name == "draft" else named_strategy(args.strategy)
+    is_own = self_drafting.check(args)
+    strategy = None if name == "draft" or is_own else named_strategy(args.strategy)
     policy = parse_capacity(args.capacity)
     prompts = read_prompts(args)
     precision = None if args.precision == "auto" else PRECISIONS[args.precision]()
     model = hf.load_pretrained(args.model, precision=precision)
-    extra = None
-    if strategy is None:
+    encoded = [_encode(model, p, as_chat=args.chat) for p in prompts]
+    extra = live = None
+    if is_own:
+        strategy, extra = self_drafting.make(args, model, encoded)
+        live = self_drafting.Live(strategy, model.cfg.n_layers, shown=args.live)
+    elif strategy is None:
         small = hf.load_pretrained(str(args.draft_model), precision=precision)
         strategy, extra = _drafting(args.strategy, model, small), small.params
-    encoded = [_encode(model, p, as_chat=args.chat) for p in prompts]
     streaming = args.stream and not args.json
     try:
-        out = _generate(args, model, encoded, strategy, policy, extra, streaming=streaming)
+        out = _generate(args, model, encoded, strategy, policy, extra, live, streaming=streaming)
     except FloatingPointError as error:
         print(f"ariel-jax: error: {error}", file=sys.stderr)
         return 1
     cost = summary(model, out.report, out.completions)
+    if live is not None and live.latest is not None:
+        cost["del"] = dataclasses.asdict(live.latest)
     if args.json:
         for k, completion in enumerate(out.completions):
             print(json.dumps({"index": k} | dataclasses.asdict(completion) | {"report": cost}))
         return 0
     print("" if streaming else out.texts[0], flush=True)
     print(cost_line(cost), file=sys.stderr)
+    if live is not None:
+        print(live.line(), file=sys.stderr)
     return 0
 
 
@@ -155,6 +178,7 @@ def _generate(
     strategy: Strategy,
     policy: CapacityPolicy,
     extra: Any,
+    live: self_drafting.Live | None,
     *,
     streaming: bool,
 ) -> Generation:
@@ -170,6 +194,7 @@ def _generate(
         stop=args.stop,
         ignore_eos=args.ignore_eos,
         on_text=_print_now if streaming else None,
+        on_progress=live,
         stream_every=args.stream_every,
     )
 
@@ -180,7 +205,7 @@ def named_strategy(text: str) -> Strategy:
     Raises:
         ConfigError: an unknown name, or an N that is no whole number or belongs to none.
     """
-    return _named("--strategy", text, STRATEGIES, "draft[:DRAFTS]")
+    return _named("--strategy", text, STRATEGIES, "draft[:DRAFTS]", "del[:DRAFTS]")
 
 
 def _drafting(text: str, model: hf.Model, small: hf.Model) -> Strategy:

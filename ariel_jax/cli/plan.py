@@ -2,19 +2,17 @@
 
 import dataclasses
 import json
-import warnings
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from ariel_jax import backend, measure
 from ariel_jax._checks import positive_int
 from ariel_jax.algorithms import bmc
-from ariel_jax.cli.console import say
+from ariel_jax.cli.console import profile_store, say
 from ariel_jax.decode import Run, start
 from ariel_jax.decode.capacity import Iterative
-from ariel_jax.errors import ConfigError, StorageError
+from ariel_jax.errors import ConfigError
 from ariel_jax.models import hf
 
 
@@ -66,7 +64,7 @@ def run(args: Args) -> int:
         model.params,
         batch=args.batch,
         capacities=bmc.default_capacities(args.prompt_len + args.max_new),
-        store=_store(),
+        store=profile_store(),
         remeasure=args.remeasure,
         say=say,
     )
@@ -84,14 +82,6 @@ def run(args: Args) -> int:
     print(f"\n{plan.why}")
     print(plan.fit)
     return 0
-
-
-def _store() -> measure.ProfileStore | None:
-    try:
-        return measure.ProfileStore(backend.cache_directory() / "profiles.json")
-    except StorageError as error:
-        warnings.warn(f"the profile is not kept: {error}", stacklevel=2)
-        return None
 
 
 def _row(args: Args, model: hf.Model, row: bmc.Row) -> dict[str, Any]:

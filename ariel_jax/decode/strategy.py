@@ -177,6 +177,23 @@ def _only_the_likeliest(params: DecoderParams, state: DecodeState) -> bool:
     return exact and state.sampling.kind == SamplerKind()
 
 
+def first_token(
+    state: DecodeState, logits: jax.Array, lengths: jax.Array, carry: Any
+) -> DecodeState:
+    """The state after a prefill: each row's first token drawn and pending.
+
+    Args:
+        state: fresh, with the prompts already in `tokens`.
+        logits: [B, V] of each prompt's last position.
+        lengths: [B] int32 prompt lengths.
+        carry: of the pass over the prompts.
+    """
+    out = sample(state, logits, lengths)
+    before = state.cache.commit(carry, lengths - 1)
+    state, emitted = emit(state, before, out[:, None], jnp.ones_like(lengths), logits[:, None])
+    return state.replace(cache=before.commit(carry, emitted))
+
+
 class WithoutChoice:
     """What a strategy that never changes answers to the questions about choosing."""
 
@@ -243,10 +260,7 @@ class Autoregressive(WithoutChoice):
         logits, carry = decoder.apply(
             cfg, params, tokens, positions, attend, carry, logits_at=lengths - 1
         )
-        out = sample(state, logits, lengths)
-        before = state.cache.commit(carry, lengths - 1)
-        state, emitted = emit(state, before, out[:, None], jnp.ones_like(lengths), logits[:, None])
-        return state.replace(cache=before.commit(carry, emitted))
+        return first_token(state, logits, lengths, carry)
 
     def step(
         self, cfg: DecoderConfig, params: DecoderParams, extra: Any, state: DecodeState

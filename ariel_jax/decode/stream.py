@@ -23,6 +23,10 @@ OnText = Callable[[int, str], None]
 """`on_text(request, new_text)`: called as text becomes final."""
 
 
+OnProgress = Callable[[Run], None]
+"""`on_progress(run)`: may look at the run, and must leave it as it is."""
+
+
 class TextModel(Protocol):
     """What `generate` needs of a model; `load_pretrained` returns one."""
 
@@ -193,6 +197,7 @@ def generate(
     ignore_eos: bool = False,
     logprobs: int | None = None,
     on_text: OnText | None = None,
+    on_progress: OnProgress | None = None,
     stream_every: int = 16,
     key: jax.Array | None = None,
     extra: Any = None,
@@ -213,7 +218,9 @@ def generate(
         ignore_eos: go on after an end-of-sequence token (for benchmarks).
         logprobs: keep log-probabilities, and this many of the largest per token.
         on_text: called with (request, new text) while decoding.
-        stream_every: steps between two looks at the text, where `on_text` or `stop` needs them.
+        on_progress: called with the run whenever it has paused, and when it is done.
+        stream_every: steps between two looks at the text, where `on_text`, `on_progress` or `stop`
+            needs them.
         key: typed key of the whole call; a request's own `seed` wins over it.
         extra: the strategy's read-only arrays.
         mesh: devices to spread over, axes `data` and `tensor`.
@@ -254,9 +261,12 @@ def generate(
     ended = [False] * len(rows)
     while True:
         _watch(run, rows, ended, on_text if watching else None, len_prompts=[len(p) for p in ids])
+        if on_progress is not None:
+            on_progress(run)
         if run.done.all():
             break
-        run.advance(stream_every if watching else NO_STEP_LIMIT)
+        pauses = watching or on_progress is not None
+        run.advance(stream_every if pauses else NO_STEP_LIMIT)
     return Generation(
         completions=tuple(_completion(run, i, row, len(ids[i])) for i, row in enumerate(rows)),
         report=run.report,

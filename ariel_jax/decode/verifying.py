@@ -53,22 +53,21 @@ def coupled(
         tree: their shape.
         length: [B] int32 position of the pending token.
     """
-    drawn = [
-        sample(_at(state, draft, tree, i, length), logits[:, i], length + 1 + int(tree.depths[i]))
-        for i in range(tree.size)
-    ]
+    B, S, V = logits.shape
+    nodes, position = by_node(state, draft, tree, length)
+    drawn = sample(nodes, logits.reshape(B * S, V), position).reshape(B, S)
     holds = [jnp.ones_like(state.done)]
     for node in range(1, tree.size):
         parent = tree.parents[node]
         token = draft.tokens[:, node - 1]
-        ok = holds[parent] & draft.valid[:, node - 1] & (token == drawn[parent])
+        ok = holds[parent] & draft.valid[:, node - 1] & (token == drawn[:, parent])
         for other in tree.siblings(node):  # of two alike the first one counts
             ok = ok & ~holds[other]
         holds.append(ok)
     depth = jnp.where(jnp.stack(holds, axis=1), jnp.asarray(tree.depths)[None, :], -1)
     deepest = jnp.argmax(depth, axis=1)
     path = jnp.asarray(tree.paths)[deepest]
-    out = jnp.take_along_axis(jnp.stack(drawn, axis=1), path, axis=1)
+    out = jnp.take_along_axis(drawn, path, axis=1)
     return Verdict(out=out, n_held=jnp.max(depth, axis=1), path=path)
 
 
@@ -88,8 +87,11 @@ def rejection(
             "drafts in a tree must be certain (logq=None) for the rejection rule: siblings drawn "
             "from one law depend on each other. Draft a chain, or verify with 'coupled'."
         )
-    laws = [_law(state, logits, draft, tree, i, length) for i in range(tree.size)]
-    law = whole = laws[0]
+    B, S, V = logits.shape
+    nodes, position = by_node(state, draft, tree, length)
+    values = processed_logits(nodes, logits.reshape(B * S, V), position)
+    laws = jax.nn.softmax(values, axis=-1).reshape(B, S, V)
+    law = whole = laws[:, 0]
     at = jnp.zeros_like(length)
     for node in range(1, tree.size):
         here = (at == tree.parents[node]) & draft.valid[:, node - 1]
@@ -107,8 +109,8 @@ def rejection(
         rest = jnp.where(
             mass > 1e-6, rest / jnp.maximum(mass, 1e-6), whole
         )  # rounding may empty it
-        law = jnp.where(holds[:, None], laws[node], jnp.where(here[:, None], rest, law))
-        whole = jnp.where(holds[:, None], laws[node], whole)
+        law = jnp.where(holds[:, None], laws[:, node], jnp.where(here[:, None], rest, law))
+        whole = jnp.where(holds[:, None], laws[:, node], whole)
         at = jnp.where(holds, node, at)
     n_held = jnp.asarray(tree.depths)[at]
     path = jnp.asarray(tree.paths)[at]
@@ -120,28 +122,41 @@ def rejection(
     return Verdict(out=out, n_held=n_held, path=path)
 
 
-def _law(
-    state: DecodeState, logits: jax.Array, draft: Draft, tree: Tree, node: int, length: jax.Array
-) -> jax.Array:
-    there = _at(state, draft, tree, node, length)
-    position = length + 1 + int(tree.depths[node])
-    return jax.nn.softmax(processed_logits(there, logits[:, node], position), axis=-1)
-
-
 def _without(law: jax.Array, token: jax.Array) -> jax.Array:
     ids = jnp.arange(law.shape[-1], dtype=token.dtype)[None, :]
     return jnp.where(ids == token[:, None], 0, law)
 
 
-def _at(state: DecodeState, draft: Draft, tree: Tree, node: int, length: jax.Array) -> DecodeState:
-    """The state with the history that a node would have: the drafts on its path."""
-    nodes = tree.paths[node, 1 : int(tree.depths[node]) + 1]
-    if not len(nodes) or not state.sampling.kind.penalises:
-        return state
-    lead = jnp.arange(length.shape[0], dtype=jnp.int32)[:, None]
-    at = length[:, None] + 1 + np.arange(len(nodes), dtype=np.int32)[None, :]
-    tokens = state.tokens.at[lead, at].set(draft.tokens[:, nodes - 1], mode="drop")
-    return state.replace(tokens=tokens)
+def by_node(
+    state: DecodeState, draft: Draft, tree: Tree, length: jax.Array
+) -> tuple[DecodeState, jax.Array]:
+    """The batch with a request for each node, as sampling sees it: all nodes draw in one call.
+
+    Args:
+        state: before the step.
+        draft: the nodes' tokens.
+        tree: their shape, S nodes.
+        length: [B] int32 position of the pending token.
+
+    Returns:
+        (state whose settings, keys and history are those of the B S nodes, each node's history with
+        the drafts on its path; [B S] int32 the position that each draws).
+    """
+    B, S = state.tokens.shape[0], tree.size
+    position = (length[:, None] + 1 + jnp.asarray(tree.depths)[None, :]).reshape(-1)
+    settings = (state.sampling, state.keys, state.prompt_length)
+    sampling, keys, prompt_length = jax.tree.map(lambda x: jnp.repeat(x, S, axis=0), settings)
+    tokens = state.tokens
+    if state.sampling.kind.penalises:  # nothing else looks at it
+        lead = jnp.arange(B, dtype=jnp.int32)[:, None]
+        histories = []
+        for node in range(S):
+            path = tree.paths[node, 1 : int(tree.depths[node]) + 1]
+            at = length[:, None] + 1 + np.arange(len(path), dtype=np.int32)[None, :]
+            histories.append(tokens.at[lead, at].set(draft.tokens[:, path - 1], mode="drop"))
+        tokens = jnp.stack(histories, axis=1).reshape(B * S, -1)
+    nodes = state.replace(tokens=tokens, sampling=sampling, keys=keys, prompt_length=prompt_length)
+    return nodes, position
 
 
 def processed_logits(state: DecodeState, logits: jax.Array, position: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ import pytest
 from ariel_jax import decode, measure
 from ariel_jax.cli import generate as command
 from ariel_jax.cli import main as cli
+from ariel_jax.cli import self_drafting
 from ariel_jax.decode.traffic import bytes_per_step
 from ariel_jax.models.hf import save_pretrained
 from ariel_jax.testing import write_toy_checkpoint
@@ -149,6 +150,26 @@ def test_a_draft_model_changes_the_cost_not_the_text(call, toy, tmp_path):
     assert (status, "tokenizer.json" in err) == (2, True)
 
 
+def test_drafts_of_its_own_layers_change_the_cost_not_the_text(call, monkeypatch):
+    monkeypatch.setattr(self_drafting, "profile_store", lambda: None)
+    prompt = ("to be to be to be", "--ignore-eos", "--max-new", "60")
+    _, plain, _ = call(*prompt)
+    _, drafted, err = call(
+        *prompt, "--strategy", "del:2", "--exits", "1", "--costs", "layers", "--live"
+    )
+    assert drafted == plain
+    lines = err.splitlines()
+    assert all("tokens per layer load (plain 0.500)" in line for line in lines if "held" in line)
+    assert "next exit 1" in err or "no draft next" in err
+    assert sum("per layer load" in line for line in lines) >= 2, "live, and at the end"
+    status, out, _ = call(*prompt, "--strategy", "del:2", "--exits", "1", "--json")
+    found = json.loads(out)
+    assert (status, found["text"]) == (0, plain[:-1])
+    told = found["report"]["del"]
+    assert set(told["acceptance_by_exit"]) == {"1"}
+    assert 0.3 < told["tokens_per_load"] < 1.5
+
+
 def test_capacity_changes_the_cost_not_the_text(call, toy):
     upfront = json.loads(call("to be", "--json", "--max-new", "80")[1])
     grown = json.loads(call("to be", "--json", "--max-new", "80", "--capacity", "arithmetic:16")[1])
@@ -173,6 +194,29 @@ def test_capacity_changes_the_cost_not_the_text(call, toy):
         (("a", "--strategy", "autoregressive:3"), "ngram[:DRAFTS]"),
         (("a", "--strategy", "draft"), "needs a draft model"),
         (("a", "--draft-model", "nano"), "needs a draft model"),
+        (("a", "--exits", "1"), "--exits with --strategy autoregressive"),
+        (("a", "--strategy", "ngram", "--costs", "layers"), "belong to --strategy del"),
+        (("a", "--strategy", "del:x"), "del[:DRAFTS]"),
+        (("a", "--strategy", "del:32"), "max_draft=32"),
+        (("a", "--strategy", "del", "--exits", "2,1"), "rising"),
+        (("a", "--strategy", "del", "--exits", "one"), "rising, as in 1,2,4,8"),
+        (("a", "--strategy", "del", "--exits", "2"), "2 layers"),
+        (
+            (
+                "a",
+                "--strategy",
+                "del:1",
+                "--exits",
+                "1",
+                "--costs",
+                "layers",
+                "--verifier",
+                "greedy",
+                "--temperature",
+                "1",
+            ),
+            "'greedy'",
+        ),
         (("a", "--capacity", "sqrt:3"), "doubling, sqrt"),
         (("a", "--capacity", "arithmetic:x"), "arithmetic[:ROWS]"),
         (("a", "--capacity", "arithmetic:0"), "r=0"),

@@ -103,11 +103,16 @@ def chi_square(values, p):
     return ((seen[p > 0] - want) ** 2 / want).sum()
 
 
+class Requests(types.SimpleNamespace):
+    def replace(self, **changes):
+        return Requests(**(vars(self) | changes))
+
+
 def requests(seed, n=None):
     """Independent requests that sample at temperature 1."""
     n = n or N
     one = SamplingParams(temperature=1.0, seed=0)
-    return types.SimpleNamespace(
+    return Requests(
         sampling=jax.tree.map(lambda leaf: jnp.repeat(leaf, n, axis=0), make_rows([one], (7,))),
         keys=jax.random.split(jax.random.key(seed), n),
         prompt_length=jnp.ones(n, jnp.int32),

@@ -237,6 +237,26 @@ def test_generation_settings(folder):
         load_pretrained(folder)
 
 
+def test_notes_on_early_exits_are_kept_and_change_nothing(folder, tmp_path):
+    """As checkpoints trained with LayerSkip may carry them; their weights are plain Llama's."""
+    plain = load_pretrained(folder)
+    assert plain.early_exits == ()
+    testing.edit_json(folder / "config.json", early_exit={"exits": [1], "loss_scale": 0.2})
+    noted = load_pretrained(folder)
+    assert noted.early_exits == (1,)
+    assert noted.cfg == plain.cfg
+    save_pretrained(noted, tmp_path / "again")
+    assert load_pretrained(tmp_path / "again").early_exits == (1,)
+    testing.edit_json(folder / "config.json", early_exit=...)
+    settings = {"assistant_early_exit": 1, "num_assistant_tokens": 4}
+    testing.edit_json(folder / "generation_config.json", **settings)
+    assert load_pretrained(folder).early_exits == (1,)
+    for wrong in (2, [0], "x", [True]):
+        testing.edit_json(folder / "config.json", early_exit=wrong)
+        with pytest.raises(CheckpointError, match="early_exit"):
+            load_pretrained(folder)
+
+
 def test_loading_opens_no_network_and_unpickles_nothing(folder):
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="Only safetensors"):

@@ -1,35 +1,64 @@
-"""DEL: drafting with the first layers of the same model (arXiv 2504.05598); so far its controller."""
+"""DEL: drafting with the first layers of the same model (arXiv 2504.05598)."""
 
-from ariel_jax.algorithms.del_exit.config import Config
+from ariel_jax.algorithms.del_exit.config import (
+    CONTROLLERS,
+    Config,
+    Costs,
+    Tuning,
+    default_exits,
+    head_in_layers,
+    layer_costs,
+    look_every,
+    named,
+    speedup,
+    tuning,
+)
 from ariel_jax.algorithms.del_exit.controller import (
     Choice,
-    Costs,
     State,
     acceptance,
     draft_limit,
     expected_tokens,
     init,
-    layer_costs,
     replay,
     scores,
     select,
     threshold,
     update,
 )
+from ariel_jax.algorithms.del_exit.profiling import measured_costs
+from ariel_jax.algorithms.del_exit.report import Progress, progress
+from ariel_jax.algorithms.del_exit.rounds import Trace
+from ariel_jax.algorithms.del_exit.shadow import vocab_top1
+from ariel_jax.algorithms.del_exit.strategy import SelfSpeculative
 
 __all__ = [
+    "CONTROLLERS",
     "Choice",
     "Config",
     "Costs",
+    "Progress",
+    "SelfSpeculative",
     "State",
+    "Trace",
+    "Tuning",
     "acceptance",
+    "default_exits",
     "draft_limit",
     "expected_tokens",
+    "head_in_layers",
     "init",
     "layer_costs",
+    "look_every",
+    "measured_costs",
+    "named",
+    "progress",
     "replay",
     "scores",
     "select",
+    "speedup",
     "threshold",
+    "tuning",
     "update",
+    "vocab_top1",
 ]

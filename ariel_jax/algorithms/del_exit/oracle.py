@@ -57,3 +57,42 @@ class Controller:
                 if score > best * (1 + 1e-9):
                     best, chosen = score, (k, d)
         return chosen
+
+
+def finite_state(length: int, proposed: int, accepted: int, max_draft: int) -> int:
+    """The next number of drafts: one more after a round in which all held, else one fewer."""
+    return min(max(length + (1 if accepted == proposed else -1), 0), max_draft)
+
+
+class DraftVerify:
+    """The threshold of Draft & Verify, one request.
+
+    Attributes:
+        threshold: a draft ends after a token that is less likely.
+    """
+
+    def __init__(self, threshold: float = 0.6, target: float = 0.8) -> None:
+        self.threshold, self.target = threshold, target
+        self._rate: float | None = None
+        self._proposed = self._accepted = 0
+
+    def update(self, proposed: int, accepted: int) -> None:
+        """One round with drafts."""
+        self._proposed += proposed
+        self._accepted += accepted
+        overall = self._accepted / self._proposed
+        self._rate = overall if self._rate is None else 0.5 * self._rate + 0.5 * overall
+        wanted = self.threshold + (0.01 if self._rate < self.target else -0.01)
+        self.threshold = 0.9 * self.threshold + 0.1 * wanted
+
+
+def vocab_top1(
+    x: np.ndarray, w: np.ndarray, *, scale: float | None = None, softcap: float | None = None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(index, logit, log-sum-exp) of each row x [..., D] under a head w [V, D], from all logits."""
+    logits = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T * (scale or 1.0)
+    if softcap is not None:
+        logits = softcap * np.tanh(logits / softcap)
+    top = logits.max(-1)
+    total = top + np.log(np.exp(logits - top[..., None]).sum(-1))
+    return logits.argmax(-1), top, total

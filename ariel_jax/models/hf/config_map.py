@@ -48,6 +48,7 @@ _HARMLESS = frozenset(
         "cache_implementation",
         "dropout",
         "dtype",
+        "early_exit",  # where a model may be left while drafting: notes for a strategy
         "embd_pdrop",
         "eos_token_id",
         "gradient_checkpointing",

@@ -37,8 +37,12 @@ _SAMPLING = {
 _BOOKKEEPING = frozenset(
     {
         "_from_model_config",
+        "assistant_confidence_threshold",
+        "assistant_early_exit",
         "cache_implementation",
         "max_length",
+        "num_assistant_tokens",
+        "num_assistant_tokens_schedule",
         "output_attentions",
         "output_hidden_states",
         "output_logits",
@@ -104,7 +108,14 @@ def load_pretrained(
         precision = default_precision(platform, checkpoint[kept.key].dtype)
     exact = {} if how is None else how.dtypes(sources)
     params = _load_params(cfg, checkpoint, sources, exact, precision, platform, mesh)
-    return Model(cfg=cfg, params=params, tokenizer=tokenizer, generation=generation, source=folder)
+    return Model(
+        cfg=cfg,
+        params=params,
+        tokenizer=tokenizer,
+        generation=generation,
+        source=folder,
+        early_exits=_early_exits(folder, attributes, cfg.n_layers),
+    )
 
 
 def default_precision(platform: str, stored: np.dtype) -> Precision:
@@ -182,6 +193,29 @@ def _generation(
         do_sample=given.get("do_sample") is True,
         **sampling,
     )
+
+
+def _early_exits(
+    folder: pathlib.Path, attributes: dict[str, Any], n_layers: int
+) -> tuple[int, ...]:
+    """The layers that the files note as exits: a number, a list, or an object with `exits`."""
+    path = folder / "generation_config.json"
+    given = read_json(path) if path.is_file() else {}
+    noted = attributes.get("early_exit")
+    noted = noted.get("exits") if isinstance(noted, dict) else noted
+    found: set[int] = set()
+    for name, value in (
+        ("early_exit", noted),
+        ("assistant_early_exit", given.get("assistant_early_exit")),
+    ):
+        layers = value if isinstance(value, list) else [] if value is None else [value]
+        if any(type(layer) is not int or not 0 < layer < n_layers for layer in layers):
+            raise CheckpointError(
+                f"{folder}: {name}={value!r} must be a layer between 1 and {n_layers - 1}, or a list of "
+                "them. Remove or correct it; what the model computes does not depend on it."
+            )
+        found.update(layers)
+    return tuple(sorted(found))
 
 
 def _check_tied(

@@ -42,6 +42,9 @@ class Model:
         tokenizer: text to ids and back, and the chat template.
         generation: recommended settings.
         source: the folder it was loaded from, or None.
+        early_exits: layers that the checkpoint notes as exits for drafting (`early_exit` in
+            config.json, `assistant_early_exit` in generation_config.json), rising; usually none.
+            What the model computes does not depend on them.
     """
 
     cfg: DecoderConfig
@@ -49,6 +52,7 @@ class Model:
     tokenizer: Tokenizer | NoTokenizer
     generation: GenerationDefaults = GenerationDefaults()
     source: pathlib.Path | None = None
+    early_exits: tuple[int, ...] = ()
 
     @property
     def eos_ids(self) -> tuple[int, ...]:

@@ -55,6 +55,8 @@ def save_pretrained(
     how = quantized.describe(leaves)
     dtype = np.dtype(leaves["embed" if how is None else "layers.0.attn_norm.scale"].dtype)
     config = config_write.to_hf(model.cfg, dtype=dtype.name) | _ids(model.generation)
+    if model.early_exits:
+        config["early_exit"] = {"exits": list(model.early_exits)}
     if how is not None:
         config["quantization_config"] = quantized.to_hf(how)
     groups = weight_map.to_stored(model.cfg, leaves, how)

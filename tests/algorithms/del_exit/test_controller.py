@@ -8,12 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ariel_jax.algorithms import del_exit
+from ariel_jax.algorithms.del_exit import controller, oracle
 from ariel_jax.algorithms.del_exit.oracle import Controller
 from ariel_jax.errors import ConfigError
 from ariel_jax.testing import assert_no_retrace
 
 EXITS, LAYERS, D = (1, 3, 4, 7), 12, 5
-CFG = del_exit.Config(exits=EXITS, max_draft=D, omega=0.9)
+CFG = del_exit.Config(exits=EXITS, max_draft=D)
+TUNING = del_exit.tuning(CFG, LAYERS, omega=0.9)
+ONE, BOTH = jnp.ones(1, bool), jnp.ones(2, bool)
 
 
 def rounds(seed, n=30, batch=2):
@@ -25,18 +28,16 @@ def rounds(seed, n=30, batch=2):
     return match, rng.random(shape).astype(np.float32), rng.integers(0, D + 1, (n, batch))
 
 
-def replayed(cfg, match, sureness, accepted):
+def replayed(cfg, match, sureness, accepted, tuning=TUNING):
     valid = np.arange(D + 1)[None, None, :] <= accepted[..., None]
-    costs = del_exit.layer_costs(cfg, LAYERS)
-    return del_exit.replay(
-        cfg, costs, jnp.asarray(match), jnp.asarray(sureness), jnp.asarray(valid)
-    )
+    seen = (jnp.asarray(a) for a in (match, sureness, valid))
+    return del_exit.replay(cfg, tuning, *seen)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 @pytest.mark.parametrize("allow_zero_draft", [True, False])
 def test_it_does_what_its_definition_says(seed, allow_zero_draft):
-    cfg = del_exit.Config(exits=EXITS, max_draft=D, omega=0.9, allow_zero_draft=allow_zero_draft)
+    cfg = del_exit.Config(exits=EXITS, max_draft=D, allow_zero_draft=allow_zero_draft)
     match, sureness, accepted = rounds(seed, batch=1)
     state, choices = replayed(cfg, match, sureness, accepted)
     slow = Controller(EXITS, 0.9)
@@ -54,8 +55,7 @@ def test_it_does_what_its_definition_says(seed, allow_zero_draft):
 @given(st.integers(0, 2**31), st.floats(0.05, 1.0))
 @settings(max_examples=20, deadline=None)
 def test_sums_and_shares_stay_in_their_bounds(seed, omega):
-    cfg = del_exit.Config(exits=EXITS, max_draft=D, omega=omega)
-    state, _ = replayed(cfg, *rounds(seed, n=30))
+    state, _ = replayed(CFG, *rounds(seed, n=30), del_exit.tuning(CFG, LAYERS, omega=omega))
     alpha, tau = del_exit.acceptance(state), del_exit.threshold(state)
     assert ((alpha >= 0) & (alpha <= 1)).all()
     assert ((tau >= 0) & (tau <= 1)).all()
@@ -82,7 +82,7 @@ def test_a_run_of_successes_by_drawing_it():
 
 def test_nothing_seen_means_nothing_stops_and_nothing_is_drafted():
     state = del_exit.init(CFG, 3)
-    choice = del_exit.select(CFG, state, del_exit.layer_costs(CFG, LAYERS))
+    choice = del_exit.select(CFG, TUNING, state, jnp.ones(3, bool))
     assert choice.threshold.tolist() == [0, 0, 0]
     assert (int(choice.exit), int(choice.length)) == (0, 0)
     assert int(del_exit.draft_limit(CFG, choice)) == 0
@@ -105,45 +105,95 @@ def test_an_exit_that_is_never_right_is_not_drafted_with():
     state, choices = always([0.0, 0.0, 0.0, 0.0])
     assert int(choices.length[-1]) == 0
     forced = del_exit.Config(exits=EXITS, max_draft=D, allow_zero_draft=False)
-    choice = del_exit.select(forced, state, del_exit.layer_costs(forced, LAYERS))
+    choice = del_exit.select(forced, TUNING, state, ONE)
     assert int(choice.length) == 1
 
 
 def test_dear_drafts_are_left_alone():
     state, _ = always([0.6, 0.6, 0.6, 0.6])
-    cheap = del_exit.layer_costs(CFG, LAYERS)
-    assert int(del_exit.select(CFG, state, cheap).length) > 0
-    dear = cheap.replace(verify=cheap.verify * 3)
-    assert int(del_exit.select(CFG, state, dear).length) == 0
+    assert int(del_exit.select(CFG, TUNING, state, ONE).length) > 0
+    costs = TUNING.costs
+    dear = TUNING.replace(costs=costs.replace(verify=costs.verify * 3))
+    assert int(del_exit.select(CFG, dear, state, ONE).length) == 0
 
 
 def test_requests_share_an_exit_and_those_that_are_done_keep_their_sums():
     match, sureness, accepted = rounds(5, n=8)
     valid = np.arange(D + 1)[None, None, :] <= accepted[..., None]
     valid[4:, 1] = False
-    costs = del_exit.layer_costs(CFG, LAYERS)
-    both, choices = del_exit.replay(CFG, costs, *(jnp.asarray(a) for a in (match, sureness, valid)))
-    early, _ = del_exit.replay(CFG, costs, *(jnp.asarray(a[:4]) for a in (match, sureness, valid)))
+    seen = [jnp.asarray(a) for a in (match, sureness, valid)]
+    both, choices = del_exit.replay(CFG, TUNING, *seen)
+    early, _ = del_exit.replay(CFG, TUNING, *(a[:4] for a in seen))
     np.testing.assert_allclose(both.counts[1], early.counts[1], rtol=1e-6)
     alpha = del_exit.acceptance(both)
-    table = del_exit.scores(CFG, costs, alpha)
-    alone = [del_exit.scores(CFG, costs, alpha[b : b + 1]) for b in range(2)]
+    table = del_exit.scores(CFG, TUNING, alpha, BOTH)
+    alone = [del_exit.scores(CFG, TUNING, alpha[b : b + 1], ONE) for b in range(2)]
     np.testing.assert_allclose(table, alone[0] + alone[1], rtol=1e-6)
+    first = del_exit.scores(CFG, TUNING, alpha, jnp.asarray([True, False]))
+    np.testing.assert_allclose(first, alone[0], rtol=1e-6)
     assert choices.exit.shape == (8,)
 
 
 def test_no_choice_compiles_anything_anew():
-    step = jax.jit(lambda state, *seen: del_exit.update(CFG, state, *seen))
-    choose = jax.jit(lambda state, costs: del_exit.select(CFG, state, costs))
+    step = jax.jit(lambda state, keep, *seen: del_exit.update(state, *seen, keep))
+    choose = jax.jit(lambda state, tuning: del_exit.select(CFG, tuning, state, BOTH))
     match, sureness, accepted = rounds(6, n=4)
     valid = np.arange(D + 1)[None, None, :] <= accepted[..., None]
-    costs, state = del_exit.layer_costs(CFG, LAYERS), del_exit.init(CFG, 2)
+    other = del_exit.tuning(CFG, LAYERS, omega=0.5, shadow_every=3, length=2)
+    state = del_exit.init(CFG, 2)
     seen = [tuple(jnp.asarray(a[i]) for a in (match, sureness, valid)) for i in range(4)]
-    choose(step(state, *seen[0]), costs)
+    choose(step(state, TUNING.omega, *seen[0]), TUNING)
     with assert_no_retrace():
-        for each in seen:
-            state = step(state, *each)
-            choose(state, costs)
+        for each, tuning in zip(seen, [TUNING, other] * 2, strict=True):
+            state = step(state, tuning.omega, *each)
+            choose(state, tuning)
+
+
+@pytest.mark.parametrize("rule", ["finite_state", "draft_verify"])
+def test_other_rules_do_what_their_definitions_say(rule):
+    cfg = del_exit.Config(exits=EXITS, max_draft=D, exit_rule="given", length_rule=rule)
+    tuning = del_exit.tuning(cfg, LAYERS, exit=4, length=3, threshold=0.5, target=0.7)
+    control = controller.init_control(cfg, tuning, 2)
+    rng = np.random.default_rng(8)
+    slow, length = [oracle.DraftVerify(0.5, 0.7) for _ in range(2)], [3, 3]
+    for _ in range(60):
+        plan = controller.plan(cfg, tuning, control, BOTH)
+        assert int(plan.exit) == EXITS.index(4)
+        drafts = plan.limit if rule == "finite_state" else rng.integers(0, D + 1, 2)
+        held = np.array([rng.integers(max(0, n - 1), n + 1) for n in np.asarray(drafts)])
+        for row in range(2):
+            if rule == "finite_state":
+                assert int(plan.limit[row]) == length[row]
+            else:
+                assert plan.threshold[row] == pytest.approx(slow[row].threshold, abs=1e-5)
+                assert int(plan.limit[row]) == D
+        control = controller.after_round(
+            cfg, tuning, control, jnp.asarray(drafts, jnp.int32), jnp.asarray(held, jnp.int32)
+        )
+        for row in range(2):
+            n, ok = int(drafts[row]), int(held[row])
+            length[row] = oracle.finite_state(length[row], n, ok, D)
+            if n:
+                slow[row].update(n, ok)
+
+
+def test_a_given_length_of_none_is_plain_decoding():
+    cfg = del_exit.named("fixed", exits=EXITS, max_draft=D)
+    tuning = del_exit.tuning(cfg, LAYERS, length=0)
+    plan = controller.plan(cfg, tuning, controller.init_control(cfg, tuning, 1), ONE)
+    assert plan.limit.tolist() == [0]
+
+
+def test_a_look_is_due_after_so_many_rounds_with_drafts_or_without():
+    tuning = del_exit.tuning(CFG, LAYERS, shadow_every=2, idle_every=5)
+    control = controller.init_control(CFG, tuning, 1)
+    zero = jnp.zeros(1, jnp.int32)
+    found = []
+    for _ in range(6):
+        found.append([bool(controller.due(tuning, control, drafting=d)) for d in (True, False)])
+        control = controller.after_round(CFG, tuning, control, zero, zero)
+    assert [f[0] for f in found] == [False, True, True, True, True, True]
+    assert [f[1] for f in found] == [False, False, False, False, True, True]
 
 
 def test_impossible_settings_are_refused():
@@ -151,10 +201,26 @@ def test_impossible_settings_are_refused():
         with pytest.raises(ConfigError, match="exits"):
             del_exit.Config(exits=exits)
     with pytest.raises(ConfigError, match="omega=0"):
-        del_exit.Config(exits=(1,), omega=0)
+        del_exit.tuning(CFG, LAYERS, omega=0)
     with pytest.raises(ConfigError, match="max_draft=0"):
         del_exit.Config(exits=(1,), max_draft=0)
     with pytest.raises(ConfigError, match="length_rule"):
         del_exit.Config(exits=(1,), length_rule="hope")
+    with pytest.raises(ConfigError, match="max_draft=32"):
+        del_exit.Config(exits=(1,), max_draft=32)
+    for buckets in ((2,), (8, 4), (1, 8)):
+        with pytest.raises(ConfigError, match="row_buckets"):
+            del_exit.Config(exits=(1,), row_buckets=buckets)
     with pytest.raises(ConfigError, match="12 layers"):
         del_exit.Config(exits=(1, 12)).check(12)
+    with pytest.raises(ConfigError, match="12 layers"):
+        del_exit.tuning(del_exit.Config(exits=(1, 12)), 12)
+    with pytest.raises(ConfigError, match="exit=2"):
+        del_exit.tuning(CFG, LAYERS, exit=2)
+    with pytest.raises(ConfigError, match="length=6"):
+        del_exit.tuning(CFG, LAYERS, length=D + 1)
+    costs = del_exit.layer_costs(del_exit.Config(exits=(1, 2)), LAYERS)
+    with pytest.raises(ConfigError, match="do not fit 4 exits"):
+        del_exit.tuning(CFG, LAYERS, costs=costs)
+    with pytest.raises(ConfigError, match="controller='hope'"):
+        del_exit.named("hope", exits=(1,))

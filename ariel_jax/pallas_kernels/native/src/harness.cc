@@ -167,6 +167,16 @@ void check_attention(const Kernels& kernels, Type type, int64_t t, int64_t h, in
   }
 }
 
+// Memory that begins at a cache line, as XLA's does.
+template <class T>
+struct Lines {
+  std::vector<T> all;
+  T* at;
+  Lines(size_t n, T value) : all(n + 64 / sizeof(T), value) {
+    at = reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(all.data()) + 63) / 64 * 64);
+  }
+};
+
 double seconds_of(int rounds, const std::function<void()>& work) {
   double best = 1e9;
   for (int round = 0; round < rounds; round++) {
@@ -180,12 +190,12 @@ double seconds_of(int rounds, const std::function<void()>& work) {
 void time_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int64_t n) {
   const double bytes = double(bytes_of(type, n * k));
   const int copies = int(3e8 / bytes) + 1;
-  std::vector<uint8_t> w(size_t(bytes) * copies, 1);
-  std::vector<float> x(m * k, 1.f), scale(n * k / 32, 1.f), y(m * n);
+  Lines<uint8_t> w(size_t(bytes) * copies, 1);
+  Lines<float> x(m * k, 1.f), scale(n * k / 32, 1.f), y(m * n, 0.f);
   const double s = seconds_of(5, [&] {
     for (int c = 0; c < copies; c++) {
       Linear a{};
-      a.x = x.data(), a.w = w.data() + size_t(bytes) * c, a.scale = scale.data(), a.y = y.data();
+      a.x = x.at, a.w = w.at + size_t(bytes) * c, a.scale = scale.at, a.y = y.at;
       a.m = m, a.k = k, a.n = a.y_stride = n, a.group = type == Type::I4 ? 64 : k, a.w_type = type;
       parallel((n + 63) / 64, [&](int64_t i) { kernels.linear(a, i * 64, std::min(n, i * 64 + 64)); });
     }
@@ -196,10 +206,10 @@ void time_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int6
 void time_many_rows(int64_t m, int64_t k, int64_t n) {
   const Matmul matmul = bf16_matmul();
   if (!matmul) return;
-  std::vector<uint16_t> x(m * k, 0x3f80), w(n * k, 0x3f80), y(m * n);
+  Lines<uint16_t> x(m * k, 0x3f80), w(n * k, 0x3f80), y(m * n, 0);
   const double s = seconds_of(5, [&] {
     Linear a{};
-    a.x16 = x.data(), a.w = w.data(), a.y = y.data();
+    a.x16 = x.at, a.w = w.at, a.y = y.at;
     a.m = m, a.k = k, a.n = a.y_stride = n, a.w_type = a.y_type = Type::BF16;
     parallel((n + 63) / 64, [&](int64_t i) { matmul(a, i * 64, std::min(n, i * 64 + 64)); });
   });
@@ -235,7 +245,7 @@ int main(int argc, char**) {
   if (argc > 1) {
     for (auto shape : {std::pair<int64_t, int64_t>{2048, 8192}, {8192, 2048}, {768, 3072}, {256, 768}}) {
       for (Type type : {Type::F32, Type::BF16, Type::I8, Type::I4})
-        for (int64_t m : {1, 4, 8}) time_products(*avx512_kernels(), type, m, shape.first, shape.second);
+        for (int64_t m : {1, 2, 4, 8}) time_products(*avx512_kernels(), type, m, shape.first, shape.second);
       time_many_rows(512, shape.first, shape.second);
     }
   }

@@ -1,0 +1,386 @@
+"""A round of DEL: draft at an exit, verify with the rest of the layers, look at all exits.
+
+Everything here happens inside the segment program. Drafts ride in the spare rows of the cache, as all
+drafts do: the layers up to the exit write a draft's keys and values once, and verification runs the
+layers behind it alone, from the residual stream kept at the exit.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+
+from ariel_jax._numerics import at_least_f32
+from ariel_jax.algorithms.del_exit import controller, passes, shadow
+from ariel_jax.algorithms.del_exit.config import Config, Tuning
+from ariel_jax.algorithms.del_exit.controller import Control, Plan
+from ariel_jax.decode import verifying
+from ariel_jax.decode.state import DecodeState, StepInfo
+from ariel_jax.decode.strategy import emit, sample
+from ariel_jax.decode.tree import Tree
+from ariel_jax.decode.verifying import Draft, Verdict
+from ariel_jax.models import decoder
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams
+
+
+class Trace(struct.PyTreeNode):
+    """The first rounds of each request, written down for pictures; R of them."""
+
+    exit: jax.Array  # [B, R] int32 index of the exit; -1 for a round without drafts
+    proposed: jax.Array  # [B, R] int32
+    accepted: jax.Array  # [B, R] int32
+    threshold: jax.Array  # [B, R] f32 of the round's exit
+    alpha: jax.Array  # [B, R] f32 estimated acceptance of the round's exit
+
+
+class Aux(struct.PyTreeNode):
+    """The strategy's state: every array has a leading axis of requests, or none."""
+
+    control: Control
+    plan: Plan
+    rounds: jax.Array  # [B] int32 that the request took part in
+    drafting: jax.Array  # [B] int32 of them in which it had drafts
+    loads: jax.Array  # [B] int32 layers loaded in them
+    trace: Trace | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What all parts of a round need and none changes.
+
+    Attributes:
+        cfg: the decoder.
+        params: its weights.
+        how: the settings.
+        tuning: the numbers.
+        verifier: as in `decode.Speculative`.
+    """
+
+    cfg: DecoderConfig
+    params: DecoderParams
+    how: Config
+    tuning: Tuning
+    verifier: str
+
+
+class Drafted(struct.PyTreeNode):
+    """A round between drafting and verifying."""
+
+    draft: Draft
+    hidden: jax.Array  # [K, B, W, D] residual stream at the exits up to the round's
+    n_rows: jax.Array  # [] int32 rows of the round
+
+
+def empty_hidden(job: Job, batch: int, n_rows: int) -> jax.Array:
+    """[K, B, n_rows, D] zeros."""
+    shape = (len(job.how.exits), batch, n_rows, job.cfg.d_model)
+    return jnp.zeros(shape, job.params.precision.dtype("compute"))
+
+
+def draft_limit(state: DecodeState) -> jax.Array:
+    """[B] int32 most drafts of the next round; 0 for requests that are done.
+
+    A round emits one token more than it accepts, so none beyond a request's limit.
+    """
+    left = state.limit - 1 - state.cache.length - 1
+    return jnp.where(state.done, 0, jnp.minimum(state.aux.plan.limit, left))
+
+
+def draft(
+    job: Job, state: DecodeState, exit: jax.Array, limit: jax.Array, stop: jax.Array
+) -> tuple[DecodeState, Drafted]:
+    """Drafts one token after the other, and runs the layers up to the exit on the last one too.
+
+    Args:
+        job: the model and the settings.
+        state: before the round.
+        exit: [] int32 index of the exit.
+        limit: [B] int32 most drafts, 0 for requests that are done.
+        stop: [B] f32: a draft ends with a token at which the exit was less sure. The token itself
+            stays and is verified: to drop it for its probability would change the law of the text.
+
+    Returns:
+        (state, round): the drafts stand behind the known tokens and in spare rows of the cache, whose
+        length is as before.
+    """
+    B, D, V = state.batch, job.how.max_draft, job.cfg.vocab_size
+    active, length = ~state.done, state.cache.length
+    lead = jnp.arange(B, dtype=jnp.int32)
+    wide = at_least_f32(job.params.precision.dtype("logits"))
+    logq = jnp.zeros((B, D, V), wide) if job.verifier == "rejection" else None
+    held = Draft(tokens=jnp.zeros((B, D), jnp.int32), valid=jnp.zeros((B, D), bool), logq=logq)
+
+    def pick(row: jax.Array, carry: Any) -> Any:
+        _, going, held, tokens, hidden = carry
+        zero = jnp.zeros((), jnp.int32)
+        at_exit = jax.lax.dynamic_slice(hidden, (exit, zero, row, zero), (1, B, 1, job.cfg.d_model))
+        logits = decoder.unembed(job.cfg, job.params, at_exit[0])[:, 0]
+        seen, position = state.replace(tokens=tokens), length + 1 + row
+        if held.logq is None:
+            token, logq = sample(seen, logits, position), None
+        else:
+            values = verifying.processed_logits(seen, logits.astype(wide), position)
+            law = jax.nn.log_softmax(values, axis=-1)
+            token = verifying.draw_own(seen, law, position)
+            logq = jax.lax.dynamic_update_slice(held.logq, law[:, None], (zero, row, zero))
+        held = Draft(
+            tokens=jax.lax.dynamic_update_slice(held.tokens, token[:, None], (zero, row)),
+            valid=jax.lax.dynamic_update_slice(held.valid, going[:, None], (zero, row)),
+            logq=logq,
+        )
+        tokens = tokens.at[lead, position].set(token, mode="drop")
+        ends = (token[:, None] == state.sampling.eos).any(axis=1) | (row + 1 >= limit)
+        if job.how.length_rule in ("confidence", "draft_verify"):
+            ends = ends | (shadow.surest(logits) < stop)
+        return token, going & ~ends, held, tokens, hidden
+
+    def body(carry: Any) -> Any:
+        row, _, cache, token, going, held, tokens, hidden = carry
+        cache, hidden = passes.to_exit(
+            job.cfg, job.params, job.how, token, row, exit, (cache, hidden), active
+        )
+        more = going.any()
+        new = (token, going, held, tokens, hidden)
+        token, going, held, tokens, hidden = passes.once(more, lambda c: pick(row, c), new)
+        return row + 1, more, cache, token, going, held, tokens, hidden
+
+    first = (
+        jnp.zeros((), jnp.int32),
+        jnp.ones((), bool),
+        state.cache,
+        state.pending(),
+        active & (limit > 0),
+        held,
+        state.tokens,
+        empty_hidden(job, B, D + 1),
+    )
+    last = jax.lax.while_loop(lambda carry: carry[1], body, first)
+    n_rows, _, cache, _, _, held, tokens, hidden = last
+    state = state.replace(cache=cache, tokens=tokens)
+    return state, Drafted(draft=held, hidden=hidden, n_rows=n_rows)
+
+
+def verify(
+    job: Job, state: DecodeState, made: Drafted, exit: jax.Array
+) -> tuple[DecodeState, jax.Array, jax.Array]:
+    """The rest of the layers over all rows of a round.
+
+    Returns:
+        (state, logits [B, W, V], residual stream at all exits); zero behind the rows of the bucket.
+    """
+    cfg, params, how = job.cfg, job.params, job.how
+    active = ~state.done
+
+    def run(n_rows: int, carry: Any) -> Any:
+        logits, cache, hidden = carry
+        x, cache, hidden = passes.from_exit(cfg, params, how, n_rows, exit, (cache, hidden), active)
+        found = decoder.unembed(cfg, params, x)
+        return logits.at[:, :n_rows].set(found), cache, hidden
+
+    shape = (state.batch, how.rows, cfg.vocab_size)
+    carry = (jnp.zeros(shape, params.precision.dtype("logits")), state.cache, made.hidden)
+    if len(how.buckets) == 1:
+        logits, cache, hidden = run(how.rows, carry)
+    else:
+        logits, cache, hidden = _in_bucket(how, made.n_rows, run, carry)
+    return state.replace(cache=cache), logits, hidden
+
+
+def judge(job: Job, state: DecodeState, made: Drafted, logits: jax.Array) -> Verdict:
+    """Which drafts hold, by the rule of the verifier."""
+    rule = verifying.rejection if job.verifier == "rejection" else verifying.coupled
+    return rule(state, logits, made.draft, Tree.chain(job.how.max_draft), state.cache.length)
+
+
+def _in_bucket(how: Config, n_rows: jax.Array, run: Any, carry: Any) -> Any:
+    """`run(bucket, carry)` for the smallest bucket that holds `n_rows`."""
+    below = 0
+    for bucket in how.buckets:
+        here = (n_rows > below) & (n_rows <= bucket)
+        carry = passes.once(here, lambda c, bucket=bucket: run(bucket, c), carry)
+        below = bucket
+    return carry
+
+
+def observe(
+    job: Job,
+    state: DecodeState,
+    made: Drafted,
+    hidden: jax.Array,
+    found: Verdict,
+    logits: jax.Array,
+) -> Control:
+    """What the controller makes of a round, with a look at the exits if one is due."""
+    aux: Aux = state.aux
+    active = ~state.done
+    proposed, held = _drafted(state, made), jnp.where(active, found.n_held, 0)
+    control = controller.after_round(job.how, job.tuning, aux.control, proposed, held)
+    if not job.how.looks:
+        return control
+    is_due = controller.due(job.tuning, aux.control, drafting=True)
+    keep = job.tuning.omega ** job.tuning.shadow_every.astype(jnp.float32)
+    view = (state, made.draft, hidden, found.out, logits)
+    return _look(job, control, is_due, view, held, active, keep)
+
+
+def settle(
+    job: Job,
+    state: DecodeState,
+    made: Drafted,
+    found: Verdict,
+    logits: jax.Array,
+    control: Control,
+    exit: jax.Array,
+) -> tuple[DecodeState, StepInfo]:
+    """The end of a round: its tokens known, their rows kept, the next round planned."""
+    before, active = state, ~state.done
+    state, emitted = emit(state, state.cache, found.out, found.n_held + 1, logits)
+    accepted = jnp.where(active, jnp.minimum(found.n_held, emitted), 0)
+    layer = jnp.take(jnp.asarray(job.how.exits, jnp.int32), exit)
+    loads = job.cfg.n_layers + (made.n_rows - 1) * layer
+    proposed = _drafted(before, made)
+    return _finish(job, before, state, control, emitted, proposed, accepted, loads, exit)
+
+
+def _drafted(state: DecodeState, made: Drafted) -> jax.Array:
+    return jnp.where(state.done, 0, jnp.sum(made.draft.valid, axis=1, dtype=jnp.int32))
+
+
+def drafting_step(job: Job, state: DecodeState, limit: jax.Array) -> tuple[DecodeState, StepInfo]:
+    """A round of at least one draft; limit [B] int32 as in `draft`."""
+    plan = state.aux.plan
+    state, made = draft(job, state, plan.exit, limit, plan.threshold)
+    state, logits, hidden = verify(job, state, made, plan.exit)
+    found = judge(job, state, made, logits)
+    control = observe(job, state, made, hidden, found, logits)
+    return settle(job, state, made, found, logits, control, plan.exit)
+
+
+def plain_step(job: Job, state: DecodeState) -> tuple[DecodeState, StepInfo]:
+    """A round without drafts: plain decoding, now and then with a look at the exits."""
+    cfg, params, how = job.cfg, job.params, job.how
+    aux: Aux = state.aux
+    active, length = ~state.done, state.cache.length
+    rows = length[:, None]
+    x = decoder.embed(cfg, params, state.pending()[:, None], passes.positions_of(cfg, rows))
+    cache, at_exits = state.cache, []
+    for piece in passes.bounds(how, cfg.n_layers):
+        x, cache = passes.layers(cfg, params, x, rows, cache, active, piece)
+        at_exits.append(x)
+    logits = decoder.unembed(cfg, params, x)
+    out = sample(state, logits[:, 0], length + 1)
+    none = jnp.zeros_like(length)
+    control = controller.after_round(how, job.tuning, aux.control, none, none)
+    if how.looks:
+        is_due = controller.due(job.tuning, aux.control, drafting=False)
+        view = (state, None, jnp.stack(at_exits[:-1]), out[:, None], logits)
+        control = _look(job, control, is_due, view, none, active, job.tuning.omega)
+    before = state
+    state, emitted = emit(state, cache, out[:, None], jnp.ones_like(length), logits)
+    loads, exit = jnp.full((), cfg.n_layers, jnp.int32), jnp.full((), -1, jnp.int32)
+    return _finish(job, before, state, control, emitted, none, none, loads, exit)
+
+
+def _look(
+    job: Job,
+    control: Control,
+    is_due: jax.Array,
+    view: tuple[DecodeState, Draft | None, jax.Array, jax.Array, jax.Array],
+    held: jax.Array,
+    active: jax.Array,
+    keep: jax.Array,
+) -> Control:
+    """The controller after a look at the exits, if one is due."""
+    state, draft, hidden, out, logits = view
+    _, B, W, _ = hidden.shape
+    none = Draft(tokens=jnp.zeros((B, 0), jnp.int32), valid=jnp.zeros((B, 0), bool))
+    draft = none if draft is None else draft.replace(logq=None)
+
+    def run(n_rows: int, carry: Any) -> Any:
+        control, hidden, out, logits = carry
+        match, sureness = shadow.matches(
+            job.cfg,
+            job.params,
+            state,
+            draft,
+            hidden[:, :, :n_rows],
+            out[:, :n_rows],
+            logits[:, :n_rows],
+            is_coupled=job.verifier != "rejection",
+        )
+        slot = jnp.arange(n_rows, dtype=jnp.int32)[None, :]
+        valid = (slot <= held[:, None]) & active[:, None]
+        seen = controller.update(control.seen, match, sureness, valid, keep)
+        control = control.replace(seen=seen, since=jnp.zeros_like(control.since))
+        return control, hidden, out, logits
+
+    most = jnp.where(is_due, jnp.max(jnp.where(active, held, 0)) + 1, 0)
+    carry = (control, hidden, out, logits)
+    if W == 1 or len(job.how.buckets) == 1:
+        return passes.once(is_due, lambda c: run(W, c), carry)[0]
+    return _in_bucket(job.how, most, run, carry)[0]
+
+
+def _finish(
+    job: Job,
+    before: DecodeState,
+    state: DecodeState,
+    control: Control,
+    emitted: jax.Array,
+    proposed: jax.Array,
+    accepted: jax.Array,
+    loads: jax.Array,
+    exit: jax.Array,
+) -> tuple[DecodeState, StepInfo]:
+    """The state with the round's rows kept, its counters and the next plan."""
+    aux: Aux = before.aux
+    took_part = (~before.done).astype(jnp.int32)
+    trace = aux.trace
+    if trace is not None:
+        trace = _written(job, aux, trace, exit, proposed, accepted, ~before.done)
+    stats = state.stats.replace(
+        steps=state.stats.steps + took_part,
+        proposed=state.stats.proposed + proposed,
+        accepted=state.stats.accepted + accepted,
+    )
+    aux = Aux(
+        control=control,
+        plan=controller.plan(job.how, job.tuning, control, ~state.done),
+        rounds=aux.rounds + took_part,
+        drafting=aux.drafting + (proposed > 0).astype(jnp.int32),
+        loads=aux.loads + took_part * loads,
+        trace=trace,
+    )
+    cache = passes.advance(job.cfg, state.cache, ~before.done, emitted)
+    state = state.replace(cache=cache, stats=stats, aux=aux)
+    info = StepInfo(emitted=emitted, proposed=proposed, accepted=accepted, flags=stats.flags)
+    return state, info
+
+
+def _written(
+    job: Job,
+    aux: Aux,
+    trace: Trace,
+    exit: jax.Array,
+    proposed: jax.Array,
+    accepted: jax.Array,
+    active: jax.Array,
+) -> Trace:
+    B, R = trace.exit.shape
+    lead = jnp.arange(B, dtype=jnp.int32)
+    at = jnp.where(active, aux.rounds, R)
+    alpha = jnp.take(controller.acceptance(aux.control.seen), aux.plan.exit, axis=1)
+
+    def put(rows: jax.Array, value: jax.Array) -> jax.Array:
+        return rows.at[lead, at].set(jnp.broadcast_to(value, (B,)), mode="drop")
+
+    return Trace(
+        exit=put(trace.exit, exit),
+        proposed=put(trace.proposed, proposed),
+        accepted=put(trace.accepted, accepted),
+        threshold=put(trace.threshold, aux.plan.threshold),
+        alpha=put(trace.alpha, alpha),
+    )

@@ -1,0 +1,148 @@
+"""Shadow tokens: what each exit would have drafted at positions that are verified by now.
+
+All logits of all exits are never there at once. Where only the likeliest token counts, the vocabulary
+is gone through in chunks; where sampling settings matter, one exit at a time.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ariel_jax._numerics import at_least_f32
+from ariel_jax.decode import verifying
+from ariel_jax.decode.sampling import SamplerKind, perturbed
+from ariel_jax.decode.state import DecodeState
+from ariel_jax.decode.strategy import sampling_context
+from ariel_jax.decode.tree import Tree
+from ariel_jax.decode.verifying import Draft
+from ariel_jax.models import decoder
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams, head
+
+CHUNKS = 8
+
+
+def vocab_top1(
+    x: jax.Array, w: jax.Array, *, scale: float | None = None, softcap: float | None = None
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The likeliest token of each row and how likely it is, without all logits at once.
+
+    Args:
+        x: [..., D] rows that the head multiplies.
+        w: [V, D] its weights.
+        scale: factor on the logits.
+        softcap: c of `c * tanh(logit / c)`, after the factor.
+
+    Returns:
+        (index int32, logit, log-sum-exp), each [...], the last two in at least float32. Of equal
+        logits the first token counts.
+
+    Memory: an eighth of the logits.
+    """
+    shape, (V, D) = x.shape[:-1], w.shape
+    flat, wide = x.reshape(-1, D), at_least_f32(x.dtype)
+    size = -(-V // CHUNKS)
+
+    def logits_from(first: jax.Array) -> jax.Array:
+        rows = jax.lax.dynamic_slice_in_dim(w, first, size).astype(x.dtype)
+        dims = (((1,), (1,)), ((), ()))
+        out = jax.lax.dot_general(flat, rows, dims, preferred_element_type=wide)
+        out = out if scale is None else out * jnp.asarray(scale, wide)
+        return out if softcap is None else softcap * jnp.tanh(out / softcap)
+
+    def chunk(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        best, index, total = carry
+        first = jnp.minimum(i * size, V - size)  # the last one begins where it fits
+        token = first + jnp.arange(size, dtype=jnp.int32)
+        logits = jnp.where(token[None, :] >= i * size, logits_from(first), -jnp.inf)
+        top = jnp.max(logits, axis=-1)
+        here = first + jnp.argmax(logits, axis=-1).astype(jnp.int32)
+        highest = jnp.maximum(best, top)
+        part = jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1)
+        # Of equal logits the earlier chunk's counts.
+        return highest, jnp.where(top > best, here, index), total * jnp.exp(best - highest) + part
+
+    # A loop, not its turns side by side: XLA would compute the products of all chunks first.
+    lowest = jnp.full(flat.shape[0], jnp.finfo(wide).min, wide)
+    start = (lowest, jnp.zeros(flat.shape[0], jnp.int32), jnp.zeros_like(lowest))
+    n_chunks = jnp.int32(-(-V // size))
+    best, index, total = jax.lax.fori_loop(jnp.int32(0), n_chunks, chunk, start)
+    found = (index, best, best + jnp.log(total))
+    return tuple(value.reshape(shape) for value in found)  # pyright: ignore[reportReturnType]
+
+
+def likeliest(
+    cfg: DecoderConfig, params: DecoderParams, hidden: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(tokens int32, their probability f32), each [...], that the head reads from hidden [..., D]."""
+    p = head(params)
+    if p.scale is None and p.b is None:
+        x = decoder.before_head(cfg, params, hidden)
+        token, logit, total = vocab_top1(x, p.w, softcap=cfg.final_softcap)
+    else:
+        token, logit, total = decoder.top1(cfg, params, hidden)
+    return token, jnp.exp(logit - total).astype(jnp.float32)
+
+
+def is_plain(kind: SamplerKind) -> bool:
+    """Whether the likeliest token is the one that every request draws."""
+    return not (kind.draws or kind.penalises or kind.has_min_new)
+
+
+def matches(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    state: DecodeState,
+    draft: Draft,
+    hidden: jax.Array,
+    out: jax.Array,
+    logits: jax.Array,
+    *,
+    is_coupled: bool,
+) -> tuple[jax.Array, jax.Array]:
+    """How each exit would have done at the rows of a round.
+
+    Args:
+        cfg: the decoder.
+        params: its weights.
+        state: before the round.
+        draft: the round's.
+        hidden: [K, B, W, D] residual stream at the exits.
+        out: [B, W] int32 verified tokens.
+        logits: [B, W, V] of the whole model.
+        is_coupled: whether an exit drafts with the noise of the verification. Otherwise its draft
+            holds with a chance, the overlap of the two laws.
+
+    Returns:
+        (match, sureness), each [B, K, W] f32.
+    """
+    if is_plain(state.sampling.kind):
+        token, sureness = likeliest(cfg, params, hidden)
+        match = (token == out[None]).astype(jnp.float32)
+        return jnp.swapaxes(match, 0, 1), jnp.swapaxes(sureness, 0, 1)
+    B, W, V = logits.shape
+    nodes, position = verifying.by_node(state, draft, Tree.chain(W - 1), state.cache.length)
+
+    def processed_law(values: jax.Array) -> jax.Array:
+        return jax.nn.softmax(verifying.processed_logits(nodes, values, position), axis=-1)
+
+    target = None if is_coupled else processed_law(logits.reshape(B * W, V))
+
+    def of_exit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values = decoder.unembed(cfg, params, x).reshape(B * W, V)
+        if target is None:
+            token = jnp.argmax(perturbed(values, sampling_context(nodes, position, V)), axis=-1)
+            match = (token.astype(jnp.int32) == out.reshape(-1)).astype(jnp.float32)
+        else:
+            match = jnp.sum(jnp.minimum(target, processed_law(values)), axis=-1)
+        return match.astype(jnp.float32).reshape(B, W), surest(values).reshape(B, W)
+
+    match, sureness = jax.lax.map(of_exit, hidden)
+    return jnp.swapaxes(match, 0, 1), jnp.swapaxes(sureness, 0, 1)
+
+
+def surest(logits: jax.Array) -> jax.Array:
+    """[...] f32 largest probability of logits [..., V] at temperature 1, before any transform."""
+    wide = logits.astype(at_least_f32(logits.dtype))
+    top = jnp.max(wide, axis=-1)
+    total = jnp.sum(jnp.exp(wide - top[..., None]), axis=-1)
+    return (1 / total).astype(jnp.float32)

@@ -1,0 +1,1 @@
+"""Experiments on DEL, drafting with the first layers of the same model."""
