@@ -257,18 +257,17 @@ def generate(
         tokenizer = _NoText()
     hidden = frozenset(model.eos_ids)  # never part of the text, also where they do not end it
     rows = [_Row(tokenizer, stop, eos=frozenset(eos), hidden=hidden) for _ in ids]
-    watching = on_text is not None or bool(stop)
-    ended = [False] * len(rows)
+    pauses = on_text is not None or on_progress is not None or bool(stop)
+    ended, lengths = [False] * len(rows), [len(p) for p in ids]
     while True:
-        _watch(run, rows, ended, on_text if watching else None, len_prompts=[len(p) for p in ids])
+        _watch(run, rows, ended, on_text, lengths)
         if on_progress is not None:
             on_progress(run)
         if run.done.all():
             break
-        pauses = watching or on_progress is not None
         run.advance(stream_every if pauses else NO_STEP_LIMIT)
     return Generation(
-        completions=tuple(_completion(run, i, row, len(ids[i])) for i, row in enumerate(rows)),
+        completions=tuple(_completion(run, i, row, lengths[i]) for i, row in enumerate(rows)),
         report=run.report,
     )
 
