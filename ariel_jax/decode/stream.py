@@ -258,18 +258,31 @@ def generate(
     hidden = frozenset(model.eos_ids)  # never part of the text, also where they do not end it
     rows = [_Row(tokenizer, stop, eos=frozenset(eos), hidden=hidden) for _ in ids]
     pauses = on_text is not None or on_progress is not None or bool(stop)
-    ended, lengths = [False] * len(rows), [len(p) for p in ids]
-    while True:
-        _watch(run, rows, ended, on_text, lengths)
-        if on_progress is not None:
-            on_progress(run)
-        if run.done.all():
-            break
-        run.advance(stream_every if pauses else NO_STEP_LIMIT)
+    lengths = [len(p) for p in ids]
+    _to_end(run, rows, lengths, on_text, on_progress, stream_every if pauses else NO_STEP_LIMIT)
     return Generation(
         completions=tuple(_completion(run, i, row, lengths[i]) for i, row in enumerate(rows)),
         report=run.report,
     )
+
+
+def _to_end(
+    run: Run,
+    rows: list[_Row],
+    len_prompts: list[int],
+    on_text: OnText | None,
+    on_progress: OnProgress | None,
+    n_steps: int,
+) -> None:
+    """Decodes until all rows have stopped, with a pause after every `n_steps`."""
+    ended = [False] * len(rows)
+    while True:
+        _watch(run, rows, ended, on_text, len_prompts)
+        if on_progress is not None:
+            on_progress(run)
+        if run.done.all():
+            return
+        run.advance(n_steps)
 
 
 def _watch(
