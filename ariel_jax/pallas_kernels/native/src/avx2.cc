@@ -64,6 +64,12 @@ struct Vec {
     for (float x : all) top = x > top ? x : top;
     return top;
   }
+  // Loaded once, not again by each instruction that uses it.
+  Vec pinned() const {
+    Vec kept = *this;
+    asm("" : "+x"(kept.v));
+    return kept;
+  }
   void save(float* p) const { _mm256_storeu_ps(p, v); }
   template <int COUNT>
   static void sums(const Vec* a, float* out) {
@@ -86,7 +92,7 @@ namespace {
 bool runs_here() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 }  // namespace
 const Kernels* avx2_kernels() {
-  static const Kernels kernels = {"avx2", runs_here, linear, top1, attend_scratch, attend};
+  static const Kernels kernels = {"avx2", runs_here, packed_width, pack, linear, top1, attend_scratch, attend};
   return &kernels;
 }
 }  // namespace ariel

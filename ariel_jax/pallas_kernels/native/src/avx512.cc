@@ -53,6 +53,12 @@ struct Vec {
     return {_mm512_maskz_scalef_ps(__mmask16(~tiny), p, n)};
   }
   float largest() const { return _mm512_reduce_max_ps(v); }
+  // Loaded once, not again by each instruction that uses it.
+  Vec pinned() const {
+    Vec kept = *this;
+    asm("" : "+v"(kept.v));
+    return kept;
+  }
   void save(float* p) const { _mm512_storeu_ps(p, v); }
   // The order of these additions is the one of `sums`.
   float sum() const {
@@ -85,7 +91,7 @@ bool runs_here() {
 }
 }  // namespace
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", runs_here, linear, top1, attend_scratch, attend};
+  static const Kernels kernels = {"avx512", runs_here, packed_width, pack, linear, top1, attend_scratch, attend};
   return &kernels;
 }
 }  // namespace ariel

@@ -62,11 +62,33 @@ struct RowI4 {  // k and groups are multiples of 32, which is one block
   const void* place(int64_t i) const { return p + i / 2; }
 };
 
+// Rows are taken eight at a time, what is left four, two and one at a time. Of such a group the rows
+// lie side by side, W inputs of each, with zeros behind the last: rows at a distance of a power of two
+// would fall on the same few lines of the first cache.
+int64_t packed_width(const Linear& a) { return (a.k + W - 1) / W * W; }
+
+int64_t group_of(int64_t left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
+
+void pack(const Linear& a, float* to) {
+  const int64_t width = packed_width(a);
+  for (int64_t row = 0; row < a.m;) {
+    const int64_t M = group_of(a.m - row);
+    for (int64_t i = 0; i < M; i++)
+      for (int64_t p = 0; p < width; p += W) {
+        const int64_t n = std::min<int64_t>(W, a.k - p);
+        float* block = to + row * width + p * M + i * W;
+        std::memcpy(block, a.x + (row + i) * a.k + p, n * 4);
+        std::memset(block + n, 0, (W - n) * 4);
+      }
+    row += M;
+  }
+}
+
 enum class Scaled { NO, ROW, GROUPS };
 
-// Adds the products of M rows of x with N outputs over the inputs [begin, end).
+// Adds the products of M packed rows of x with N outputs over the inputs [begin, end).
 template <int M, int N, class Row>
-inline void add_products(const float* x, int64_t k, const Row* w, int64_t ahead, int64_t begin, int64_t end, Vec (*total)[N]) {
+inline void add_products(const float* x, const Row* w, int64_t ahead, int64_t begin, int64_t end, Vec (*total)[N]) {
   constexpr int STEP = Row::STEP, PARTS = STEP / W;
   int64_t p = begin;
   for (; p + STEP <= end; p += STEP) {
@@ -77,7 +99,7 @@ inline void add_products(const float* x, int64_t k, const Row* w, int64_t ahead,
     }
     for (int part = 0; part < PARTS; part++)
       for (int i = 0; i < M; i++) {
-        const Vec xv = Vec::load(x + i * k + p + part * W);
+        const Vec xv = Vec::load(x + (p + part * W) * M + i * W).pinned();
         for (int o = 0; o < N; o++) total[i][o] = Vec::fma(xv, wv[o][part], total[i][o]);
       }
   }
@@ -85,7 +107,7 @@ inline void add_products(const float* x, int64_t k, const Row* w, int64_t ahead,
     for (int o = 0; o < N; o++) {
       const Vec wv = w[o].tail(p, end - p);
       for (int i = 0; i < M; i++)
-        total[i][o] = Vec::fma(Vec::load_some(x + i * k + p, end - p), wv, total[i][o]);
+        total[i][o] = Vec::fma(Vec::load(x + p * M + i * W), wv, total[i][o]);
     }
 }
 
@@ -93,7 +115,7 @@ inline void add_products(const float* x, int64_t k, const Row* w, int64_t ahead,
 // on nothing but k, so that a row has the same bits whatever rows stand beside it.
 template <int M, int N, class Row, Scaled SCALED>
 inline void add_tile(const Linear& a, int64_t row, int64_t j, int64_t begin, int64_t end, Vec (*total)[N]) {
-  const float* x = a.x + row * a.k;
+  const float* x = a.packed + row * packed_width(a);
   const Row w[4] = {Row(a, j), Row(a, j + (N > 1)), Row(a, j + 2 * (N > 2)), Row(a, j + 3 * (N > 2))};
   // Rows of weights that are short are fetched for the next outputs, long ones along the row.
   const int64_t bytes = N * (static_cast<const char*>(w[N - 1].place(a.k)) - static_cast<const char*>(w[N - 1].place(0)));
@@ -104,14 +126,14 @@ inline void add_tile(const Linear& a, int64_t row, int64_t j, int64_t begin, int
       Vec part[M][N];
       for (int i = 0; i < M; i++)
         for (int o = 0; o < N; o++) part[i][o] = Vec::zero();
-      add_products<M, N>(x, a.k, w, ahead, g * a.group, (g + 1) * a.group, part);
+      add_products<M, N>(x, w, ahead, g * a.group, (g + 1) * a.group, part);
       for (int o = 0; o < N; o++) {
         const Vec s = Vec::all(a.scale[(j + o) * groups + g]);
         for (int i = 0; i < M; i++) total[i][o] = Vec::fma(part[i][o], s, total[i][o]);
       }
     }
   } else {
-    add_products<M, N>(x, a.k, w, ahead, begin, end, total);
+    add_products<M, N>(x, w, ahead, begin, end, total);
   }
 }
 
@@ -170,11 +192,12 @@ template <class Row, Scaled SCALED>
 void linear_of(const Linear& a, int64_t n0, int64_t n1) {
   for (int64_t from = n0; from < n1; from += COLUMNS) {
     const int64_t to = std::min(n1, from + COLUMNS);
-    int64_t row = 0;
-    for (; row + 8 <= a.m; row += 8) columns<8, Row, SCALED>(a, row, from, to);
-    if (row + 4 <= a.m) columns<4, Row, SCALED>(a, row, from, to), row += 4;
-    if (row + 2 <= a.m) columns<2, Row, SCALED>(a, row, from, to), row += 2;
-    if (row < a.m) columns<1, Row, SCALED>(a, row, from, to);
+    for (int64_t row = 0; row < a.m; row += group_of(a.m - row)) switch (group_of(a.m - row)) {
+        case 8: columns<8, Row, SCALED>(a, row, from, to); break;
+        case 4: columns<4, Row, SCALED>(a, row, from, to); break;
+        case 2: columns<2, Row, SCALED>(a, row, from, to); break;
+        default: columns<1, Row, SCALED>(a, row, from, to);
+      }
   }
 }
 
@@ -201,7 +224,7 @@ void top1(const Linear& a, float softcap, int64_t n0, int64_t n1, Top* out) {
     const int64_t n = std::min(COLUMNS, n1 - from), even = (n + W - 1) / W * W;
     part.y_from = from;
     for (int64_t row = 0; row < a.m; row += TOP_ROWS) {
-      part.x = a.x + row * a.k, part.m = std::min(TOP_ROWS, a.m - row);
+      part.packed = a.packed + row * packed_width(a), part.m = std::min(TOP_ROWS, a.m - row);
       linear(part, from, from + n);
       for (int64_t i = 0; i < part.m; i++) {
         float* s = logits + i * COLUMNS;

@@ -59,10 +59,17 @@ bool many_rows(const Linear& a) {
 }
 
 // What the arguments of a product say. With `keeps_bf16`, x stays as it is where
-// `many_rows`; `kept` and `bias_kept` hold what had to be converted.
+// `many_rows`; `kept` and `bias_kept` hold what had to be converted, `packed` x as
+// the products read it.
 struct Call {
   Linear a{};
-  std::vector<float> kept, bias_kept;
+  std::vector<float> kept, bias_kept, packed;
+
+  void pack(const Kernels& use) {
+    packed.resize(a.m * use.packed_width(a));
+    use.pack(a, packed.data());
+    a.packed = packed.data();
+  }
 };
 
 ffi::Error read_product(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ffi::AnyBuffer bias,
@@ -113,6 +120,7 @@ ffi::Error LinearCall(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, 
   a.y = y->untyped_data();
   const bool many = many_rows(a);
   if (!many && a.m > MOST_ROWS) return ffi::Error::InvalidArgument("linear: too many rows");
+  if (!many) call.pack(kernels());
   const auto work = many ? bf16_matmul() : kernels().linear;
   const int64_t step = many ? 64 : columns_of_part(a), parts = (a.n + step - 1) / step;
   parallel(parts, [&](int64_t i) { work(a, i * step, std::min(a.n, (i + 1) * step)); });
@@ -126,6 +134,7 @@ ffi::Error Top1Call(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ff
   Linear& a = call.a;
   if (auto wrong = read_product(x, w, scale, bias, false, &call); wrong.failure()) return wrong;
   const Kernels& use = kernels();
+  call.pack(use);
   const int64_t step = columns_of_part(a), parts = (a.n + step - 1) / step;
   std::vector<Top> found(parts * a.m);
   parallel(parts, [&](int64_t i) {

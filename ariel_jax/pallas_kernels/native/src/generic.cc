@@ -39,6 +39,7 @@ struct Vec {
     for (float x : v) top = x > top ? x : top;
     return top;
   }
+  Vec pinned() const { return *this; }
   void save(float* p) const { std::memcpy(p, v, 32); }
   template <int COUNT>
   static void sums(const Vec* a, float* out) {
@@ -69,7 +70,7 @@ namespace {
 bool runs_here() { return true; }
 }  // namespace
 const Kernels* generic_kernels() {
-  static const Kernels kernels = {"generic", runs_here, linear, top1, attend_scratch, attend};
+  static const Kernels kernels = {"generic", runs_here, packed_width, pack, linear, top1, attend_scratch, attend};
   return &kernels;
 }
 }  // namespace ariel

@@ -78,6 +78,9 @@ void check_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int
   Linear a{};
   a.x = x.data(), a.w = w.raw.data(), a.scale = w.scale.data(), a.bias = bias.data(), a.y = y.data();
   a.m = m, a.k = k, a.n = a.y_stride = n, a.group = group, a.w_type = type, a.y_type = Type::F32;
+  std::vector<float> packed(m * kernels.packed_width(a));
+  kernels.pack(a, packed.data());
+  a.packed = packed.data();
   parallel((n + 15) / 16, [&](int64_t i) { kernels.linear(a, i * 16, std::min(n, i * 16 + 16)); });
   std::vector<double> want(m * n);
   double scale = 1;
@@ -191,12 +194,14 @@ void time_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int6
   const double bytes = double(bytes_of(type, n * k));
   const int copies = int(3e8 / bytes) + 1;
   Lines<uint8_t> w(size_t(bytes) * copies, 1);
-  Lines<float> x(m * k, 1.f), scale(n * k / 32, 1.f), y(m * n, 0.f);
+  Lines<float> x(m * k, 1.f), packed(m * (k + 16), 0.f), scale(n * k / 32, 1.f), y(m * n, 0.f);
   const double s = seconds_of(5, [&] {
     for (int c = 0; c < copies; c++) {
       Linear a{};
       a.x = x.at, a.w = w.at + size_t(bytes) * c, a.scale = scale.at, a.y = y.at;
       a.m = m, a.k = k, a.n = a.y_stride = n, a.group = type == Type::I4 ? 64 : k, a.w_type = type;
+      kernels.pack(a, packed.at);
+      a.packed = packed.at;
       parallel((n + 63) / 64, [&](int64_t i) { kernels.linear(a, i * 64, std::min(n, i * 64 + 64)); });
     }
   }) / copies;

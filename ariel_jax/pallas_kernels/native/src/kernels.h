@@ -18,6 +18,7 @@ inline uint16_t to_bf16(float f) {
 struct Linear {
   const float* x;        // [m, k]
   const uint16_t* x16;   // the same in bfloat16, or null
+  const float* packed;   // x as `pack` lays it out
   const void* w;         // [n, k]; I4: [n, k / 2], in blocks of 32: low nibbles 0..15, high 16..31
   const float* scale;    // [n, k / group], for I8 and I4
   const float* bias;     // [n], or null
@@ -51,7 +52,10 @@ struct Attention {
 struct Kernels {
   const char* name;
   bool (*runs_here)();
-  // Output columns [n0, n1).
+  // Floats of x in the order in which the products read it: m rows of `packed_width` each.
+  int64_t (*packed_width)(const Linear&);
+  void (*pack)(const Linear&, float* to);
+  // Output columns [n0, n1); x is read from `packed`.
   void (*linear)(const Linear&, int64_t n0, int64_t n1);
   // `linear` of columns [n0, n1), of which only `out` [m] is kept; softcap 0: none. y is not used.
   void (*top1)(const Linear&, float softcap, int64_t n0, int64_t n1, Top* out);
