@@ -219,14 +219,13 @@ def generate(
         logprobs: keep log-probabilities, and this many of the largest per token.
         on_text: called with (request, new text) while decoding.
         on_progress: called with the run whenever it has paused, and when it is done.
-        stream_every: steps between two looks at the text, where `on_text`, `on_progress` or `stop`
-            needs them.
+        stream_every: steps between two pauses, where `on_text`, `on_progress` or `stop` needs them.
         key: typed key of the whole call; a request's own `seed` wins over it.
         extra: the strategy's read-only arrays.
         mesh: devices to spread over, axes `data` and `tensor`.
         mem_limit: bytes that the cache may take, a growth's copies included; None for no limit.
-        compile_ahead: compile the program of the next capacity while this one's runs; worth it where
-            a processor is to spare.
+        compile_ahead: compile the next capacity's program while this one's runs; worth it where a
+            processor is to spare.
 
     Raises:
         ConfigError: bad prompts or settings, see `engine.start`.
@@ -257,24 +256,23 @@ def generate(
         tokenizer = _NoText()
     hidden = frozenset(model.eos_ids)  # never part of the text, also where they do not end it
     rows = [_Row(tokenizer, stop, eos=frozenset(eos), hidden=hidden) for _ in ids]
-    pauses = on_text is not None or on_progress is not None or bool(stop)
-    lengths = [len(p) for p in ids]
-    _to_end(run, rows, lengths, on_text, on_progress, stream_every if pauses else NO_STEP_LIMIT)
+    pauses = on_text is not None or bool(stop) or on_progress is not None
+    steps = stream_every if pauses else NO_STEP_LIMIT
+    _to_the_end(run, rows, on_text, on_progress, steps, len_prompts=[len(p) for p in ids])
     return Generation(
-        completions=tuple(_completion(run, i, row, lengths[i]) for i, row in enumerate(rows)),
+        completions=tuple(_completion(run, i, row, len(ids[i])) for i, row in enumerate(rows)),
         report=run.report,
     )
 
 
-def _to_end(
+def _to_the_end(
     run: Run,
     rows: list[_Row],
-    len_prompts: list[int],
     on_text: OnText | None,
     on_progress: OnProgress | None,
-    n_steps: int,
+    steps: int,
+    len_prompts: list[int],
 ) -> None:
-    """Decodes until all rows have stopped, with a pause after every `n_steps`."""
     ended = [False] * len(rows)
     while True:
         _watch(run, rows, ended, on_text, len_prompts)
@@ -282,7 +280,7 @@ def _to_end(
             on_progress(run)
         if run.done.all():
             return
-        run.advance(n_steps)
+        run.advance(steps)
 
 
 def _watch(

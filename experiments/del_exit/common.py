@@ -143,8 +143,9 @@ def count(
         loads = steps * loaded.cfg.n_layers if aux is None else int(aux.loads[0])
         counts = (report.decode_tokens, loads, steps, report.proposed, report.accepted)
         rows.append((run.new_tokens(0), *counts, report.decode_s, aux))
-    texts_out, *numbers, seconds, aux = (list(column) for column in zip(*rows, strict=True))
-    return Counted(texts_out, *map(np.asarray, numbers), np.asarray(seconds), aux)
+    columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
+    arrays = [np.asarray(column) for column in columns[1:7]]
+    return Counted(columns[0], *arrays, columns[7])  # pyright: ignore[reportCallIssue] six arrays
 
 
 def method(

@@ -57,7 +57,8 @@ def _texts(case: Case, loaded: Any, settings: Settings) -> dict[str, list[list[i
 def _pooled(parts: Sequence[Counted]) -> Counted:
     arrays = ("tokens", "loads", "rounds", "proposed", "accepted", "seconds")
     joined = [np.concatenate([getattr(p, name) for p in parts]) for name in arrays]
-    return Counted([t for p in parts for t in p.texts], *joined, [a for p in parts for a in p.aux])
+    texts, aux = ([x for p in parts for x in getattr(p, name)] for name in ("texts", "aux"))
+    return Counted(texts, *joined, aux)  # pyright: ignore[reportCallIssue] six arrays
 
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
