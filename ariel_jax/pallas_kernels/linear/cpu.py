@@ -65,13 +65,12 @@ def why_not_auto(
 ) -> str | None:
     """Why it is not known to pay for these arguments, or None.
 
-    Without a record it is taken for weights narrower than float32: the reference makes a float32
-    copy of them in every call.
+    Without a record it is taken for quantised weights, of which the reference makes a float32 copy
+    in every call, and for up to 8 rows of bfloat16 weights.
     """
     recorded = tune.why_not("linear", "native", shape_key(x, w, out_dtype))
-    if recorded == tune.UNKNOWN and w.dtype.itemsize < 4:
-        return None
-    return recorded
+    narrow = scale is not None or (w.dtype.itemsize < 4 and math.prod(x.shape[:-1]) <= 8)
+    return None if recorded == tune.UNKNOWN and narrow else recorded
 
 
 def linear(

@@ -105,7 +105,7 @@ ffi::Error read_product(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale
 
 // Columns that one part takes: enough work to pay for handing it out, a multiple of 16.
 int64_t columns_of_part(const Linear& a) {
-  const int64_t least = std::max<int64_t>(16, 32768 / std::max<int64_t>(a.k, 1));
+  const int64_t least = std::max<int64_t>(16, 65536 / (a.k * (1 + a.m / 4) + 1));
   const int64_t step = std::min<int64_t>(std::max<int64_t>(least, a.n / (4 * pool_size())), a.n);
   return (step + 15) / 16 * 16;
 }

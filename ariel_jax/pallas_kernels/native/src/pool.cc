@@ -58,10 +58,11 @@ class Pool {
       for (int64_t i = 0; i < n; i++) work(i);
       return;
     }
+    keep_off_this_processor();
     work_ = &work;
     n_ = n;
     next_.store(0, std::memory_order_relaxed);
-    left_.store(int(helpers_.size()), std::memory_order_relaxed);
+    open_.store(true);
     {
       // Taken by the sleepers between their last look and falling asleep: none is missed.
       std::lock_guard<std::mutex> lock(sleep_);
@@ -69,10 +70,27 @@ class Pool {
     }
     if (asleep_.load(std::memory_order_acquire)) wake_.notify_all();
     take();
-    while (left_.load(std::memory_order_acquire)) pause();
+    // Only helpers that are at work are waited for: one that still wakes up finds the round closed.
+    open_.store(false);
+    while (inside_.load()) pause();
   }
 
  private:
+  // Linux likes to wake a thread on the processor of its waker, where it would wait for the caller to
+  // be done: helpers use the others.
+  void keep_off_this_processor() {
+#if defined(__linux__)
+    const int here = sched_getcpu();
+    if (here < 0 || here == avoided_) return;
+    cpu_set_t others;
+    if (pthread_getaffinity_np(pthread_self(), sizeof others, &others) != 0) return;
+    CPU_CLR(here, &others);
+    if (CPU_COUNT(&others) == 0) return;
+    for (auto& helper : helpers_) pthread_setaffinity_np(helper.native_handle(), sizeof others, &others);
+    avoided_ = here;
+#endif
+  }
+
   void take() {
     for (int64_t i; (i = next_.fetch_add(1, std::memory_order_relaxed)) < n_;) (*work_)(i);
   }
@@ -93,8 +111,10 @@ class Pool {
       }
       if (ending_) return;
       seen = round_.load(std::memory_order_acquire);
-      take();
-      left_.fetch_sub(1, std::memory_order_acq_rel);
+      // In this order, against the caller's: either it sees this helper, or the helper that it is late.
+      inside_.fetch_add(1);
+      if (open_.load()) take();
+      inside_.fetch_sub(1);
     }
   }
 
@@ -103,11 +123,12 @@ class Pool {
   std::mutex turn_, sleep_;
   std::condition_variable wake_;
   std::atomic<uint64_t> round_{0};
-  std::atomic<int> asleep_{0}, left_{0};
+  std::atomic<int> asleep_{0}, inside_{0};
   std::atomic<int64_t> next_{0};
-  std::atomic<bool> ending_{false};
+  std::atomic<bool> ending_{false}, open_{false};
   const std::function<void(int64_t)>* work_ = nullptr;
   int64_t n_ = 0;
+  int avoided_ = -1;
 };
 
 std::mutex making;
