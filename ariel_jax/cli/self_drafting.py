@@ -1,6 +1,7 @@
 """The flags of `ariel-jax generate --strategy del`: which strategy they name, and its live line."""
 
 import sys
+import warnings
 from typing import Any
 
 from ariel_jax.algorithms import del_exit
@@ -96,3 +97,16 @@ class Live:
     def line(self) -> str:
         """The numbers in words."""
         return "" if self.latest is None else self.latest.line(self._n_layers)
+
+    def warn(self) -> None:
+        """Says where next to nothing was drafted, and why."""
+        if self.latest is not None and self.latest.is_plain:
+            shares = ", ".join(f"{e}: {100 * a:.0f} %" for e, a in self._estimates().items())
+            warnings.warn(
+                "drafts of this model's own layers do not pay here, so decoding was plain; estimated "
+                f"acceptance by exit: {shares}. Models trained with early exits do better.",
+                stacklevel=2,
+            )
+
+    def _estimates(self) -> dict[int, float]:
+        return {} if self.latest is None else self.latest.acceptance_by_exit

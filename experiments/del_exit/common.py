@@ -7,11 +7,12 @@ import tempfile
 from collections.abc import Sequence
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ariel_jax import load_pretrained, testing
 from ariel_jax.algorithms import del_exit
-from ariel_jax.decode import Autoregressive, Strategy, Upfront, start
+from ariel_jax.decode import Autoregressive, Strategy, Upfront, programs, start
 from ariel_jax.errors import ConfigError
 from experiments.nano import corpus
 from experiments.runner import Settings
@@ -138,14 +139,37 @@ def count(
         )
         while run.advance():
             pass
-        report, aux = run.report, run.state.aux
-        steps = report.decode_steps
+        report, aux, steps = run.report, run.state.aux, run.report.decode_steps
         loads = steps * loaded.cfg.n_layers if aux is None else int(aux.loads[0])
         counts = (report.decode_tokens, loads, steps, report.proposed, report.accepted)
         rows.append((run.new_tokens(0), *counts, report.decode_s, aux))
     columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
     arrays = [np.asarray(column) for column in columns[1:7]]
     return Counted(columns[0], *arrays, columns[7])  # pyright: ignore[reportCallIssue] six arrays
+
+
+def agreement(loaded: Any, prompts: list[list[int]], ours: Counted, plain: Counted) -> float:
+    """Share of texts that are plain decoding's, up to the first place where float32 has a tie.
+
+    There the two likeliest tokens must be closer than 1e-4 of the largest logit: a product of one row
+    and one of several may differ in the last bits.
+    """
+    good = 0
+    positions = jnp.arange(CAPACITY, dtype=jnp.int32)[None]
+    for prompt, a, b in zip(prompts, ours.texts, plain.texts, strict=True):
+        at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), None)
+        if at is None:
+            good += len(a) == len(b)
+            continue
+        text = np.zeros((1, CAPACITY), np.int32)
+        n = len(prompt) + at
+        text[0, :n] = [*prompt, *b[:at]]
+        row = np.asarray(
+            programs.forward(loaded.cfg, loaded.params, jnp.asarray(text), positions)[0, n - 1]
+        )
+        second, best = np.sort(row)[-2:]
+        good += bool(best - second < 1e-4 * np.abs(row).max())
+    return good / len(prompts)
 
 
 def method(

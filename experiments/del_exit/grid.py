@@ -38,7 +38,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         for length in case.config["lengths"]:
             way = common.method("fixed", case.config, L, exit=exit, length=length)
             found = common.count(loaded, texts, n_new, *way)
-            same = sum(a == b for a, b in zip(found.texts, plain.texts, strict=True))
+            same = common.agreement(loaded, texts, found, plain)
             name = f"E{exit}-d{length}"
             gain = found.tokens_per_load * L
             best = max(best, (gain, name))
@@ -56,9 +56,8 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
                 value=round(found.tokens_per_s / plain.tokens_per_s, 4), unit="1", kind="measured",
             )  # fmt: skip
             yield Figure(
-                metric=f"{name}: texts equal to plain decoding's", value=same / len(texts), unit="1",
-                kind="measured",
-                **runner.judge(same == len(texts), "1, but for ties in float32"),
+                metric=f"{name}: texts equal to plain decoding's, but for ties", value=same, unit="1",
+                kind="measured", **runner.judge(same == 1, "1"),
             )  # fmt: skip
     yield Figure(
         metric=f"best pair ({best[1]}): tokens per layer load over plain", value=round(best[0], 4),

@@ -91,16 +91,14 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         for name, counted in found.items():
             gain = counted[domain].tokens_per_load * L
             low, high = common.interval(counted[domain], plain[domain], settings.seed)
-            same = sum(
-                a == b for a, b in zip(counted[domain].texts, plain[domain].texts, strict=True)
-            )
+            same = common.agreement(loaded, texts[domain], counted[domain], plain[domain])
             yield Figure(
                 metric=f"{domain}, {name}: tokens per layer load over plain [{low:.2f}, {high:.2f}]",
                 value=round(gain, 4), unit="1", kind="measured",
             )  # fmt: skip
             yield Figure(
-                metric=f"{domain}, {name}: equal texts", value=same / len(texts[domain]), unit="1",
-                kind="measured", **runner.judge(same == len(texts[domain]), "1, but for ties in float32"),
+                metric=f"{domain}, {name}: texts equal to plain decoding's, but for ties", value=same,
+                unit="1", kind="measured", **runner.judge(same == 1, "1"),
             )  # fmt: skip
         ours, best = found["del"][domain], found["best pair of the domain"][domain]
         share = ours.tokens_per_load / best.tokens_per_load
@@ -159,11 +157,37 @@ def _clock(case: Case, loaded: Any, texts: dict[str, Any], settings: Settings) -
     )  # fmt: skip
 
 
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """Tokens per layer load over plain decoding's, by domain and method, with their intervals."""
+    from matplotlib import pyplot
+
+    found: dict[str, dict[str, tuple[float, float, float]]] = {}
+    for row in rows:
+        head, bracket, ends = row["metric"].partition(": tokens per layer load over plain [")
+        if bracket:
+            domain, _, name = head.partition(", ")
+            low, high = (float(end) for end in ends.rstrip("]").split(", "))
+            found.setdefault(name, {})[domain] = (row["value"], low, high)
+    figure, axis = pyplot.subplots(figsize=(9, 4), layout="constrained")
+    for i, (name, values) in enumerate(found.items()):
+        places = [d + 0.1 * i for d in range(len(values))]
+        middle, low, high = zip(*values.values(), strict=True)
+        errors = [[max(m - a, 0) for m, a in zip(middle, low, strict=True)],
+                  [max(b - m, 0) for m, b in zip(middle, high, strict=True)]]  # fmt: skip
+        axis.bar(places, middle, 0.1, yerr=errors, label=name)
+        axis.set_xticks(range(len(values)), list(values))
+    axis.axhline(1.0, color="k", lw=0.8)
+    axis.set_ylabel("tokens per layer load over plain (measured)")
+    axis.legend(fontsize=7)
+    return figure
+
+
 EXPERIMENT = runner.Experiment(
     name="del_exit.methods",
     title="Ways to choose exit and length",
     cases=cases,
     measure=measure,
+    plot=plot,
 )
 
 if __name__ == "__main__":

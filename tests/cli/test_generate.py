@@ -166,6 +166,7 @@ def test_drafts_of_its_own_layers_change_the_cost_not_the_text(call, monkeypatch
     found = json.loads(out)
     assert (status, found["text"]) == (0, plain[:-1])
     told = found["report"]["del"]
+    assert told["rounds"] >= 20
     assert set(told["acceptance_by_exit"]) == {"1"}
     assert 0.3 < told["tokens_per_load"] < 1.5
 

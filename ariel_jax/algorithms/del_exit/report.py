@@ -16,6 +16,7 @@ class Progress:
     """Of all requests together.
 
     Attributes:
+        rounds: taken, summed over requests.
         exit: layer of the next draft; None where nothing is drafted next.
         drafts_per_round: of the rounds that had any; 0 without any.
         acceptance: share of drafts that held; 0 without any.
@@ -24,12 +25,18 @@ class Progress:
         acceptance_by_exit: the estimates of the controller, by layer.
     """
 
+    rounds: int
     exit: int | None
     drafts_per_round: float
     acceptance: float
     tokens_per_load: float
     plain_share: float
     acceptance_by_exit: dict[int, float]
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether, after 20 rounds, next to nothing is drafted: the exits promise nothing here."""
+        return self.rounds > 20 and self.plain_share > 0.9
 
     def line(self, n_layers: int) -> str:
         """The numbers in a line."""
@@ -58,6 +65,7 @@ def progress(how: Config, state: DecodeState) -> Progress:
     tokens = int((known - prompt).sum()) - len(known)  # prefill drew the first one of each
     alpha = np.asarray(controller.acceptance(aux.control.seen)).mean(axis=0)
     return Progress(
+        rounds=rounds,
         exit=how.exits[int(aux.plan.exit)] if aux.plan.limit.any() else None,
         drafts_per_round=proposed / drafting if drafting else 0.0,
         acceptance=accepted / proposed if proposed else 0.0,

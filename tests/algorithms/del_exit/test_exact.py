@@ -59,6 +59,25 @@ def test_random_choices_in_many_models_change_no_token(small, sampling):
     assert ended > n_models // 4, "some texts must end early"
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("sampling", [None, LEAN, FULL], ids=["greedy", "mixed", "all settings"])
+def test_random_choices_in_hundreds_of_models_change_no_token(small, sampling):
+    for seed in range(100, 300):
+        plain, ours, _ = both(small, seed, sampling, choose=adversary(seed))
+        assert ours == plain
+
+
+def test_the_rejection_rule_leaves_greedy_requests_as_they_are(small):
+    sampling = [SamplingParams(), LEAN[1], SamplingParams(repetition_penalty=1.3), SamplingParams()]
+    accepted = 0
+    for seed in range(12):
+        choose = adversary(seed)
+        plain, ours, run = both(small, seed, sampling, choose=choose, verifier="rejection")
+        assert [ours[i] for i in (0, 2, 3)] == [plain[i] for i in (0, 2, 3)]
+        accepted += run.report.accepted
+    assert accepted > 12
+
+
 @pytest.mark.parametrize("name", ["del-e", "finite-state", "draft-verify"])
 def test_other_controllers_change_no_token(small, name):
     """They differ in their plans alone, and any plan is tested above."""
