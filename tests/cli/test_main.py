@@ -8,6 +8,7 @@ import pytest
 import ariel_jax
 from ariel_jax.cli import main as cli
 from ariel_jax.errors import ConfigError
+from ariel_jax.pallas_kernels import dispatch
 
 
 def call(*arguments, env=None, **options):
@@ -118,10 +119,9 @@ def test_info_reports_as_json_with_a_cache_that_others_may_not_write(tmp_path):
     assert report["backend"]["platform"] == "cpu"
     assert report["ceilings"]["read_bytes_per_s"] > 1e8
     assert report["compile_cache"].startswith(str(tmp_path / "ariel_jax" / "xla-"))
-    assert {(row["op"], row["chosen"]) for row in report["kernels"]} == {
-        ("linear", "reference"),
-        ("decode_attention", "reference"),
-    }
+    # Which one is chosen depends on the processor and on what is recorded for it.
+    assert {row["op"] for row in report["kernels"]} == set(dispatch.OP_NAMES)
+    assert {row["chosen"] for row in report["kernels"]} <= {"native", "reference"}
     # The second run finds the ceilings, and refuses a folder that has been opened to others.
     (tmp_path / "ariel_jax").chmod(0o777)
     again = call("info", env=cache)
