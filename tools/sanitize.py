@@ -1,4 +1,7 @@
-"""Runs the C++ kernels against plain loops under the address and undefined-behaviour sanitizers."""
+"""Runs the C++ kernels against plain loops under the address and undefined-behaviour sanitizers.
+
+With `--time`: as they are shipped, and then times them, in a process without XLA.
+"""
 
 import importlib.util
 import os
@@ -29,6 +32,8 @@ def main() -> int:
     spec.loader.exec_module(compiling)
     files = {name: flags for name, flags in compiling.FILES.items() if name != "ffi.cc"}
     files["harness.cc"] = ()
+    timing = sys.argv[1:] == ["--time"]
+    common = compiling.FLAGS if timing else FLAGS
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
 
@@ -36,18 +41,19 @@ def main() -> int:
             file, flags = item
             made = str(folder / f"{file}.o")
             source = str(compiling.SOURCES / file)
-            command = [compiling.compiler(), *FLAGS, *flags, "-c", source, "-o", made]
+            command = [compiling.compiler(), *common, *flags, "-c", source, "-o", made]
             subprocess.run(command, check=True)
             return made
 
         with ThreadPoolExecutor(2) as pool:
             objects = list(pool.map(compile_one, files.items()))
         program = str(folder / "harness")
-        link = [compiling.compiler(), *FLAGS, *objects, "-o", program, "-pthread"]
+        link = [compiling.compiler(), *common, *objects, "-o", program, "-pthread"]
         subprocess.run(link, check=True)
         # Two threads, so that a race that breaks memory has a chance to show.
         environment = os.environ | {"ARIEL_JAX_THREADS": "2", "ASAN_OPTIONS": "detect_leaks=0"}
-        return subprocess.run([program], check=False, env=environment).returncode
+        command = [program, "time"] if timing else [program]
+        return subprocess.run(command, check=False, env=environment).returncode
 
 
 if __name__ == "__main__":

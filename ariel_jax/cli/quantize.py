@@ -17,6 +17,7 @@ from ariel_jax.models.hf.save import check_target
 from ariel_jax.models.params import DecoderParams
 from ariel_jax.models.quantization import LayerError, quantize, report
 from ariel_jax.training.scoring import score_documents
+from ariel_jax.training.text import read_text
 
 N_WORST = 10  # weights in the table
 
@@ -47,7 +48,7 @@ def run(args: Args) -> int:
     Raises:
         ArielError: whatever loading, quantising and saving refuse; then nothing was written.
     """
-    text = None if args.text is None else _read(args.text)
+    text = None if args.text is None else read_text(args.text)
     check_target(args.out)  # saving does so too, but only after all the work
     model = hf.load_pretrained(args.model)
     if model.source is not None and args.out.resolve() == model.source.resolve():
@@ -70,18 +71,6 @@ def run(args: Args) -> int:
     say(f"written to {args.out}")
     print(json.dumps(found) if args.json else _text(args, found, errors))
     return 0
-
-
-def _read(path: pathlib.Path) -> str:
-    try:
-        text = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(
-            f"cannot read {path} as text: {error}. Name a UTF-8 text file that exists."
-        ) from error
-    if not text:
-        raise ConfigError(f"{path} is empty: name a file that holds text.")
-    return text
 
 
 def _bytes(params: DecoderParams) -> int:

@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax.decode import verifying
@@ -224,12 +223,7 @@ class Speculative(WithoutChoice):
         Raises:
             ConfigError: a request that samples, under the verifier `greedy`.
         """
-        hot = np.flatnonzero(np.asarray(state.sampling.temperature) > 0).tolist()
-        if self.verifier == "greedy" and hot:
-            raise ConfigError(
-                f"request(s) {hot} have a temperature above 0 and the verifier is 'greedy': set the "
-                "temperature to 0, or verify with 'coupled' or 'rejection'."
-            )
+        verifying.check_requests(self.verifier, state)
         return self.proposer.init(cfg, params, extra, state)
 
     def prefill(

@@ -41,6 +41,20 @@ class Verdict(struct.PyTreeNode):
     path: jax.Array  # [B, depth + 1] int32 nodes whose rows these tokens extend
 
 
+def check_requests(verifier: str, state: DecodeState) -> None:
+    """Checks that a verifier can serve the requests of a state.
+
+    Raises:
+        ConfigError: a request that samples, under the verifier `greedy`.
+    """
+    hot = np.flatnonzero(np.asarray(state.sampling.temperature) > 0).tolist()
+    if verifier == "greedy" and hot:
+        raise ConfigError(
+            f"request(s) {hot} have a temperature above 0 and the verifier is 'greedy': set the "
+            "temperature to 0, or verify with 'coupled' or 'rejection'."
+        )
+
+
 def coupled(
     state: DecodeState, logits: jax.Array, draft: Draft, tree: Tree, length: jax.Array
 ) -> Verdict:

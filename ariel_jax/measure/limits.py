@@ -113,8 +113,5 @@ def ceilings(*, remeasure: bool = False, store: ProfileStore | None = None) -> C
             warnings.warn(f"earlier ceilings cannot be read: {error}", stacklevel=2)
     result = measure(_SIZES[backend.platform()])
     if store is not None:
-        try:
-            store.put(key, dataclasses.asdict(result))
-        except (StorageError, IntegrityError) as error:
-            warnings.warn(f"measured ceilings are not kept: {error}", stacklevel=2)
+        store.keep(key, dataclasses.asdict(result), "measured ceilings are")
     return result

@@ -5,11 +5,12 @@ import fcntl
 import json
 import os
 import pathlib
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 from ariel_jax import durable
-from ariel_jax.errors import IntegrityError
+from ariel_jax.errors import IntegrityError, StorageError
 
 _FORMAT = 1
 
@@ -49,6 +50,13 @@ class ProfileStore:
             entries = [e for e in self._entries() if _canonical(e["key"]) != wanted]
             entries.append({"key": key, "value": value})
             durable.write_json(self.path, {"format": _FORMAT, "entries": entries})
+
+    def keep(self, key: dict[str, Any], value: dict[str, Any], what: str) -> None:
+        """Stores like `put`, but where that fails warns that `what` is not kept, and goes on."""
+        try:
+            self.put(key, value)
+        except (StorageError, IntegrityError) as error:
+            warnings.warn(f"{what} not kept: {error}", stacklevel=3)
 
     def _entries(self) -> list[dict[str, Any]]:
         try:

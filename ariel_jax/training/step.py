@@ -11,8 +11,7 @@ from flax import struct
 from ariel_jax._checks import in_range, non_negative, non_negative_int
 from ariel_jax._numerics import at_least_f32
 from ariel_jax.errors import ConfigError
-from ariel_jax.layers.linear import dequantize, linear
-from ariel_jax.layers.norms import norm
+from ariel_jax.layers.linear import dequantize
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams, head
@@ -170,12 +169,12 @@ def lm_loss(
         last, early, exit_layer = _hidden(cfg, params, batch, key=key, layerskip=layerskip)
         weights = head(params).w
         if layerskip is None or early is None:
-            rows = _before_head(cfg, params, last).reshape(B * T, -1)
+            rows = decoder.before_head(cfg, params, last).reshape(B * T, -1)
             total, _ = head_cross_entropy(
                 rows, weights, targets, row_weights, softcap=cfg.final_softcap
             )
             return total, {"loss": total, "loss_last": total, "weight": count}
-        both = _before_head(cfg, params, jnp.stack([last, early])).reshape(2 * B * T, -1)
+        both = decoder.before_head(cfg, params, jnp.stack([last, early])).reshape(2 * B * T, -1)
         share = layerskip.exit_scale / (1 + layerskip.exit_scale)
         total, nll = head_cross_entropy(
             both,
@@ -227,7 +226,7 @@ def exit_nll(
         for i in range(max(exits)):
             x, _ = decoder.block(cfg, params.layers[i], i, x, positions, attend, None)
             if i + 1 in exits:
-                rows = _before_head(cfg, params, x).reshape(B * T, -1)
+                rows = decoder.before_head(cfg, params, x).reshape(B * T, -1)
                 if scale is not None:  # products in the wider type, as in `linear`
                     rows = rows.astype(weights.dtype)
                 _, nll = head_cross_entropy(
@@ -271,10 +270,3 @@ def _skipping(skip: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
     # The branch is a wall for XLA:CPU's fusion, which otherwise makes one expression of the choices
     # of all layers, in which x stands twice at every layer: five times slower, and slow to compile.
     return jax.lax.cond(jnp.any(skip), lambda: jnp.where(skip[:, None, None], x, y), lambda: y)
-
-
-def _before_head(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:
-    """What `decoder.unembed` multiplies with the head: residual [..., D] after the final norm."""
-    if params.final_norm is not None:
-        x = norm(cfg.norm, cfg.norm_eps, params.final_norm, x)
-    return x if params.embed_out is None else linear(x, params.embed_out)

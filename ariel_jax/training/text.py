@@ -46,7 +46,7 @@ def text_file_source(
             "the tokenizer names no eos_token to put between documents: add it to "
             "tokenizer_config.json."
         )
-    texts = [_read(pathlib.Path(file)) for file in files]
+    texts = [read_text(pathlib.Path(file)) for file in files]
     made_from = {
         "files": [
             [str(f), hashlib.sha256(t.encode()).hexdigest()]
@@ -79,7 +79,12 @@ def text_file_source(
     )
 
 
-def _read(path: pathlib.Path) -> str:
+def read_text(path: pathlib.Path) -> str:
+    """The text of a file.
+
+    Raises:
+        ConfigError: it cannot be read, is not UTF-8 or holds nothing.
+    """
     try:
         text = path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:

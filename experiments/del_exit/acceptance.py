@@ -27,10 +27,7 @@ from experiments.runner import Case, Figure, Settings
 
 def cases(settings: Settings) -> Sequence[Case]:
     """One per domain."""
-    return [
-        Case(name=domain, config=common.config(settings), expected_s=80.0)
-        for domain in common.DOMAINS[: 1 if settings.is_tiny else 3]
-    ]
+    return common.by_domain(settings, common.config(settings), expected_s=80.0)
 
 
 @functools.partial(jax.jit, static_argnames=("cfg",))

@@ -15,7 +15,7 @@ from ariel_jax.algorithms import del_exit
 from ariel_jax.decode import Autoregressive, Strategy, Upfront, programs, start
 from ariel_jax.errors import ConfigError
 from experiments.nano import corpus
-from experiments.runner import Settings
+from experiments.runner import Case, Settings
 
 DOMAINS = ("code", "english", "templates")
 EXITS = (1, 2, 5, 8)
@@ -54,6 +54,12 @@ def _heldout() -> dict[str, list[str]]:
         if document.split == "heldout":
             found[document.domain].extend(document.parts)
     return found
+
+
+def by_domain(settings: Settings, config: dict[str, Any], *, expected_s: float) -> list[Case]:
+    """One case per domain; at the smallest scale the first one only."""
+    names = DOMAINS[: 1 if settings.is_tiny else len(DOMAINS)]
+    return [Case(name=name, config=config, expected_s=expected_s) for name in names]
 
 
 def prompts(case: dict[str, Any], loaded: Any, domain: str, *, is_tiny: bool) -> list[list[int]]:

@@ -22,8 +22,7 @@ def cases(settings: Settings) -> Sequence[Case]:
     """One per domain."""
     config = common.config(settings)
     config["lengths"] = [n for n in LENGTHS if n <= config["max_draft"]]
-    names = common.DOMAINS[: 1 if settings.is_tiny else 3]
-    return [Case(name=name, config=config, expected_s=300.0) for name in names]
+    return common.by_domain(settings, config, expected_s=300.0)
 
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:

@@ -20,8 +20,7 @@ from experiments.runner import Case, Figure, Settings
 def cases(settings: Settings) -> Sequence[Case]:
     """One per domain."""
     config = common.config(settings) | {"n_rounds": 1 if settings.is_tiny else 5}
-    names = common.DOMAINS[: 1 if settings.is_tiny else 3]
-    return [Case(name=name, config=config, expected_s=90.0) for name in names]
+    return common.by_domain(settings, config, expected_s=90.0)
 
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:

@@ -3,12 +3,10 @@
 import dataclasses
 import math
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
-import numpy as np
 
 from ariel_jax import measure
 from ariel_jax._checks import positive_int
@@ -18,11 +16,11 @@ from ariel_jax.decode.capacity import Upfront
 from ariel_jax.decode.compiling import compile_seconds
 from ariel_jax.decode.engine import start
 from ariel_jax.decode.strategy import Autoregressive, Strategy
-from ariel_jax.errors import ConfigError, IntegrityError, StorageError
+from ariel_jax.decode.workload import workload_key
+from ariel_jax.errors import ConfigError
 from ariel_jax.layers.kv_cache import init_cache
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
-from ariel_jax.pallas_kernels import dispatch
 
 PROMPT = 16  # tokens; the same short text at every capacity, so that only the capacity varies
 SPARE = 16  # rows that a measured growth adds
@@ -93,7 +91,8 @@ def profile(
             f"n_runs={n_runs} needs {PROMPT + n_new} positions and the model has "
             f"{cfg.max_positions}: pass fewer runs."
         )
-    key = _key(cfg, params, batch, rows, strategy)
+    where = workload_key(cfg, params, batch=batch, capacity=rows[0], rows=strategy.rows)
+    key = {"what": "bmc profile", "capacities": rows, "strategy": repr(strategy), **where}
     found = store.get(key) if store is not None and not remeasure else None
     if found is not None and (known := _from_json(found)) is not None:
         return known
@@ -111,10 +110,7 @@ def profile(
         compile_s=max(stepper.compile_s for stepper in steppers),
     )
     if store is not None:
-        try:
-            store.put(key, dataclasses.asdict(result))
-        except (StorageError, IntegrityError) as error:
-            warnings.warn(f"the profile is not kept: {error}", stacklevel=2)
+        store.keep(key, dataclasses.asdict(result), "the profile is")
     return result
 
 
@@ -211,60 +207,6 @@ class _Stepper:
         taken = report.decode_steps - steps
         if taken:
             self.step_s = min(self.step_s, (report.decode_s - spent) / taken)
-
-
-def _key(
-    cfg: DecoderConfig,
-    params: DecoderParams,
-    batch: int,
-    capacities: list[int],
-    strategy: Strategy,
-) -> dict[str, Any]:
-    shapes = {
-        "n_layers": cfg.n_layers,
-        "d_model": cfg.d_model,
-        "n_heads": cfg.n_heads,
-        "n_kv_heads": cfg.n_kv_heads,
-        "head_dim": cfg.head_dim,
-        "d_ff": cfg.d_ff,
-        "vocab_size": cfg.vocab_size,
-    }
-    return {
-        "what": "bmc profile",
-        **measure.fingerprint(),
-        "shapes": shapes,
-        "gated": cfg.gated,
-        "windows": [cfg.attention(layer).window for layer in range(cfg.n_layers)],
-        "dtypes": [
-            params.precision.dtype(name).name for name in ("param", "compute", "cache", "logits")
-        ],
-        "batch": batch,
-        "capacities": capacities,
-        "strategy": repr(strategy),
-        "attention": _attention(cfg, params, batch, capacities[0], strategy.rows),
-    }
-
-
-def _attention(
-    cfg: DecoderConfig, params: DecoderParams, batch: int, capacity: int, rows: int
-) -> str | None:
-    """Which implementation of `decode_attention` a step takes here."""
-    dtype = params.precision.dtype("compute")
-    q = jax.ShapeDtypeStruct((batch, rows, cfg.n_heads, cfg.head_dim), dtype)
-    kv = jax.ShapeDtypeStruct((batch, cfg.n_kv_heads, capacity, cfg.head_dim), dtype)
-    options = cfg.attention(0)
-    choice = dispatch.op("decode_attention").explain(
-        q,
-        kv,
-        kv,
-        length=jax.ShapeDtypeStruct((batch,), np.int32),
-        scale=options.scale,
-        softcap=options.softcap,
-        window=options.window,
-        q_positions=jax.ShapeDtypeStruct((batch, rows), np.int32),
-        parents=None,
-    )
-    return choice.chosen
 
 
 def _from_json(found: dict[str, Any]) -> Profile | None:

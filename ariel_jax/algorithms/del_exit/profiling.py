@@ -7,7 +7,6 @@ free, which they are not on a processor; measured times have both in them.
 import dataclasses
 import functools
 import math
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +19,8 @@ from ariel_jax.algorithms.del_exit import programs
 from ariel_jax.algorithms.del_exit.config import Config, Costs, tuning
 from ariel_jax.algorithms.del_exit.strategy import SelfSpeculative
 from ariel_jax.decode import Run, Upfront, rollback, start
-from ariel_jax.errors import ConfigError, IntegrityError, StorageError
+from ariel_jax.decode.workload import workload_key
+from ariel_jax.errors import ConfigError
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
 
@@ -74,7 +74,14 @@ def measured_costs(
             f"capacity={capacity} and the model's {cfg.max_positions} positions must be at least "
             f"{longest + how.rows}: pass a larger capacity or a smaller max_draft."
         )
-    key = _key(cfg, params, how, batch, capacity)
+    key = {
+        "what": "del_exit costs",
+        "exits": list(how.exits),
+        "max_draft": how.max_draft,
+        "row_buckets": list(how.buckets),
+        "capacity": capacity,
+        **workload_key(cfg, params, batch=batch, capacity=capacity, rows=how.rows),
+    }
     found = store.get(key) if store is not None and not remeasure else None
     if found is not None and (known := _from_json(found, how)) is not None:
         return known
@@ -82,12 +89,8 @@ def measured_costs(
     rounds_s = _rounds_s(cfg, params, how, batch, capacity, n_runs)
     result = _parts(how, rounds_s, _look_s(cfg, params, how, batch, n_runs))
     if store is not None:
-        try:
-            store.put(
-                key, {name: np.asarray(value).tolist() for name, value in vars(result).items()}
-            )
-        except (StorageError, IntegrityError) as error:
-            warnings.warn(f"the costs are not kept: {error}", stacklevel=2)
+        numbers = {name: np.asarray(value).tolist() for name, value in vars(result).items()}
+        store.keep(key, numbers, "the costs are")
     return result
 
 
@@ -153,26 +156,6 @@ def _parts(how: Config, rounds_s: np.ndarray, look_s: float) -> Costs:
         shadow=jnp.asarray(look_s, jnp.float32),
         plain=jnp.asarray(rounds_s[0, 0], jnp.float32),
     )
-
-
-def _key(
-    cfg: DecoderConfig, params: DecoderParams, how: Config, batch: int, capacity: int
-) -> dict[str, Any]:
-    shapes = ("n_layers", "d_model", "n_heads", "n_kv_heads", "head_dim", "d_ff", "vocab_size")
-    dtypes = ("param", "compute", "cache", "logits")
-    return {
-        "what": "del_exit costs",
-        **measure.fingerprint(),
-        "shapes": {name: getattr(cfg, name) for name in shapes},
-        "gated": cfg.gated,
-        "windows": [cfg.attention(layer).window for layer in range(cfg.n_layers)],
-        "dtypes": [params.precision.dtype(name).name for name in dtypes],
-        "exits": list(how.exits),
-        "max_draft": how.max_draft,
-        "row_buckets": list(how.buckets),
-        "batch": batch,
-        "capacity": capacity,
-    }
 
 
 def _from_json(found: dict[str, Any], how: Config) -> Costs | None:

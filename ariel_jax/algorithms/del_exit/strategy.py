@@ -5,12 +5,12 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ariel_jax._checks import one_of
 from ariel_jax.algorithms.del_exit import controller, passes, rounds, shadow
 from ariel_jax.algorithms.del_exit.config import Config, Tuning, tuning
 from ariel_jax.algorithms.del_exit.rounds import Aux, Job, Trace
+from ariel_jax.decode import verifying
 from ariel_jax.decode.speculative import VERIFIERS
 from ariel_jax.decode.state import DecodeState, StepInfo
 from ariel_jax.decode.strategy import WithoutChoice, first_token
@@ -77,12 +77,7 @@ class SelfSpeculative(WithoutChoice):
                 f"SelfSpeculative got extra= of type {type(extra).__name__}: pass what "
                 "`del_exit.tuning(config, n_layers)` returns, or None."
             )
-        hot = np.flatnonzero(np.asarray(state.sampling.temperature) > 0).tolist()
-        if self.verifier == "greedy" and hot:
-            raise ConfigError(
-                f"request(s) {hot} have a temperature above 0 and the verifier is 'greedy': set the "
-                "temperature to 0, or verify with 'coupled' or 'rejection'."
-            )
+        verifying.check_requests(self.verifier, state)
         numbers = self.job(cfg, params, extra).tuning
         self._check_costs(numbers)
         B, R = state.batch, self.config.n_trace

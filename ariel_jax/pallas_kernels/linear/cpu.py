@@ -22,12 +22,7 @@ def why_not(
 ) -> str | None:
     """Why it cannot take these arguments, or None."""
     rows = math.prod(x.shape[:-1])
-    bias = {} if b is None else {"b": b.dtype}
-    weights = {"w": w.dtype} if scale is None else {}
-    unknown = native.why_not_with(x=x.dtype, out_dtype=out_dtype, **weights, **bias)
-    if unknown is not None:
-        return unknown
-    if (reason := why_not_quantized(w, scale)) is not None:
+    if (reason := why_not_product(x, w, b, scale, out_dtype=out_dtype)) is not None:
         return reason
     if rows > MOST_ROWS and {x.dtype, w.dtype} == {jnp.dtype(jnp.bfloat16)}:
         return None if native.has_bf16_matmul() else "this processor multiplies no bfloat16"
@@ -36,10 +31,21 @@ def why_not(
     return None
 
 
-def why_not_quantized(w: Any, scale: Any) -> str | None:
-    """Why the kernels cannot read these quantised weights, or None; None for others too."""
-    if scale is None:
-        return None
+def why_not_product(x: Any, w: Any, b: Any, scale: Any, **dtypes: DTypeLike) -> str | None:
+    """Why the kernels cannot read these rows and weights, whatever the number of rows, or None.
+
+    Args:
+        x: rows.
+        w: weights.
+        b: bias or None.
+        scale: of quantised weights, or None.
+        dtypes: further ones that must be known, by name.
+    """
+    dtypes |= {} if b is None else {"b": b.dtype}
+    dtypes |= {"w": w.dtype} if scale is None else {}
+    unknown = native.why_not_with(x=x.dtype, **dtypes)
+    if unknown is not None or scale is None:
+        return unknown
     n_in, groups = n_inputs(w), scale.shape[-1]
     if scale.dtype != jnp.float32:
         return f"scales must be float32, not {scale.dtype}"

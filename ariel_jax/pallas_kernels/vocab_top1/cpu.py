@@ -8,15 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ariel_jax.pallas_kernels import native, tune
-from ariel_jax.pallas_kernels.linear.cpu import shape_key, why_not_quantized
+from ariel_jax.pallas_kernels.linear.cpu import shape_key, why_not_product
 from ariel_jax.pallas_kernels.vocab_top1 import reference
 
 
 def why_not(x: Any, w: Any, b: Any, *, scale: Any, softcap: float | None) -> str | None:
     """Why it cannot take these arguments, or None."""
-    weights = {"w": w.dtype} if scale is None else {}
-    bias = {} if b is None else {"b": b.dtype}
-    return native.why_not_with(x=x.dtype, **weights, **bias) or why_not_quantized(w, scale)
+    return why_not_product(x, w, b, scale)
 
 
 def why_not_auto(x: Any, w: Any, b: Any, *, scale: Any, softcap: float | None) -> str | None:

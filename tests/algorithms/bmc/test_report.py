@@ -1,8 +1,8 @@
 import pytest
 
 from ariel_jax.algorithms import bmc
-from ariel_jax.algorithms.bmc import profiling
 from ariel_jax.decode import Autoregressive, NGram, Speculative
+from ariel_jax.decode.workload import workload_key
 from ariel_jax.errors import ConfigError
 from ariel_jax.measure import ProfileStore
 from ariel_jax.testing import tiny_config, tiny_params
@@ -85,7 +85,7 @@ def test_a_profile_is_measured_once_and_kept_by_model_batch_and_capacities(model
 
 
 def test_a_profile_is_kept_under_the_attention_it_was_measured_with(model):
-    key = profiling._key(*model, 1, [128, 256], Autoregressive())
+    key = workload_key(*model, batch=1, capacity=128, rows=1)
     assert key["attention"] == "reference"
     assert key["batch"] == 1
 

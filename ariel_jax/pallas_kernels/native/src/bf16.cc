@@ -66,15 +66,8 @@ void matmul(const Linear& a, int64_t n0, int64_t n1) {
       }
     }
     for (int64_t row = 0; row < a.m; row++)
-      for (int64_t j = from; j < to; j++) {
-        float value = sum[(row / 4 * (COLUMNS / 4) + (j - from) / 4) * 16 + row % 4 * 4 + (j - from) % 4];
-        if (a.bias) value += a.bias[j];
-        if (a.y_type == Type::F32) {
-          static_cast<float*>(a.y)[row * a.y_stride + j - a.y_from] = value;
-        } else {
-          static_cast<uint16_t*>(a.y)[row * a.y_stride + j - a.y_from] = to_bf16(value);
-        }
-      }
+      for (int64_t j = from; j < to; j++)
+        store(a, row, j, sum[(row / 4 * (COLUMNS / 4) + (j - from) / 4) * 16 + row % 4 * 4 + (j - from) % 4]);
   }
 }
 

@@ -12,14 +12,6 @@ constexpr int W = Vec::width;
 constexpr int64_t TOP_ROWS = 32;  // whose logits of a few columns `top1` holds at a time
 constexpr int64_t COLUMNS = 64;   // weights of so many outputs stay in cache between groups of rows
 
-inline void store(const Linear& a, int64_t row, int64_t column, float value) {
-  if (a.bias) value += a.bias[column];
-  if (a.y_type == Type::F32)
-    static_cast<float*>(a.y)[row * a.y_stride + column - a.y_from] = value;
-  else
-    static_cast<uint16_t*>(a.y)[row * a.y_stride + column - a.y_from] = to_bf16(value);
-}
-
 // Weights of one output as registers of floats. `STEP` inputs are read at a time.
 struct RowF32 {
   static constexpr int STEP = W;

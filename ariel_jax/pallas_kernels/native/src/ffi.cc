@@ -59,16 +59,20 @@ bool many_rows(const Linear& a) {
 }
 
 // What the arguments of a product say. With `keeps_bf16`, x stays as it is where
-// `many_rows`; `kept` and `bias_kept` hold what had to be converted, `packed` x as
-// the products read it.
+// `many_rows`; `kept` and `bias_kept` hold what had to be converted.
 struct Call {
   Linear a{};
-  std::vector<float> kept, bias_kept, packed;
+  std::vector<float> kept, bias_kept;
 
   void pack(const Kernels& use) {
-    packed.resize(a.m * use.packed_width(a));
-    use.pack(a, packed.data());
-    a.packed = packed.data();
+    const int64_t width = use.packed_width(a);
+    if (a.m == 1 && width == a.k) {
+      a.packed = a.x;  // one whole row lies as it would be packed
+      return;
+    }
+    float* to = scratch_of(a.m * width);
+    use.pack(a, to);
+    a.packed = to;
   }
 };
 

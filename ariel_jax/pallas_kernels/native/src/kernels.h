@@ -28,6 +28,15 @@ struct Linear {
   Type w_type, y_type;
 };
 
+// Keeps one result, its bias added.
+inline void store(const Linear& a, int64_t row, int64_t column, float value) {
+  if (a.bias) value += a.bias[column];
+  if (a.y_type == Type::F32)
+    static_cast<float*>(a.y)[row * a.y_stride + column - a.y_from] = value;
+  else
+    static_cast<uint16_t*>(a.y)[row * a.y_stride + column - a.y_from] = to_bf16(value);
+}
+
 // Of one row of logits: the largest, the first place that has it, and sum_j exp(logit_j - top).
 // A NaN among the logits makes `sum` NaN.
 struct Top {
