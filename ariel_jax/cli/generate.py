@@ -160,7 +160,7 @@ def run(args: Args) -> int:
     cost = summary(model, out.report, out.completions)
     if live is not None and live.latest is not None:
         cost["del"] = dataclasses.asdict(live.latest)
-        live.warn()
+        live.explain()
     if args.json:
         for k, completion in enumerate(out.completions):
             print(json.dumps({"index": k} | dataclasses.asdict(completion) | {"report": cost}))

@@ -1,7 +1,6 @@
 """The flags of `ariel-jax generate --strategy del`: which strategy they name, and its live line."""
 
 import sys
-import warnings
 from typing import Any
 
 from ariel_jax.algorithms import del_exit
@@ -98,15 +97,12 @@ class Live:
         """The numbers in words."""
         return "" if self.latest is None else self.latest.line(self._n_layers)
 
-    def warn(self) -> None:
-        """Says where next to nothing was drafted, and why."""
+    def explain(self) -> None:
+        """Says it where next to nothing was drafted."""
         if self.latest is not None and self.latest.is_plain:
-            shares = ", ".join(f"{e}: {100 * a:.0f} %" for e, a in self._estimates().items())
-            warnings.warn(
+            estimates = self.latest.acceptance_by_exit.items()
+            shares = ", ".join(f"{exit}: {100 * share:.0f} %" for exit, share in estimates)
+            say(
                 "drafts of this model's own layers do not pay here, so decoding was plain; estimated "
-                f"acceptance by exit: {shares}. Models trained with early exits do better.",
-                stacklevel=2,
+                f"acceptance by exit: {shares}. Models trained with early exits do better."
             )
-
-    def _estimates(self) -> dict[int, float]:
-        return {} if self.latest is None else self.latest.acceptance_by_exit

@@ -20,6 +20,8 @@ from flax import struct
 
 from ariel_jax.algorithms.del_exit.config import Config, Tuning
 
+FIRST_IDLE_LOOK = 8  # rounds without drafts before the first look at the exits
+
 
 class State(struct.PyTreeNode):
     """Decayed sums over looks; K exits, B requests."""
@@ -56,7 +58,7 @@ def update(
         sureness: [B, K, W] f32 largest probability under the exit.
         valid: [B, W] bool rows whose inputs were all accepted: the first n + 1 of a round that
             accepted n. A request without any (it is done) keeps its sums.
-        keep: [] f32 weight of the past: omega for each round since the last look.
+        keep: [] or [B] f32 weight of the past: omega for each round that is looked at or skipped.
 
     Returns:
         The new state.
@@ -183,6 +185,7 @@ class Control(struct.PyTreeNode):
     proposed: jax.Array  # [B] int32 since the prompt
     accepted: jax.Array  # [B] int32 since the prompt
     since: jax.Array  # [] int32 rounds since the last look
+    idle: jax.Array  # [] int32 looks since the last round with drafts
 
 
 class Plan(struct.PyTreeNode):
@@ -203,13 +206,25 @@ def init_control(cfg: Config, tuning: Tuning, batch: int) -> Control:
         proposed=jnp.zeros((batch,), jnp.int32),
         accepted=jnp.zeros((batch,), jnp.int32),
         since=jnp.zeros((), jnp.int32),
+        idle=jnp.zeros((), jnp.int32),
     )
 
 
 def due(tuning: Tuning, control: Control, drafting: bool) -> jax.Array:
-    """[] bool: whether the round that begins ends with a look."""
-    every = tuning.shadow_every if drafting else tuning.idle_every
+    """[] bool: whether the round that begins ends with a look.
+
+    Without drafts the first look comes soon, since a prompt says little about the text that follows;
+    each one that changes nothing doubles the way to the next, up to `idle_every`.
+    """
+    wait = jnp.left_shift(jnp.int32(FIRST_IDLE_LOOK), jnp.minimum(control.idle, 16))
+    every = tuning.shadow_every if drafting else jnp.minimum(tuning.idle_every, wait)
     return control.since + 1 >= every
+
+
+def looked(control: Control, seen: State, *, drafting: bool) -> Control:
+    """The controller after a look that found `seen`."""
+    idle = jnp.zeros_like(control.idle) if drafting else control.idle + 1
+    return control.replace(seen=seen, since=jnp.zeros_like(control.since), idle=idle)
 
 
 def after_round(
@@ -239,6 +254,7 @@ def after_round(
         proposed=total,
         accepted=held,
         since=control.since + 1,
+        idle=jnp.where(drafted.any(), 0, control.idle).astype(jnp.int32),
     )
 
 

@@ -17,6 +17,7 @@ class Progress:
 
     Attributes:
         rounds: taken, summed over requests.
+        is_done: all requests have ended.
         exit: layer of the next draft; None where nothing is drafted next.
         drafts_per_round: of the rounds that had any; 0 without any.
         acceptance: share of drafts that held; 0 without any.
@@ -26,6 +27,7 @@ class Progress:
     """
 
     rounds: int
+    is_done: bool
     exit: int | None
     drafts_per_round: float
     acceptance: float
@@ -40,9 +42,9 @@ class Progress:
 
     def line(self, n_layers: int) -> str:
         """The numbers in a line."""
-        exit = "no draft next" if self.exit is None else f"next exit {self.exit}"
+        exit = "no draft next | " if self.exit is None else f"next exit {self.exit} | "
         return (
-            f"{exit} | {self.drafts_per_round:.1f} drafts a round | "
+            f"{'' if self.is_done else exit}{self.drafts_per_round:.1f} drafts a round | "
             f"{100 * self.acceptance:.0f} % held | {self.tokens_per_load:.3f} tokens per layer load "
             f"(plain {1 / n_layers:.3f})"
         )
@@ -56,8 +58,8 @@ def progress(how: Config, state: DecodeState) -> Progress:
         state: of a run.
     """
     aux: Aux
-    aux, stats, known, prompt = jax.device_get(
-        (state.aux, state.stats, state.n_known(), state.prompt_length)
+    aux, stats, known, prompt, done = jax.device_get(
+        (state.aux, state.stats, state.n_known(), state.prompt_length, state.done)
     )
     rounds, drafting = int(aux.rounds.sum()), int(aux.drafting.sum())
     proposed, accepted = int(stats.proposed.sum()), int(stats.accepted.sum())
@@ -66,6 +68,7 @@ def progress(how: Config, state: DecodeState) -> Progress:
     alpha = np.asarray(controller.acceptance(aux.control.seen)).mean(axis=0)
     return Progress(
         rounds=rounds,
+        is_done=bool(done.all()),
         exit=how.exits[int(aux.plan.exit)] if aux.plan.limit.any() else None,
         drafts_per_round=proposed / drafting if drafting else 0.0,
         acceptance=accepted / proposed if proposed else 0.0,

@@ -44,6 +44,8 @@ class Aux(struct.PyTreeNode):
     rounds: jax.Array  # [B] int32 that the request took part in
     drafting: jax.Array  # [B] int32 of them in which it had drafts
     loads: jax.Array  # [B] int32 layers loaded in them
+    recent: jax.Array | None  # [B, K, W, D] residual streams of the last rounds without drafts
+    n_recent: jax.Array  # [B] int32 how many of them there are, at the end
     trace: Trace | None
 
 
@@ -196,7 +198,7 @@ def judge(job: Job, state: DecodeState, made: Drafted, logits: jax.Array) -> Ver
 
 
 def _in_bucket(how: Config, n_rows: jax.Array, run: Any, carry: Any) -> Any:
-    """`run(bucket, carry)` for the smallest bucket that holds `n_rows`."""
+    """`run(bucket, carry)` for the smallest bucket that holds `n_rows`, which is 0 for none."""
     below = 0
     for bucket in how.buckets:
         here = (n_rows > below) & (n_rows <= bucket)
@@ -222,8 +224,28 @@ def observe(
         return control
     is_due = controller.due(job.tuning, aux.control, drafting=True)
     keep = job.tuning.omega ** job.tuning.shadow_every.astype(jnp.float32)
-    view = (state, made.draft, hidden, found.out, logits)
-    return _look(job, control, is_due, view, held, active, keep)
+    n_rows = jnp.where(is_due, jnp.max(held) + 1, 0)
+    is_coupled = job.verifier != "rejection"
+    draft = made.draft.replace(logq=None)
+
+    def run(bucket: int, carry: Any) -> Any:
+        control, hidden, out, logits = carry
+        match, sureness = shadow.matches(
+            job.cfg,
+            job.params,
+            state,
+            state.cache.length,
+            draft,
+            hidden[:, :, :bucket],
+            out[:, :bucket],
+            None if is_coupled else logits[:, :bucket],
+        )
+        slot = jnp.arange(bucket, dtype=jnp.int32)[None, :]
+        valid = (slot <= held[:, None]) & active[:, None]
+        seen = controller.update(control.seen, match, sureness, valid, keep)
+        return controller.looked(control, seen, drafting=True), hidden, out, logits
+
+    return _in_bucket(job.how, n_rows, run, (control, hidden, found.out, logits))[0]
 
 
 def settle(
@@ -274,54 +296,44 @@ def plain_step(job: Job, state: DecodeState) -> tuple[DecodeState, StepInfo]:
     out = sample(state, logits[:, 0], length + 1)
     none = jnp.zeros_like(length)
     control = controller.after_round(how, job.tuning, aux.control, none, none)
-    if how.looks:
-        is_due = controller.due(job.tuning, aux.control, drafting=False)
-        view = (state, None, jnp.stack(at_exits[:-1]), out[:, None], logits)
-        control = _look(job, control, is_due, view, none, active, job.tuning.omega)
+    if aux.recent is not None:
+        new = jnp.stack([x[:, 0] for x in at_exits[:-1]], axis=1)[:, :, None]
+        recent = jnp.concatenate([aux.recent[:, :, 1:], new], axis=2)
+        n_recent = jnp.minimum(aux.n_recent + 1, how.rows)
+        state = state.replace(aux=aux.replace(recent=recent, n_recent=n_recent))
+        control = _look_back(job, state, control, out)
     before = state
     state, emitted = emit(state, cache, out[:, None], jnp.ones_like(length), logits)
     loads, exit = jnp.full((), cfg.n_layers, jnp.int32), jnp.full((), -1, jnp.int32)
     return _finish(job, before, state, control, emitted, none, none, loads, exit)
 
 
-def _look(
-    job: Job,
-    control: Control,
-    is_due: jax.Array,
-    view: tuple[DecodeState, Draft | None, jax.Array, jax.Array, jax.Array],
-    held: jax.Array,
-    active: jax.Array,
-    keep: jax.Array,
-) -> Control:
-    """The controller after a look at the exits, if one is due."""
-    state, draft, hidden, out, logits = view
-    _, B, W, _ = hidden.shape
-    none = Draft(tokens=jnp.zeros((B, 0), jnp.int32), valid=jnp.zeros((B, 0), bool))
-    draft = none if draft is None else draft.replace(logq=None)
+def _look_back(job: Job, state: DecodeState, control: Control, out: jax.Array) -> Control:
+    """The controller after a look at the last rounds without drafts, if one is due.
 
-    def run(n_rows: int, carry: Any) -> Any:
-        control, hidden, out, logits = carry
+    Several rows take hardly longer to read than one. With the rejection rule the exits' drafts are
+    taken as if drawn with the noise of the text, which holds less often than their own would.
+    """
+    aux: Aux = state.aux
+    W, length, recent = job.how.rows, state.cache.length, aux.recent
+    assert recent is not None
+    slot = jnp.arange(W, dtype=jnp.int32)[None, :] - (W - 1)
+    known = jnp.maximum(length[:, None] + 1 + slot, 0)
+    tokens = jnp.take_along_axis(state.tokens, known, axis=1).at[:, -1].set(out)
+    draft = Draft(tokens=tokens[:, :-1], valid=jnp.ones(tokens[:, :-1].shape, bool))
+
+    def run(control: Control) -> Control:
+        hidden = jnp.swapaxes(recent, 0, 1)
+        first = length - (W - 1)
         match, sureness = shadow.matches(
-            job.cfg,
-            job.params,
-            state,
-            draft,
-            hidden[:, :, :n_rows],
-            out[:, :n_rows],
-            logits[:, :n_rows],
-            is_coupled=job.verifier != "rejection",
+            job.cfg, job.params, state, first, draft, hidden, tokens, None
         )
-        slot = jnp.arange(n_rows, dtype=jnp.int32)[None, :]
-        valid = (slot <= held[:, None]) & active[:, None]
+        valid = (-slot < aux.n_recent[:, None]) & ~state.done[:, None]
+        keep = job.tuning.omega ** aux.n_recent.astype(jnp.float32)
         seen = controller.update(control.seen, match, sureness, valid, keep)
-        control = control.replace(seen=seen, since=jnp.zeros_like(control.since))
-        return control, hidden, out, logits
+        return controller.looked(control, seen, drafting=False)
 
-    most = jnp.where(is_due, jnp.max(jnp.where(active, held, 0)) + 1, 0)
-    carry = (control, hidden, out, logits)
-    if W == 1 or len(job.how.buckets) == 1:
-        return passes.once(is_due, lambda c: run(W, c), carry)[0]
-    return _in_bucket(job.how, most, run, carry)[0]
+    return passes.once(controller.due(job.tuning, state.aux.control, drafting=False), run, control)
 
 
 def _finish(
@@ -352,6 +364,8 @@ def _finish(
         rounds=aux.rounds + took_part,
         drafting=aux.drafting + (proposed > 0).astype(jnp.int32),
         loads=aux.loads + took_part * loads,
+        recent=aux.recent,
+        n_recent=jnp.where(exit < 0, aux.n_recent, 0),
         trace=trace,
     )
     cache = passes.advance(job.cfg, state.cache, ~before.done, emitted)

@@ -92,25 +92,25 @@ def matches(
     cfg: DecoderConfig,
     params: DecoderParams,
     state: DecodeState,
+    length: jax.Array,
     draft: Draft,
     hidden: jax.Array,
     out: jax.Array,
-    logits: jax.Array,
-    *,
-    is_coupled: bool,
+    logits: jax.Array | None,
 ) -> tuple[jax.Array, jax.Array]:
     """How each exit would have done at the rows of a round.
 
     Args:
         cfg: the decoder.
         params: its weights.
-        state: before the round.
-        draft: the round's.
+        state: whose settings and keys apply.
+        length: [B] int32 position of the first row.
+        draft: inputs of the rows behind the first one.
         hidden: [K, B, W, D] residual stream at the exits.
         out: [B, W] int32 verified tokens.
-        logits: [B, W, V] of the whole model.
-        is_coupled: whether an exit drafts with the noise of the verification. Otherwise its draft
-            holds with a chance, the overlap of the two laws.
+        logits: [B, W, V] of the whole model, where drafts are drawn with noise of their own: they
+            hold with a chance, the overlap of the two laws. None where an exit drafts with the noise
+            of the verification.
 
     Returns:
         (match, sureness), each [B, K, W] f32.
@@ -119,13 +119,13 @@ def matches(
         token, sureness = likeliest(cfg, params, hidden)
         match = (token == out[None]).astype(jnp.float32)
         return jnp.swapaxes(match, 0, 1), jnp.swapaxes(sureness, 0, 1)
-    B, W, V = logits.shape
-    nodes, position = verifying.by_node(state, draft, Tree.chain(W - 1), state.cache.length)
+    (B, W), V = out.shape, cfg.vocab_size
+    nodes, position = verifying.by_node(state, draft, Tree.chain(W - 1), length)
 
     def processed_law(values: jax.Array) -> jax.Array:
         return jax.nn.softmax(verifying.processed_logits(nodes, values, position), axis=-1)
 
-    target = None if is_coupled else processed_law(logits.reshape(B * W, V))
+    target = None if logits is None else processed_law(logits.reshape(B * W, V))
 
     def of_exit(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         values = decoder.unembed(cfg, params, x).reshape(B * W, V)

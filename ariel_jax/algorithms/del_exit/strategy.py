@@ -99,10 +99,16 @@ class SelfSpeculative(WithoutChoice):
             rounds=zero,
             drafting=zero,
             loads=jnp.zeros_like(zero),
+            recent=self._recent(cfg, params, B) if self.config.looks else None,
+            n_recent=jnp.zeros_like(zero),
             trace=trace,
         )
         # The state is donated and `extra` is not: they may share no array.
         return jax.tree.map(jnp.copy, aux)
+
+    def _recent(self, cfg: DecoderConfig, params: DecoderParams, batch: int) -> jax.Array:
+        shape = (batch, len(self.config.exits), self.config.rows, cfg.d_model)
+        return jnp.zeros(shape, params.precision.dtype("compute"))
 
     def _check_costs(self, numbers: Tuning) -> None:
         K, rows = len(self.config.exits), self.config.rows

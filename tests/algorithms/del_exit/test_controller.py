@@ -185,15 +185,25 @@ def test_a_given_length_of_none_is_plain_decoding():
 
 
 def test_a_look_is_due_after_so_many_rounds_with_drafts_or_without():
-    tuning = del_exit.tuning(CFG, LAYERS, shadow_every=2, idle_every=5)
+    tuning = del_exit.tuning(CFG, LAYERS, shadow_every=2, idle_every=20)
     control = controller.init_control(CFG, tuning, 1)
-    zero = jnp.zeros(1, jnp.int32)
-    found = []
-    for _ in range(6):
-        found.append([bool(controller.due(tuning, control, drafting=d)) for d in (True, False)])
+    zero, one = jnp.zeros(1, jnp.int32), jnp.ones(1, jnp.int32)
+    waits, last = [], 0
+    for number in range(1, 80):
+        is_due = bool(controller.due(tuning, control, drafting=False))
         control = controller.after_round(CFG, tuning, control, zero, zero)
-    assert [f[0] for f in found] == [False, True, True, True, True, True]
-    assert [f[1] for f in found] == [False, False, False, False, True, True]
+        if is_due:
+            waits.append(number - last)
+            last = number
+            control = controller.looked(control, control.seen, drafting=False)
+    assert waits == [8, 16, 20, 20], "each that changes nothing doubles the next"
+    control = controller.after_round(CFG, tuning, control, one, one)
+    assert int(control.idle) == 0
+    control = controller.looked(control, control.seen, drafting=True)
+    assert not controller.due(tuning, control, drafting=True)
+    control = controller.after_round(CFG, tuning, control, one, one)
+    assert controller.due(tuning, control, drafting=True)
+    assert not controller.due(tuning, control, drafting=False)
 
 
 def test_impossible_settings_are_refused():

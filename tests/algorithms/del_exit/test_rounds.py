@@ -12,6 +12,7 @@ from ariel_jax.algorithms.del_exit import oracle, rounds, shadow
 from ariel_jax.algorithms.del_exit.controller import Plan
 from ariel_jax.decode import SamplingParams, start
 from ariel_jax.decode.oracle import process_logits
+from ariel_jax.decode.sampling import gumbel_noise
 from ariel_jax.errors import ConfigError
 from ariel_jax.layers.attention import causal
 from ariel_jax.models import decoder
@@ -230,6 +231,41 @@ def test_what_does_not_fit_is_refused(small):
         begin(verifier="greedy", sampling=SamplingParams(temperature=1.0))
     with pytest.raises(ConfigError, match="norm before its head"):
         begin(cfg=cfg.replace(final_norm=False))
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_a_look_back_counts_what_the_exits_say_of_the_text(small, sampled):
+    """Rounds without drafts, against a full forward over the text; only what was plain counts."""
+    params = small.params(3)
+    with jax.enable_x64(True):
+        sampling = [SamplingParams(temperature=1.0 * sampled, seed=i) for i in range(2)]
+        how = dataclasses.replace(small.how, n_prompt=1)
+        costs = del_exit.layer_costs(how, 3)
+        dear = del_exit.tuning(how, 3, costs=costs.replace(verify=costs.verify * 99), omega=1e-6)
+        options = {"strategy": del_exit.SelfSpeculative(how), "extra": dear, "sampling": sampling}
+        run = start(small.cfg, params, PROMPTS, max_new=30, **options)
+        run.advance(8)  # the first look
+        assert run.report.proposed == 0
+        counts = np.asarray(run.state.aux.control.seen.counts)
+        for row, prompt in enumerate(PROMPTS):
+            text = prompt + run.new_tokens(row)
+            tokens = jnp.asarray([text], jnp.int32)
+            positions = jnp.arange(len(text), dtype=jnp.int32)[None]
+            x = decoder.embed(small.cfg, params, tokens, positions)
+            for i, layer in enumerate(EXITS):
+                attend = causal(small.cfg.attention)
+                x, _ = decoder.trunk(
+                    small.cfg, params, x, positions, attend, None, first=layer - 1, last=layer
+                )
+                logits = decoder.unembed(small.cfg, params, x)[0]
+                last = np.arange(len(text) - 5, len(text) - 1)  # as many rows as a round has
+                if sampled:
+                    keys = jnp.stack([jax.random.key(row)] * 4)
+                    at = jnp.asarray(last + 1, jnp.int32)
+                    logits = logits.at[last].add(gumbel_noise(keys, at, 11).astype(logits.dtype))
+                drawn = np.asarray(jnp.argmax(logits[last], axis=-1))
+                hits = (drawn == np.asarray(text)[last + 1]).sum()
+                np.testing.assert_allclose(counts[row, i], [hits, 4 - hits], atol=1e-4)
 
 
 def test_a_forgotten_request_leaves_the_others_as_they_are(small):
