@@ -9,6 +9,7 @@ from flax import struct
 
 from ariel_jax.layers.attention import Attend, AttentionOptions, prompt_attention
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
+from ariel_jax.pallas_kernels.write_rows import write_rows
 
 Options = Callable[[int], AttentionOptions]
 
@@ -216,27 +217,6 @@ def resize_rows(leaf: jax.Array, capacity: int) -> jax.Array:
     none = (0, 0, 0)
     change = (0, capacity - leaf.shape[2], 0)
     return jax.lax.pad(leaf, jnp.zeros((), leaf.dtype), (none, none, change, none))
-
-
-def write_rows(leaf: jax.Array, new: jax.Array, rows: jax.Array) -> jax.Array:
-    """`leaf` with `new` written at the given rows; a row index equal to C is dropped.
-
-    Args:
-        leaf: [B, K, C, H] one layer's keys or values.
-        new: [B, T, K, H], cast to the leaf's dtype.
-        rows: [B, T] int32 in 0..C.
-
-    Returns:
-        [B, K, C, H]; in place when the leaf is donated.
-    """
-    B, K, C, H = leaf.shape
-    T = new.shape[1]
-    # Folded as the attention folds it: see pallas_kernels/decode_attention/reference.py.
-    flat = leaf.reshape(B * K, C, H)
-    values = jnp.moveaxis(new, 2, 1).reshape(B * K, T, H).astype(leaf.dtype)
-    index = jnp.repeat(rows, K, axis=0)
-    lead = jnp.arange(B * K, dtype=jnp.int32)[:, None]
-    return flat.at[lead, index].set(values, mode="drop").reshape(B, K, C, H)
 
 
 def write_first_rows(leaf: jax.Array, new: jax.Array) -> jax.Array:

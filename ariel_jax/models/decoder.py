@@ -38,7 +38,7 @@ def embed(
         [B, T, D] in the compute dtype.
     """
     dtype = params.precision.dtype("compute")
-    x = jnp.take(params.embed, tokens, axis=0)
+    x = _rows(params.embed, tokens)
     if params.embed_quant_scale is None:
         x = x.astype(dtype)
     else:
@@ -48,8 +48,17 @@ def embed(
     if cfg.embed_scale is not None:
         x = x * jnp.asarray(cfg.embed_scale, dtype)
     if params.pos_embed is not None:
-        x = x + jnp.take(params.pos_embed, positions + cfg.pos_offset, axis=0).astype(dtype)
+        x = x + _rows(params.pos_embed, positions + cfg.pos_offset).astype(dtype)
     return x
+
+
+def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
+    """`table` [V, D] at `index` [...]: [..., D]."""
+    # XLA:CPU gathers bfloat16 in float32, and in a loop it would widen the whole table once and keep
+    # it. Behind a barrier that the index of each turn passes too, it widens the rows that it takes.
+    if table.dtype.itemsize == 2:
+        table, index = jax.lax.optimization_barrier((table, index))
+    return jnp.take(table, index, axis=0)
 
 
 def block_in(

@@ -24,9 +24,8 @@ PRODUCTS = (
 )  # fmt: skip
 HEADS_OF_MODELS = ((768, 50257), (192, 4096), (2048, 128256))
 WEIGHTS = ("float32", "bfloat16", "int8", "int4")
-# (query heads, key heads, head size) of the same, and capacities.
+# (query heads, key heads, head size) of the same.
 HEADS = ((12, 12, 64), (3, 3, 64), (32, 8, 64))
-CAPACITIES = (256, 1024, 4096)
 LAYERS = 12  # at most; fewer where the weights are large
 GROUP = 64  # inputs that share a scale in 4-bit weights
 SLOW_S = 0.5  # of one run, above which it is repeated less often
@@ -147,7 +146,7 @@ def top_tokens(
 
 def attentions(
     heads: Sequence[tuple[int, int, int]] = HEADS,
-    capacities: Sequence[int] = CAPACITIES,
+    capacities: Sequence[int] = tune.CAPACITIES,
     batches: Sequence[int] = (1, 8),
     queries: Sequence[int] = (1, 8),
     valid: int | None = None,

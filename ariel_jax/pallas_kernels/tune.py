@@ -18,6 +18,7 @@ from ariel_jax.pallas_kernels import native
 
 LEAST_GAIN = 0.97  # time over the reference's up to which a kernel is taken
 ROWS = (1, 2, 4, 8, 16, 32, 512)
+CAPACITIES = (256, 1024, 4096)
 PACKAGED = pathlib.Path(__file__).parent / "records.json"
 UNKNOWN = "nothing is recorded for this shape; run: ariel-jax kernels bench"
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ariel_jax.layers.attention import AttentionOptions, causal, merge_attention
-from ariel_jax.layers.kv_cache import KVCache, init_cache, write_rows
+from ariel_jax.layers.kv_cache import KVCache, init_cache
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
 
 B, T, N, K, H = 3, 12, 4, 2, 8
@@ -161,13 +161,6 @@ def test_rollback_grow_fork_and_reset(make_cache, qkv, options):
 def test_bytes_are_those_of_the_leaves(make_cache):
     assert make_cache(16).nbytes == 2 * B * K * 16 * H * 4
     assert make_cache(16, jnp.bfloat16).nbytes == 2 * B * K * 16 * H * 2
-
-
-def test_rows_at_the_capacity_are_dropped_not_clamped():
-    leaf = jnp.zeros((1, 1, 4, 2))
-    new = jnp.ones((1, 2, 1, 2))
-    out = write_rows(leaf, new, jnp.asarray([[3, 4]], jnp.int32))
-    np.testing.assert_array_equal(out[0, 0, :, 0], [0, 0, 0, 1])
 
 
 def test_merging_two_parts_equals_one_softmax(qkv):

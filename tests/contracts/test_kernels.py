@@ -16,6 +16,8 @@ from ariel_jax.pallas_kernels.linear import specs as linear_specs
 from ariel_jax.pallas_kernels.vocab_top1 import api as top1_api
 from ariel_jax.pallas_kernels.vocab_top1 import chunked
 from ariel_jax.pallas_kernels.vocab_top1 import specs as top1_specs
+from ariel_jax.pallas_kernels.write_rows import api as write_api
+from ariel_jax.pallas_kernels.write_rows import specs as write_specs
 
 # Relative to the largest value of the result; a bfloat16 mantissa has 8 bits.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 2**-7}
@@ -289,6 +291,43 @@ def test_top1_has_the_gradient_of_a_softmax(impl):
     likely /= likely.sum(-1, keepdims=True)
     likely[np.arange(2), logits.argmax(-1)] -= 1
     assert_near(compiled(jax.grad(surprise), x), likely @ wide(w), "float32")
+
+
+def rows_oracle(leaf, new, rows):
+    out = np.array(leaf)
+    for b, t in np.ndindex(rows.shape):
+        if rows[b, t] < leaf.shape[2]:
+            out[b, :, rows[b, t]] = new[b, t]
+    return out
+
+
+@pytest.mark.parametrize(("impl", "spec"), cases(write_api.OP, write_specs.SPECS))
+def test_rows_are_written_and_those_at_the_capacity_dropped(impl, spec):
+    leaf, new, rows = spec.arrays(0)
+    oracle = rows_oracle(wide(leaf), wide(new.astype(leaf.dtype)), np.asarray(rows))
+    before = wide(leaf)
+    out = compiled(write_api.write_rows, leaf, new, rows, impl=impl)
+    assert out.dtype == leaf.dtype
+    np.testing.assert_array_equal(wide(out), oracle)
+    np.testing.assert_array_equal(wide(leaf), before, "an argument that is not donated")
+
+
+@pytest.mark.parametrize("impl", [i.name for i in write_api.OP.implementations])
+def test_what_is_written_has_a_gradient_and_what_it_replaces_has_none(impl):
+    leaf, new, rows = write_specs.SPECS["dropped"].arrays(0)
+    c = np.random.default_rng(1).standard_normal(leaf.shape).astype(leaf.dtype)
+
+    def loss(leaf, new):
+        return jnp.sum(write_api.write_rows(leaf, new, rows, impl=impl) * c)
+
+    d_leaf, d_new = compiled(jax.grad(loss, argnums=(0, 1)), leaf, new)
+    untouched = rows_oracle(np.ones(leaf.shape), np.zeros(new.shape), np.asarray(rows))
+    np.testing.assert_array_equal(wide(d_leaf), wide(c) * untouched)
+    expected = np.zeros(new.shape)
+    for b, t in np.ndindex(rows.shape):
+        if rows[b, t] < leaf.shape[2]:
+            expected[b, t] = wide(c)[b, :, rows[b, t]]
+    np.testing.assert_array_equal(wide(d_new), expected)
 
 
 def test_every_operation_has_specs_and_ends_with_the_reference():

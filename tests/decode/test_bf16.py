@@ -12,9 +12,11 @@ import pytest
 
 from ariel_jax import testing
 from ariel_jax.decode import Arithmetic, Upfront, oracle, start
+from ariel_jax.decode import programs as decode_programs
 from ariel_jax.layers.kv_cache import init_cache
 from ariel_jax.models import decoder
 from ariel_jax.models.config import Precision
+from ariel_jax.pallas_kernels import dispatch
 from ariel_jax.training import programs
 from ariel_jax.training.step import LMBatch, LMGrad
 
@@ -130,3 +132,19 @@ def test_training_in_bfloat16_has_the_loss_of_float32_and_float32_gradients(key)
         assert np.isfinite(ours).all()
         # Some 20 roundings of up to half an eps lie on the way there and back.
         assert np.linalg.norm(ours - theirs) <= 10 * EPS * np.linalg.norm(theirs)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_native_kernels_write_a_row_without_widening_the_cache(native_kernels, batch):
+    cfg = testing.tiny_config("gpt2", max_positions=2048, vocab_size=2000)
+    params = testing.tiny_params(cfg, precision=Precision.bf16())
+    run = start(cfg, params, [[1, 2]] * batch, max_new=8, capacity=Upfront(2048))
+    segment = decode_programs.segment()
+    with dispatch.override(decode_attention="native"):
+        compiled = segment.lower(
+            cfg, params, None, run.state, strategy=run.strategy, max_steps=np.int32(9)
+        ).compile()
+    memory = compiled.memory_analysis()
+    assert memory.temp_size_in_bytes < 0.05 * run.state.cache.nbytes
+    assert memory.alias_size_in_bytes >= run.state.cache.nbytes
+    assert "f32[2000," not in compiled.as_text().split("ENTRY")[1], "nor the embeddings"

@@ -22,13 +22,10 @@ def why_not(q: Any, k: Any, v: Any, **options: Any) -> str | None:
 
 
 def shape_key(q: Any, k: Any) -> str:
-    """What a recorded time belongs to: batch, queries (rounded up), heads, capacity and dtype.
-
-    Capacities are rounded up to a power of two.
-    """
+    """What a recorded time belongs to: batch, queries and capacity (rounded up), heads and dtype."""
     B, T, N, H = q.shape
     K, C = k.shape[1:3]
-    capacity = 1 << max(C - 1, 0).bit_length()
+    capacity = next((n for n in tune.CAPACITIES if n >= C), tune.CAPACITIES[-1])
     return f"{B} x {tune.bucket(T)} queries, {N}/{K} heads of {H}, {capacity} rows, {q.dtype}"
 
 

@@ -24,7 +24,7 @@ from ariel_jax import backend, compat, durable
 from ariel_jax.errors import KernelUnavailableError, StorageError
 from ariel_jax.pallas_kernels.native import compiling
 
-TARGETS = ("ariel_linear", "ariel_top1", "ariel_attend")
+TARGETS = ("ariel_linear", "ariel_top1", "ariel_attend", "ariel_write_rows")
 _loaded: dict[str, Any] = {}  # by hash: a target can be registered once in a process
 DTYPES = ("float32", "bfloat16")  # of activations, weights that are not quantised, and caches
 NOT_BUILT = "they are not built; run: ariel-jax kernels build"

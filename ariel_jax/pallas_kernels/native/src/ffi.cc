@@ -213,6 +213,27 @@ ffi::Error AttendCall(ffi::Buffer<ffi::F32> q, ffi::AnyBuffer k, ffi::AnyBuffer 
   return ffi::Error::Success();
 }
 
+// Copies rows into a cache that the result shares its memory with; other row numbers drop theirs.
+ffi::Error WriteRowsCall(ffi::AnyBuffer leaf, ffi::AnyBuffer rows_new, ffi::Buffer<ffi::S32> rows,
+                         ffi::Result<ffi::AnyBuffer> out) {
+  const auto ls = leaf.dimensions(), ns = rows_new.dimensions();
+  if (leaf.element_type() != rows_new.element_type() || ls.size() != 4 || ns.size() != 4)
+    return ffi::Error::InvalidArgument("write_rows: new rows must have the dtype of the cache");
+  const int64_t K = ls[1], C = ls[2], T = ns[1];
+  const size_t row_bytes = leaf.element_count() ? leaf.size_bytes() / (ls[0] * K * C) : 0;
+  char* to = static_cast<char*>(out->untyped_data());
+  const char* from = static_cast<const char*>(rows_new.untyped_data());
+  if (to != leaf.untyped_data()) std::memcpy(to, leaf.untyped_data(), leaf.size_bytes());
+  for (int64_t b = 0; b < ls[0]; b++)
+    for (int64_t t = 0; t < T; t++) {
+      const int64_t row = rows.typed_data()[b * T + t];
+      if (row < 0 || row >= C) continue;
+      for (int64_t k = 0; k < K; k++)
+        std::memcpy(to + ((b * K + k) * C + row) * row_bytes, from + ((b * T + t) * K + k) * row_bytes, row_bytes);
+    }
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace ariel
 
@@ -246,6 +267,13 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_attend, ariel::AttendCall,
                                   .Attr<float>("scale")
                                   .Attr<float>("softcap")
                                   .Attr<int64_t>("window"));
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_write_rows, ariel::WriteRowsCall,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::AnyBuffer>());
 
 extern "C" {
 const char* ariel_kernel_name() { return ariel::kernels().name; }
