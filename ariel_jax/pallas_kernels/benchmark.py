@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import itertools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -38,7 +39,7 @@ class Timed:
     Attributes:
         op: the operation.
         shape: as it is recorded.
-        seconds: of one call, by implementation; the median of runs in turn.
+        seconds: of one call, by implementation; the median of several runs.
         n_bytes: weights, or valid keys and values, that a call must read.
     """
 
@@ -48,17 +49,19 @@ class Timed:
     n_bytes: int
 
 
-def _in_turn(runs: dict[str, Callable[[], Any]], n_calls: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(5):
-        for name, run in runs.items():
-            if len(times[name]) >= 2 and times[name][0] > SLOW_S:
-                continue
-            # Unless it is slow, one run goes ahead: XLA's threads spin for a while after a
-            # product of the other implementation and would be counted here.
-            n_warmup = 0 if times[name] and times[name][0] > SLOW_S else 1
-            times[name].append(measure.timed(run, n_runs=1, n_warmup=n_warmup).median_s)
-    return {name: float(np.median(seconds)) / n_calls for name, seconds in times.items()}
+def _one_by_one(runs: dict[str, Callable[[], Any]], n_calls: int) -> dict[str, float]:
+    """Seconds of a call by implementation: the median of several runs, all of one together.
+
+    In turn they would disturb each other: XLA's threads spin for a while after a long product, beside
+    whatever comes next.
+    """
+    found: dict[str, float] = {}
+    for name, run in runs.items():
+        time.sleep(0.05)  # until the threads of the one before are asleep
+        first = measure.timed(run, n_runs=1, n_warmup=1).median_s
+        more = measure.timed(run, n_runs=2 if first > SLOW_S else 5, n_warmup=0).median_s
+        found[name] = more / n_calls
+    return found
 
 
 def _weights(n_in: int, n_out: int, kind: str) -> list[Any]:
@@ -116,7 +119,7 @@ def products(
                 yield Timed(
                     op="linear",
                     shape=linear_cpu.shape_key(x, weights[0][0], x.dtype),
-                    seconds=_in_turn(runs, len(weights)),
+                    seconds=_one_by_one(runs, len(weights)),
                     n_bytes=_weight_bytes(n_in, n_out, kind),
                 )
 
@@ -139,7 +142,7 @@ def top_tokens(
                 yield Timed(
                     op="vocab_top1",
                     shape=linear_cpu.shape_key(x, weights[0][0], jnp.float32),
-                    seconds=_in_turn(runs, len(weights)),
+                    seconds=_one_by_one(runs, len(weights)),
                     n_bytes=_weight_bytes(n_in, n_out, kind),
                 )
 
@@ -178,7 +181,7 @@ def attentions(
             yield Timed(
                 op="decode_attention",
                 shape=attention_cpu.shape_key(q, block),
-                seconds=_in_turn(runs, len(caches)),
+                seconds=_one_by_one(runs, len(caches)),
                 n_bytes=2 * B * K * n * H * block.dtype.itemsize,
             )
 

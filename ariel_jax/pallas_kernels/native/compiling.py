@@ -23,7 +23,8 @@ FILES: dict[str, tuple[str, ...]] = {
     "generic.cc": (),
     "avx2.cc": ("-mavx2", "-mfma"),
     "avx512.cc": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
-    "bf16.cc": ("-mavx512f", "-mavx512bw", "-mavx512bf16"),
+    "bf16.cc": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mavx512bf16"),
+    "vnni.cc": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mavx512vnni"),
     "pool.cc": (),
     "ffi.cc": (),
 }

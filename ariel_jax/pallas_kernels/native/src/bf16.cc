@@ -1,4 +1,4 @@
-// Products of many rows of bfloat16 for processors with AVX512-BF16: what reading a prompt is made of.
+// Products of bfloat16 for processors with AVX512-BF16: of a few rows, and of the many of a prompt.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -6,14 +6,56 @@
 #include "kernels.h"
 
 #if defined(__x86_64__) && defined(__AVX512BF16__)
-#include <immintrin.h>
+#include "vec512.h"
 
-#include "sums512.h"
+#include "body.h"
 
 namespace ariel {
 namespace {
 
-constexpr int64_t COLUMNS = 64;   // outputs whose weights of one strip stay in the second cache
+// ---- a few rows: two inputs are one number of the other kernels, an instruction adds both products ----
+
+struct RowPairs {
+  static constexpr int STEP = W;
+  const uint16_t* p;
+  int64_t k;
+  RowPairs(const Linear& a, int64_t j) : p(static_cast<const uint16_t*>(a.w) + j * a.k), k(a.k) {}
+  static int64_t inputs(const Linear& a) { return (a.k + 1) / 2; }
+  static Vec fma(Vec x, Vec w, Vec sum) {
+    // Written down, because the compiler copies the sums before and after the intrinsic.
+    asm("vdpbf16ps %2, %1, %0" : "+v"(sum.v) : "v"(x.v), "v"(w.v));
+    return sum;
+  }
+  void at(int64_t i, Vec* out) const { out[0] = Vec::load(reinterpret_cast<const float*>(p + 2 * i)); }
+  Vec tail(int64_t i, int64_t n) const {
+    const int64_t some = std::min(2 * n, k - 2 * i);
+    const __m512i raw = _mm512_maskz_loadu_epi16(__mmask32((uint64_t(1) << some) - 1), p + 2 * i);
+    return {_mm512_castsi512_ps(raw)};
+  }
+  const void* place(int64_t i) const { return p + 2 * i; }
+};
+
+int64_t pairs_floats(const Linear& a) { return a.m * up_to_width(RowPairs::inputs(a)); }
+
+const float* pack_pairs(const Linear& a, float* to) {
+  const int64_t width = up_to_width(RowPairs::inputs(a));
+  if (a.m == 1 && 2 * width == a.k) return reinterpret_cast<const float*>(a.x16);
+  for (int64_t row = 0; row < a.m;) {
+    const int64_t M = group_of(a.m - row);
+    for (int64_t i = 0; i < M; i++)
+      for (int64_t p = 0; p < width; p += W) {
+        const int64_t n = std::min<int64_t>(2 * W, a.k - 2 * p);
+        char* block = reinterpret_cast<char*>(to + row * width + p * M + i * W);
+        std::memcpy(block, a.x16 + (row + i) * a.k + 2 * p, n * 2);
+        std::memset(block + 2 * n, 0, (2 * W - n) * 2);
+      }
+    row += M;
+  }
+  return to;
+}
+
+// ---- many rows ----
+
 constexpr int64_t STRIP = 1024;   // inputs at a time: 4 rows of x and 4 of w lie in the first cache
 
 inline __m512bh load(const uint16_t* p) { return (__m512bh)_mm512_loadu_si512(p); }
@@ -73,11 +115,17 @@ void matmul(const Linear& a, int64_t n0, int64_t n1) {
 
 }  // namespace
 
-Matmul bf16_matmul() { return __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512bw") ? matmul : nullptr; }
+bool multiplies_here() { return __builtin_cpu_supports("avx512bf16") && avx512_kernels()->runs_here(); }
+Matmul bf16_matmul() { return multiplies_here() ? matmul : nullptr; }
+const Products* bf16_products(const Linear& a) {
+  static const Products products = {pairs_floats, pack_pairs, linear_of<RowPairs, Scaled::NO>};
+  return a.x16 && a.w_type == Type::BF16 && multiplies_here() ? &products : nullptr;
+}
 
 }  // namespace ariel
 #else
 namespace ariel {
 Matmul bf16_matmul() { return nullptr; }
+const Products* bf16_products(const Linear&) { return nullptr; }
 }  // namespace ariel
 #endif

@@ -13,7 +13,11 @@ constexpr int64_t TOP_ROWS = 32;  // whose logits of a few columns `top1` holds 
 constexpr int64_t COLUMNS = 64;   // weights of so many outputs stay in cache between groups of rows
 
 // Weights of one output as registers of floats. `STEP` inputs are read at a time.
-struct RowF32 {
+struct Floats {
+  static int64_t inputs(const Linear& a) { return a.k; }
+  static Vec fma(Vec x, Vec w, Vec sum) { return Vec::fma(x, w, sum); }
+};
+struct RowF32 : Floats {
   static constexpr int STEP = W;
   const float* p;
   RowF32(const Linear& a, int64_t j) : p(static_cast<const float*>(a.w) + j * a.k) {}
@@ -21,7 +25,7 @@ struct RowF32 {
   Vec tail(int64_t i, int64_t n) const { return Vec::load_some(p + i, n); }
   const void* place(int64_t i) const { return p + i; }
 };
-struct RowBF16 {
+struct RowBF16 : Floats {
   static constexpr int STEP = W;
   const uint16_t* p;
   RowBF16(const Linear& a, int64_t j) : p(static_cast<const uint16_t*>(a.w) + j * a.k) {}
@@ -33,7 +37,7 @@ struct RowBF16 {
   }
   const void* place(int64_t i) const { return p + i; }
 };
-struct RowI8 {
+struct RowI8 : Floats {
   static constexpr int STEP = W;
   const int8_t* p;
   RowI8(const Linear& a, int64_t j) : p(static_cast<const int8_t*>(a.w) + j * a.k) {}
@@ -45,7 +49,7 @@ struct RowI8 {
   }
   const void* place(int64_t i) const { return p + i; }
 };
-struct RowI4 {  // k and groups are multiples of 32, which is one block
+struct RowI4 : Floats {  // k and groups are multiples of 32, which is one block
   static constexpr int STEP = 32;
   const uint8_t* p;
   RowI4(const Linear& a, int64_t j) : p(static_cast<const uint8_t*>(a.w) + j * (a.k / 2)) {}
@@ -57,12 +61,14 @@ struct RowI4 {  // k and groups are multiples of 32, which is one block
 // Rows are taken eight at a time, what is left four, two and one at a time. Of such a group the rows
 // lie side by side, W inputs of each, with zeros behind the last: rows at a distance of a power of two
 // would fall on the same few lines of the first cache.
-int64_t packed_width(const Linear& a) { return (a.k + W - 1) / W * W; }
+int64_t up_to_width(int64_t n) { return (n + W - 1) / W * W; }
+int64_t packed_floats(const Linear& a) { return a.m * up_to_width(a.k); }
 
 int64_t group_of(int64_t left) { return left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1; }
 
-void pack(const Linear& a, float* to) {
-  const int64_t width = packed_width(a);
+const float* pack(const Linear& a, float* to) {
+  const int64_t width = up_to_width(a.k);
+  if (a.m == 1 && width == a.k) return a.x;  // one whole row lies as it would be packed
   for (int64_t row = 0; row < a.m;) {
     const int64_t M = group_of(a.m - row);
     for (int64_t i = 0; i < M; i++)
@@ -74,32 +80,31 @@ void pack(const Linear& a, float* to) {
       }
     row += M;
   }
+  return to;
 }
 
 enum class Scaled { NO, ROW, GROUPS };
 
 // Adds the products of M packed rows of x with N outputs over the inputs [begin, end).
 template <int M, int N, class Row>
-inline void add_products(const float* x, const Row* w, int64_t ahead, int64_t begin, int64_t end, Vec (*total)[N]) {
+inline void add_products(const float* x, const Row* w, Fetch& fetch, int64_t begin, int64_t end, Vec (*total)[N]) {
   constexpr int STEP = Row::STEP, PARTS = STEP / W;
   int64_t p = begin;
   for (; p + STEP <= end; p += STEP) {
     Vec wv[N][PARTS];
-    for (int o = 0; o < N; o++) {
-      w[o].at(p, wv[o]);
-      __builtin_prefetch(static_cast<const char*>(w[o].place(p)) + ahead);
-    }
+    for (int o = 0; o < N; o++) w[o].at(p, wv[o]);
+    fetch.next(N);
     for (int part = 0; part < PARTS; part++)
       for (int i = 0; i < M; i++) {
         const Vec xv = Vec::load(x + (p + part * W) * M + i * W).pinned();
-        for (int o = 0; o < N; o++) total[i][o] = Vec::fma(xv, wv[o][part], total[i][o]);
+        for (int o = 0; o < N; o++) total[i][o] = Row::fma(xv, wv[o][part], total[i][o]);
       }
   }
   if (p < end)
     for (int o = 0; o < N; o++) {
       const Vec wv = w[o].tail(p, end - p);
       for (int i = 0; i < M; i++)
-        total[i][o] = Vec::fma(Vec::load(x + p * M + i * W), wv, total[i][o]);
+        total[i][o] = Row::fma(Vec::load(x + p * M + i * W), wv, total[i][o]);
     }
 }
 
@@ -107,25 +112,27 @@ inline void add_products(const float* x, const Row* w, int64_t ahead, int64_t be
 // on nothing but k, so that a row has the same bits whatever rows stand beside it.
 template <int M, int N, class Row, Scaled SCALED>
 inline void add_tile(const Linear& a, int64_t row, int64_t j, int64_t begin, int64_t end, Vec (*total)[N]) {
-  const float* x = a.packed + row * packed_width(a);
+  const int64_t inputs = Row::inputs(a);
+  const float* x = a.packed + (a.row_from + row) * up_to_width(inputs);
   const Row w[4] = {Row(a, j), Row(a, j + (N > 1)), Row(a, j + 2 * (N > 2)), Row(a, j + 3 * (N > 2))};
-  // Rows of weights that are short are fetched for the next outputs, long ones along the row.
-  const int64_t bytes = N * (static_cast<const char*>(w[N - 1].place(a.k)) - static_cast<const char*>(w[N - 1].place(0)));
-  const int64_t ahead = bytes > 65536 ? 1024 : bytes;
+  const char* base = static_cast<const char*>(w[0].place(0));
+  const int64_t row_bytes = static_cast<const char*>(w[0].place(inputs)) - base;
+  Fetch fetch(base, row_bytes, N, static_cast<const char*>(w[0].place(Row::STEP)) - base, 16384);
+  fetch.at += fetch.per_step * (begin / Row::STEP);
   if constexpr (SCALED == Scaled::GROUPS) {
     const int64_t groups = a.k / a.group;
     for (int64_t g = begin / a.group; g < end / a.group; g++) {
       Vec part[M][N];
       for (int i = 0; i < M; i++)
         for (int o = 0; o < N; o++) part[i][o] = Vec::zero();
-      add_products<M, N>(x, w, ahead, g * a.group, (g + 1) * a.group, part);
+      add_products<M, N>(x, w, fetch, g * a.group, (g + 1) * a.group, part);
       for (int o = 0; o < N; o++) {
         const Vec s = Vec::all(a.scale[(j + o) * groups + g]);
         for (int i = 0; i < M; i++) total[i][o] = Vec::fma(part[i][o], s, total[i][o]);
       }
     }
   } else {
-    add_products<M, N>(x, w, ahead, begin, end, total);
+    add_products<M, N>(x, w, fetch, begin, end, total);
   }
 }
 
@@ -147,7 +154,7 @@ inline void tile(const Linear& a, int64_t row, int64_t j) {
   Vec total[M][N];
   for (int i = 0; i < M; i++)
     for (int o = 0; o < N; o++) total[i][o] = Vec::zero();
-  add_tile<M, N, Row, SCALED>(a, row, j, 0, a.k, total);
+  add_tile<M, N, Row, SCALED>(a, row, j, 0, Row::inputs(a), total);
   finish<M, N, SCALED>(a, row, j, total);
 }
 
@@ -157,18 +164,19 @@ void columns(const Linear& a, int64_t row, int64_t n0, int64_t n1) {
   constexpr int64_t SOME = 16;      // outputs whose unfinished sums are kept between strips
   // Where all inputs of M rows do not fit the first cache, so many at a time: the sums go on.
   const int64_t most = 4096 / M, strip = SCALED == Scaled::GROUPS ? std::max(most / a.group, int64_t(1)) * a.group : most;
+  const int64_t inputs = Row::inputs(a);
   int64_t j = n0;
-  if (M >= 4 && a.k > strip * 3 / 2)
+  if (M >= 4 && inputs > strip * 3 / 2)
     for (; j + SOME <= n1; j += SOME) {
       Vec kept[SOME / N][M][N];
-      for (int64_t begin = 0; begin < a.k; begin += strip)
+      for (int64_t begin = 0; begin < inputs; begin += strip)
         for (int64_t t = 0; t < SOME / N; t++) {
           Vec total[M][N];
           for (int i = 0; i < M; i++)
             for (int o = 0; o < N; o++) total[i][o] = begin ? kept[t][i][o] : Vec::zero();
-          const int64_t end = std::min(a.k, begin + strip);
+          const int64_t end = std::min(inputs, begin + strip);
           add_tile<M, N, Row, SCALED>(a, row, j + t * N, begin, end, total);
-          if (end < a.k) {
+          if (end < inputs) {
             for (int i = 0; i < M; i++)
               for (int o = 0; o < N; o++) kept[t][i][o] = total[i][o];
           } else {
@@ -207,7 +215,7 @@ void linear(const Linear& a, int64_t n0, int64_t n1) {
 
 // ---- logits of which only the largest and the log-sum-exp are wanted ----
 
-void top1(const Linear& a, float softcap, int64_t n0, int64_t n1, Top* out) {
+void top1(const Linear& a, const Products& by, float softcap, int64_t n0, int64_t n1, Top* out) {
   float logits[TOP_ROWS * COLUMNS];
   for (int64_t i = 0; i < a.m; i++) out[i] = {-INFINITY, 0.f, int32_t(n0)};
   Linear part = a;
@@ -216,8 +224,8 @@ void top1(const Linear& a, float softcap, int64_t n0, int64_t n1, Top* out) {
     const int64_t n = std::min(COLUMNS, n1 - from), even = (n + W - 1) / W * W;
     part.y_from = from;
     for (int64_t row = 0; row < a.m; row += TOP_ROWS) {
-      part.packed = a.packed + row * packed_width(a), part.m = std::min(TOP_ROWS, a.m - row);
-      linear(part, from, from + n);
+      part.row_from = row, part.m = std::min(TOP_ROWS, a.m - row);
+      by.linear(part, from, from + n);
       for (int64_t i = 0; i < part.m; i++) {
         float* s = logits + i * COLUMNS;
         if (softcap > 0)

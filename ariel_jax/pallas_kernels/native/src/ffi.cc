@@ -58,26 +58,26 @@ bool many_rows(const Linear& a) {
   return a.m > MOST_ROWS && a.x16 && a.w_type == Type::BF16 && bf16_matmul();
 }
 
-// What the arguments of a product say. With `keeps_bf16`, x stays as it is where
-// `many_rows`; `kept` and `bias_kept` hold what had to be converted.
+// What the arguments of a product say. With `keeps_many`, x is not widened where `many_rows`; `kept`
+// and `bias_kept` hold what had to be converted.
 struct Call {
   Linear a{};
   std::vector<float> kept, bias_kept;
+  const Products* by = nullptr;
 
-  void pack(const Kernels& use) {
-    const int64_t width = use.packed_width(a);
-    if (a.m == 1 && width == a.k) {
-      a.packed = a.x;  // one whole row lies as it would be packed
-      return;
+  // Lays x out for the products that take it.
+  void pack() {
+    for (const Products* some : {bf16_products(a), whole_products(a), &kernels().products}) {
+      if (!some) continue;
+      a.packed = some->pack(a, scratch_of(some->packed_floats(a)));
+      by = some;
+      if (a.packed) return;
     }
-    float* to = scratch_of(a.m * width);
-    use.pack(a, to);
-    a.packed = to;
   }
 };
 
 ffi::Error read_product(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ffi::AnyBuffer bias,
-                        bool keeps_bf16, Call* call) {
+                        bool keeps_many, Call* call) {
   Linear& a = call->a;
   Type x_type, bias_type;
   if (!type_of(x.element_type(), &x_type) || !type_of(w.element_type(), &a.w_type) ||
@@ -99,7 +99,7 @@ ffi::Error read_product(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale
   a.y_stride = a.n;
   if (x_type == Type::BF16) {
     a.x16 = static_cast<const uint16_t*>(x.untyped_data());
-    if (!keeps_bf16 || !many_rows(a)) a.x = as_float(x.untyped_data(), x_type, a.m * a.k, &call->kept);
+    if (!(keeps_many && many_rows(a)) && !bf16_products(a)) a.x = as_float(x.untyped_data(), x_type, a.m * a.k, &call->kept);
   } else {
     a.x = static_cast<const float*>(x.untyped_data());
   }
@@ -124,8 +124,8 @@ ffi::Error LinearCall(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, 
   a.y = y->untyped_data();
   const bool many = many_rows(a);
   if (!many && a.m > MOST_ROWS) return ffi::Error::InvalidArgument("linear: too many rows");
-  if (!many) call.pack(kernels());
-  const auto work = many ? bf16_matmul() : kernels().linear;
+  if (!many) call.pack();
+  const auto work = many ? bf16_matmul() : call.by->linear;
   const int64_t step = many ? 64 : columns_of_part(a), parts = (a.n + step - 1) / step;
   parallel(parts, [&](int64_t i) { work(a, i * step, std::min(a.n, (i + 1) * step)); });
   return ffi::Error::Success();
@@ -137,12 +137,11 @@ ffi::Error Top1Call(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ff
   Call call;
   Linear& a = call.a;
   if (auto wrong = read_product(x, w, scale, bias, false, &call); wrong.failure()) return wrong;
-  const Kernels& use = kernels();
-  call.pack(use);
+  call.pack();
   const int64_t step = columns_of_part(a), parts = (a.n + step - 1) / step;
   std::vector<Top> found(parts * a.m);
   parallel(parts, [&](int64_t i) {
-    use.top1(a, softcap, i * step, std::min(a.n, (i + 1) * step), found.data() + i * a.m);
+    kernels().top1(a, *call.by, softcap, i * step, std::min(a.n, (i + 1) * step), found.data() + i * a.m);
   });
   for (int64_t row = 0; row < a.m; row++) {
     Top all = found[row];

@@ -70,7 +70,7 @@ namespace {
 bool runs_here() { return true; }
 }  // namespace
 const Kernels* generic_kernels() {
-  static const Kernels kernels = {"generic", runs_here, packed_width, pack, linear, top1, attend_scratch, attend};
+  static const Kernels kernels = {"generic", runs_here, {packed_floats, pack, linear}, top1, attend_scratch, attend};
   return &kernels;
 }
 }  // namespace ariel

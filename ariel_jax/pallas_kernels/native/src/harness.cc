@@ -71,17 +71,26 @@ struct Weights {
   }
 };
 
-void check_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int64_t n, int64_t group) {
-  const auto x = draws(m * k), bias = draws(n);
+// `fast`: by the products that are taken instead where the processor has them.
+void check_products(const Kernels& kernels, bool fast, Type type, int64_t m, int64_t k, int64_t n, int64_t group) {
+  auto x = draws(m * k);
+  const auto bias = draws(n);
+  std::vector<uint16_t> x16;
+  if (fast && type == Type::BF16)
+    for (auto& v : x) x16.push_back(to_bf16(v)), v = from_bf16(x16.back());
   const Weights w(type, n, k, group);
   std::vector<float> y(m * n);
   Linear a{};
   a.x = x.data(), a.w = w.raw.data(), a.scale = w.scale.data(), a.bias = bias.data(), a.y = y.data();
   a.m = m, a.k = k, a.n = a.y_stride = n, a.group = group, a.w_type = type, a.y_type = Type::F32;
-  std::vector<float> packed(m * kernels.packed_width(a));
-  kernels.pack(a, packed.data());
-  a.packed = packed.data();
-  parallel((n + 15) / 16, [&](int64_t i) { kernels.linear(a, i * 16, std::min(n, i * 16 + 16)); });
+  a.x16 = x16.empty() ? nullptr : x16.data();
+  const Products* by = fast ? bf16_products(a) : &kernels.products;
+  if (!by) by = whole_products(a);
+  if (!by) return;
+  std::vector<float> packed(by->packed_floats(a));
+  a.packed = by->pack(a, packed.data());
+  if (!a.packed) return void(failures++);
+  parallel((n + 15) / 16, [&](int64_t i) { by->linear(a, i * 16, std::min(n, i * 16 + 16)); });
   std::vector<double> want(m * n);
   double scale = 1;
   for (int64_t i = 0; i < m; i++)
@@ -96,7 +105,7 @@ void check_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int
       expect(y[i * n + j], sum + bias[j], 1e-5 * (1 + size), "linear", kernels.name, m, k, n);
     }
   std::vector<Top> top(m);
-  kernels.top1(a, 0.f, 0, n, top.data());
+  kernels.top1(a, *by, 0.f, 0, n, top.data());
   for (int64_t i = 0; i < m; i++) {
     double most = want[i * n], sum = 0;
     for (int64_t j = 0; j < n; j++) most = std::max(most, want[i * n + j]);
@@ -194,15 +203,19 @@ void time_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int6
   const double bytes = double(bytes_of(type, n * k));
   const int copies = int(3e8 / bytes) + 1;
   Lines<uint8_t> w(size_t(bytes) * copies, 1);
-  Lines<float> x(m * k, 1.f), packed(m * (k + 16), 0.f), scale(n * k / 32, 1.f), y(m * n, 0.f);
+  Lines<float> x(m * k, 1.f), packed(m * (4 * k + 1024), 0.f), scale(n * k / 32, 1.f), y(m * n, 0.f);
+  const Lines<uint16_t> x16(m * k, 0x3f80);
   const double s = seconds_of(5, [&] {
     for (int c = 0; c < copies; c++) {
       Linear a{};
       a.x = x.at, a.w = w.at + size_t(bytes) * c, a.scale = scale.at, a.y = y.at;
       a.m = m, a.k = k, a.n = a.y_stride = n, a.group = type == Type::I4 ? 64 : k, a.w_type = type;
-      kernels.pack(a, packed.at);
-      a.packed = packed.at;
-      parallel((n + 63) / 64, [&](int64_t i) { kernels.linear(a, i * 64, std::min(n, i * 64 + 64)); });
+      a.x16 = type == Type::BF16 ? x16.at : nullptr;
+      const Products* by = bf16_products(a);
+      if (!by) by = whole_products(a);
+      if (!by) by = &kernels.products;
+      a.packed = by->pack(a, packed.at);
+      parallel((n + 63) / 64, [&](int64_t i) { by->linear(a, i * 64, std::min(n, i * 64 + 64)); });
     }
   }) / copies;
   std::printf("%ldx%ld type %d m=%ld: %.3f ms %.1f GB/s\n", long(k), long(n), int(type), long(m), s * 1e3, bytes / s / 1e9);
@@ -228,11 +241,15 @@ int main(int argc, char**) {
     if (!kernels || !kernels->runs_here()) continue;
     for (Type type : {Type::F32, Type::BF16, Type::I8, Type::I4})
       for (int64_t m : {1, 2, 3, 5, 8, 17, 32, 33})
-        for (int64_t k : {1, 7, 32, 37, 96, 160, 1696})
+        for (int64_t k : {1, 7, 32, 37, 96, 128, 160, 1696, 2112})
           for (int64_t n : {1, 2, 7, 67, 130}) {
             if (type == Type::I4 && k % 32) continue;
-            check_products(*kernels, type, m, k, n, k);
-            if ((type == Type::I4 || type == Type::I8) && k % 32 == 0) check_products(*kernels, type, m, k, n, 32);
+            for (bool fast : {false, true}) {
+              if (fast && kernels != avx512_kernels()) continue;
+              check_products(*kernels, fast, type, m, k, n, k);
+              for (int64_t group : {32, 64, 128})
+                if ((type == Type::I4 || type == Type::I8) && k % group == 0) check_products(*kernels, fast, type, m, k, n, group);
+            }
           }
     for (Type type : {Type::F32, Type::BF16})
       for (int64_t t : {1, 2, 5, 8})

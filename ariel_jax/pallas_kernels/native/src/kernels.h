@@ -18,14 +18,36 @@ inline uint16_t to_bf16(float f) {
 struct Linear {
   const float* x;        // [m, k]
   const uint16_t* x16;   // the same in bfloat16, or null
-  const float* packed;   // x as `pack` lays it out
+  const float* packed;   // x as `pack` of the products that are taken lays it out
   const void* w;         // [n, k]; I4: [n, k / 2], in blocks of 32: low nibbles 0..15, high 16..31
   const float* scale;    // [n, k / group], for I8 and I4
   const float* bias;     // [n], or null
   void* y;               // [m, y_stride], its first column is output y_from
   int64_t m, k, n, group;
   int64_t y_stride, y_from;
+  int64_t row_from;      // of the packed rows, the first that counts here
   Type w_type, y_type;
+};
+
+// Where weights are fetched from ahead of their use, while a few outputs at a time go along their rows.
+// Short rows, which lie one behind the other, are fetched in the order of memory, whatever the order in
+// which they are used, and those of the next outputs before their turn; long ones each for itself.
+struct Fetch {
+  const char* at;
+  int64_t per_step, per_output;
+
+  // The rows of n outputs from `base` on; a step reads `step` bytes of each. In the order of memory up
+  // to `most` bytes of all.
+  Fetch(const void* base, int64_t row_bytes, int64_t n, int64_t step, int64_t most)
+      : at(static_cast<const char*>(base)), per_step(step), per_output(row_bytes) {
+    const int64_t bytes = n * row_bytes;
+    at += bytes > 65536 ? 1024 : bytes > most ? bytes : (4096 + bytes - 1) / bytes * bytes;
+    if (bytes <= most) per_step = n * step, per_output = step;
+  }
+  void next(int64_t n) {
+    for (int64_t o = 0; o < n; o++) __builtin_prefetch(at + o * per_output);
+    at += per_step;
+  }
 };
 
 // Keeps one result, its bias added.
@@ -58,16 +80,20 @@ struct Attention {
   Type kv_type;
 };
 
+// One way to multiply a few rows: x is laid out once, then columns are made from it by any thread.
+struct Products {
+  int64_t (*packed_floats)(const Linear&);
+  // Where x lies for `linear`: in `to`, or where it was. Null: not for these rows.
+  const float* (*pack)(const Linear&, float* to);
+  void (*linear)(const Linear&, int64_t n0, int64_t n1);  // output columns [n0, n1)
+};
+
 struct Kernels {
   const char* name;
   bool (*runs_here)();
-  // Floats of x in the order in which the products read it: m rows of `packed_width` each.
-  int64_t (*packed_width)(const Linear&);
-  void (*pack)(const Linear&, float* to);
-  // Output columns [n0, n1); x is read from `packed`.
-  void (*linear)(const Linear&, int64_t n0, int64_t n1);
-  // `linear` of columns [n0, n1), of which only `out` [m] is kept; softcap 0: none. y is not used.
-  void (*top1)(const Linear&, float softcap, int64_t n0, int64_t n1, Top* out);
+  Products products;  // for rows of float32
+  // `by.linear` of columns [n0, n1), of which only `out` [m] is kept; softcap 0: none. y is not used.
+  void (*top1)(const Linear&, const Products& by, float softcap, int64_t n0, int64_t n1, Top* out);
   // Floats of scratch that `attend` needs.
   int64_t (*attend_scratch)(const Attention&);
   // Batch row b, cache head c, rows [low, high) of it: out [q, h], normalised over these rows, and
@@ -80,6 +106,11 @@ struct Kernels {
 // Null where the processor has no such products.
 using Matmul = void (*)(const Linear&, int64_t n0, int64_t n1);
 Matmul bf16_matmul();
+
+// Of a few rows of bfloat16 with bfloat16 weights, and of rows with int8 or int4 weights in whole
+// numbers; null where the processor or the arguments are none for it.
+const Products* bf16_products(const Linear&);
+const Products* whole_products(const Linear&);
 
 const Kernels* generic_kernels();
 const Kernels* avx2_kernels();
