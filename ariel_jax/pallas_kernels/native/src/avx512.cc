@@ -91,7 +91,8 @@ bool runs_here() {
 }
 }  // namespace
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", runs_here, packed_width, pack, linear, top1, attend_scratch, attend};
+  static const Kernels kernels = {"avx512", runs_here, packed_width, pack, linear, top1,
+                                  attend_scratch, attend_scores, attend_values, attend_finish};
   return &kernels;
 }
 }  // namespace ariel
