@@ -102,7 +102,7 @@ inline Ahead ahead_of_next(const Attention& a, const Head& head) {
 // M queries against W / M rows from `row` on; SIZE is the head's, or 0 for any. The sum of a product is
 // the same whatever M.
 template <class Rows, int SIZE, int M>
-inline void dots(const float* const* q, const Rows& keys, int64_t row, int64_t last, float* to) {
+__attribute__((flatten)) inline void dots(const float* const* q, const Rows& keys, int64_t row, int64_t last, float* to) {
   constexpr int N = W / M;
   const int64_t H = SIZE ? SIZE : keys.h, full = H / W * W;
   Vec sum[M][N];
@@ -140,7 +140,9 @@ inline float mask(const Attention& a, int64_t b, int64_t t, int64_t last, int64_
   return top.largest();
 }
 
-// Products of all queries with keys [begin, end), in groups of W rows; scores of a query lie BLOCK_ROWS
+constexpr int64_t MANY_QUERIES = 4;  // from which on narrow rows are widened once for all of them
+
+// Products of all queries with keys [begin, end), in groups of W rows; those of a query lie BLOCK_ROWS
 // apart.
 template <class Rows, int SIZE>
 inline void dots_of(const Attention& a, int64_t b, int64_t c, const Head& head, const Rows& keys, int64_t begin,
@@ -148,33 +150,30 @@ inline void dots_of(const Attention& a, int64_t b, int64_t c, const Head& head, 
   auto query = [&](int64_t i) { return a.q + ((b * head.T + i % head.T) * a.n_heads + c * head.G + i / head.T) * head.H; };
   for (int64_t row = begin; row < end; row += W) {
     for (int64_t i = 0; i < W; i++) ahead.row(row - begin + i);
-    int64_t q = 0;
-    for (; q + 2 <= head.Q; q += 2) {
-      const float* two[2] = {query(q), query(q + 1)};
-      float* to = s + q * BLOCK_ROWS + row - begin;
-      dots<Rows, SIZE, 2>(two, keys, row, last, to);
-      dots<Rows, SIZE, 2>(two, keys, row + W / 2, last, to + W / 2);
-    }
-    if (q < head.Q) {
+    float* to = s + row - begin;
+    auto all = [&](const auto& rows, int64_t first, int64_t stop) {
+      using Read = std::decay_t<decltype(rows)>;
+      int64_t q = 0;
+      for (; q + 2 <= head.Q; q += 2) {
+        const float* two[2] = {query(q), query(q + 1)};
+        dots<Read, SIZE, 2>(two, rows, first, stop, to + q * BLOCK_ROWS);
+        dots<Read, SIZE, 2>(two, rows, first + W / 2, stop, to + q * BLOCK_ROWS + W / 2);
+      }
+      if (q == head.Q) return;
       const float* one[1] = {query(q)};
-      dots<Rows, SIZE, 1>(one, keys, row, last, s + q * BLOCK_ROWS + row - begin);
+      dots<Read, SIZE, 1>(one, rows, first, stop, to + q * BLOCK_ROWS);
+    };
+    if constexpr (Rows::BYTES == 2 && SIZE > 0) {
+      if (head.Q >= MANY_QUERIES) {
+        alignas(64) float wide[W * SIZE];
+        for (int64_t i = 0; i < W; i++)
+          for (int64_t p = 0; p < SIZE; p += W) keys.at(std::min(row + i, last - 1), p).save(wide + i * SIZE + p);
+        all(HeadF32(wide, 0, SIZE), 0, W);
+        continue;
+      }
     }
+    all(keys, row, last);
   }
-}
-
-constexpr int64_t WIDE_FLOATS = 16384;
-constexpr int64_t MANY_QUERIES = 6;  // from which on narrow rows are widened once for all of them
-
-// Rows [from, to) of a bfloat16 head of whole registers, as floats.
-inline void widen(const HeadBF16& rows, int64_t from, int64_t to, Ahead ahead, float* wide) {
-  for (int64_t row = from; row < to; row++) {
-    ahead.row(row - from);
-    for (int64_t p = 0; p < rows.h; p += W) rows.at(row, p).save(wide + (row - from) * rows.h + p);
-  }
-}
-template <class Rows>
-inline bool pays_to_widen(const Head& head) {
-  return Rows::BYTES == 2 && head.Q >= MANY_QUERIES && head.H % W == 0 && head.H * BLOCK_ROWS <= WIDE_FLOATS;
 }
 
 template <class Rows, int SIZE>
@@ -188,19 +187,7 @@ void scores_of(const Attention& a, int64_t b, int64_t c, Blocks some, float* scr
     const Ahead ahead = block + 1 < seen.to ? ahead_of(keys, start + BLOCK_ROWS, head.last)
                                             : ahead_of(values, std::max(head.first, seen.from * BLOCK_ROWS), head.last);
     float* s = head.scores + block * head.Q * BLOCK_ROWS + begin - start;
-    if constexpr (Rows::BYTES == 2 && SIZE) {
-      if (pays_to_widen<Rows>(head)) {
-        alignas(64) float wide[WIDE_FLOATS];
-        widen(keys, begin, last, ahead, wide);
-        const HeadF32 kept(wide, 0, head.H);
-        // Row `begin` of the head is row 0 of what was kept.
-        dots_of<HeadF32, SIZE>(a, b, c, head, kept, 0, end - begin, last - begin, {nullptr, 0, 64}, s);
-      } else {
-        dots_of<Rows, SIZE>(a, b, c, head, keys, begin, end, last, ahead, s);
-      }
-    } else {
-      dots_of<Rows, SIZE>(a, b, c, head, keys, begin, end, last, ahead, s);
-    }
+    dots_of<Rows, SIZE>(a, b, c, head, keys, begin, end, last, ahead, s);
     for (int64_t q = 0; q < head.Q; q++)
       head.tops[block * head.Q + q] = mask(a, b, q % head.T, head.last, begin, end, s + q * BLOCK_ROWS);
   }
@@ -305,14 +292,6 @@ void values_of(const Attention& a, int64_t b, int64_t c, Blocks some, float* scr
     for (int64_t q = 0; q < head.Q; q++)
       head.sums[block * head.Q + q] = weights<Rows>(top[q], end - begin, s + q * BLOCK_ROWS);
     const int64_t from = std::max(begin, head.first);
-    if constexpr (Rows::BYTES == 2) {
-      if (pays_to_widen<Rows>(head)) {
-        alignas(64) float wide[WIDE_FLOATS];
-        widen(values, from, last, ahead, wide);
-        weigh_all(head, s + from - begin, HeadF32(wide, 0, head.H), 0, last - from, {nullptr, 0, 64}, out);
-        continue;
-      }
-    }
     weigh_all(head, s + from - begin, values, from, last, ahead, out);
   }
 }
