@@ -6,7 +6,7 @@ namespace {
 
 // Rows of keys or values of one head.
 struct HeadF32 {
-  static constexpr int64_t BYTES = 4;
+  static constexpr bool NARROW = false;
   const float* p;
   int64_t h;
   HeadF32(const void* base, int64_t row0, int64_t h) : p(static_cast<const float*>(base) + row0 * h), h(h) {}
@@ -14,7 +14,7 @@ struct HeadF32 {
   Vec tail(int64_t row, int64_t i, int64_t n) const { return Vec::load_some(p + row * h + i, n); }
 };
 struct HeadBF16 {
-  static constexpr int64_t BYTES = 2;
+  static constexpr bool NARROW = true;
   const uint16_t* p;
   int64_t h;
   HeadBF16(const void* base, int64_t row0, int64_t h) : p(static_cast<const uint16_t*>(base) + row0 * h), h(h) {}
@@ -75,30 +75,6 @@ int64_t attend_scratch(const Attention& a) {
   return (blocks * Q * (BLOCK_ROWS + a.h + W + 3) + 31) / 16 * 16;
 }
 
-// Rows that will be read next, fetched while those of a block are worked on: the processor does not
-// look beyond a page, and heads lie far apart.
-struct Ahead {
-  const char* p;
-  int64_t n_rows, row_bytes;
-  void row(int64_t i) const {
-    if (i >= n_rows) return;
-    for (int64_t at = 0; at < row_bytes; at += 64) __builtin_prefetch(p + i * row_bytes + at, 0, 2);
-  }
-};
-
-template <class Rows>
-inline Ahead ahead_of(const Rows& rows, int64_t from, int64_t to) {
-  return {reinterpret_cast<const char*>(rows.p + from * rows.h), std::min(BLOCK_ROWS, to - from), rows.h * Rows::BYTES};
-}
-
-// The head that is likely next of this thread; {} behind the last.
-template <class Rows>
-inline Ahead ahead_of_next(const Attention& a, const Head& head) {
-  const int64_t row0 = head.row0 + a.next * a.capacity;
-  if (a.next == 0 || row0 >= a.batch * a.n_kv * a.capacity) return {nullptr, 0, 64};
-  return ahead_of(Rows(a.k, row0, a.h), head.first, head.last);
-}
-
 // M queries against W / M rows from `row` on; SIZE is the head's, or 0 for any. The sum of a product is
 // the same whatever M.
 template <class Rows, int SIZE, int M>
@@ -146,24 +122,28 @@ constexpr int64_t MANY_QUERIES = 4;  // from which on narrow rows are widened on
 // apart.
 template <class Rows, int SIZE>
 inline void dots_of(const Attention& a, int64_t b, int64_t c, const Head& head, const Rows& keys, int64_t begin,
-                    int64_t end, int64_t last, Ahead ahead, float* s) {
-  auto query = [&](int64_t i) { return a.q + ((b * head.T + i % head.T) * a.n_heads + c * head.G + i / head.T) * head.H; };
+                    int64_t end, int64_t last, float* s) {
+  const float* from = a.q + (b * head.T * a.n_heads + c * head.G) * head.H;
   for (int64_t row = begin; row < end; row += W) {
-    for (int64_t i = 0; i < W; i++) ahead.row(row - begin + i);
     float* to = s + row - begin;
     auto all = [&](const auto& rows, int64_t first, int64_t stop) {
       using Read = std::decay_t<decltype(rows)>;
-      int64_t q = 0;
+      int64_t q = 0, t = 0, g = 0;
+      auto query = [&] {
+        const float* at = from + (t * a.n_heads + g) * head.H;
+        if (++t == head.T) t = 0, g++;
+        return at;
+      };
       for (; q + 2 <= head.Q; q += 2) {
-        const float* two[2] = {query(q), query(q + 1)};
+        const float* two[2] = {query(), query()};
         dots<Read, SIZE, 2>(two, rows, first, stop, to + q * BLOCK_ROWS);
         dots<Read, SIZE, 2>(two, rows, first + W / 2, stop, to + q * BLOCK_ROWS + W / 2);
       }
       if (q == head.Q) return;
-      const float* one[1] = {query(q)};
+      const float* one[1] = {query()};
       dots<Read, SIZE, 1>(one, rows, first, stop, to + q * BLOCK_ROWS);
     };
-    if constexpr (Rows::BYTES == 2 && SIZE > 0) {
+    if constexpr (Rows::NARROW && SIZE > 0) {
       if (head.Q >= MANY_QUERIES) {
         alignas(64) float wide[W * SIZE];
         for (int64_t i = 0; i < W; i++)
@@ -179,15 +159,13 @@ inline void dots_of(const Attention& a, int64_t b, int64_t c, const Head& head, 
 template <class Rows, int SIZE>
 void scores_of(const Attention& a, int64_t b, int64_t c, Blocks some, float* scratch) {
   const Head head(a, b, c, scratch);
-  const Rows keys(a.k, head.row0, head.H), values(a.v, head.row0, head.H);
+  const Rows keys(a.k, head.row0, head.H);
   const Blocks seen = head.seen(some);
   for (int64_t block = seen.from; block < seen.to; block++) {
     const int64_t start = block * BLOCK_ROWS, begin = std::max(start, head.first / W * W);
     const int64_t last = std::min(start + BLOCK_ROWS, head.last), end = begin + (last - begin + W - 1) / W * W;
-    const Ahead ahead = block + 1 < seen.to ? ahead_of(keys, start + BLOCK_ROWS, head.last)
-                                            : ahead_of(values, std::max(head.first, seen.from * BLOCK_ROWS), head.last);
     float* s = head.scores + block * head.Q * BLOCK_ROWS + begin - start;
-    dots_of<Rows, SIZE>(a, b, c, head, keys, begin, end, last, ahead, s);
+    dots_of<Rows, SIZE>(a, b, c, head, keys, begin, end, last, s);
     for (int64_t q = 0; q < head.Q; q++)
       head.tops[block * head.Q + q] = mask(a, b, q % head.T, head.last, begin, end, s + q * BLOCK_ROWS);
   }
@@ -203,7 +181,7 @@ inline float weights(float top, int64_t n, float* s) {
     sum = Vec::add(sum, e);
     e.save(s + i);
   }
-  if (Rows::BYTES == 2)
+  if (Rows::NARROW)
     for (int64_t i = 0; i < n; i++) {
       uint32_t bits;
       std::memcpy(&bits, s + i, 4);
@@ -216,13 +194,11 @@ inline float weights(float top, int64_t n, float* s) {
 // Sums over rows [from, to) of weight times value, for M queries and C registers of columns from p on.
 // The weight of row i is w[i - from].
 template <class Rows, int M, int C>
-inline void weigh(const float* w, const Rows& values, int64_t from, int64_t to, int64_t p, Ahead ahead, float* out,
-                  int64_t width) {
+inline void weigh(const float* w, const Rows& values, int64_t from, int64_t to, int64_t p, float* out, int64_t width) {
   Vec sum[M][C];
   for (int m = 0; m < M; m++)
     for (int c = 0; c < C; c++) sum[m][c] = Vec::zero();
   for (int64_t row = from; row < to; row++) {
-    ahead.row(row - from);
     Vec value[C];
     for (int c = 0; c < C; c++) value[c] = M > 1 ? values.at(row, p + c * W).pinned() : values.at(row, p + c * W);
     for (int m = 0; m < M; m++) {
@@ -235,20 +211,17 @@ inline void weigh(const float* w, const Rows& values, int64_t from, int64_t to, 
 }
 
 template <class Rows, int M>
-inline void weigh_columns(const float* w, const Rows& values, int64_t from, int64_t to, Ahead ahead, float* out,
-                          int64_t width) {
+inline void weigh_columns(const float* w, const Rows& values, int64_t from, int64_t to, float* out, int64_t width) {
   constexpr int MOST = (W == 16 ? 16 : 8) / M;  // registers for sums, and some are left for values
   const int64_t H = values.h;
   int64_t p = 0;
-  const Ahead none{nullptr, 0, 64};
-  auto now = [&] { return p ? none : ahead; };
   if constexpr (MOST >= 8)
-    for (; p + 8 * W <= H; p += 8 * W) weigh<Rows, M, 8>(w, values, from, to, p, now(), out, width);
+    for (; p + 8 * W <= H; p += 8 * W) weigh<Rows, M, 8>(w, values, from, to, p, out, width);
   if constexpr (MOST >= 4)
-    for (; p + 4 * W <= H; p += 4 * W) weigh<Rows, M, 4>(w, values, from, to, p, now(), out, width);
+    for (; p + 4 * W <= H; p += 4 * W) weigh<Rows, M, 4>(w, values, from, to, p, out, width);
   if constexpr (MOST >= 2)
-    for (; p + 2 * W <= H; p += 2 * W) weigh<Rows, M, 2>(w, values, from, to, p, now(), out, width);
-  for (; p + W <= H; p += W) weigh<Rows, M, 1>(w, values, from, to, p, now(), out, width);
+    for (; p + 2 * W <= H; p += 2 * W) weigh<Rows, M, 2>(w, values, from, to, p, out, width);
+  for (; p + W <= H; p += W) weigh<Rows, M, 1>(w, values, from, to, p, out, width);
   if (p == H) return;
   for (int m = 0; m < M; m++) {
     Vec sum = Vec::zero();
@@ -259,16 +232,13 @@ inline void weigh_columns(const float* w, const Rows& values, int64_t from, int6
 }
 
 template <class Rows>
-inline void weigh_all(const Head& head, const float* w, const Rows& values, int64_t from, int64_t to, Ahead ahead,
-                      float* out) {
+inline void weigh_all(const Head& head, const float* w, const Rows& values, int64_t from, int64_t to, float* out) {
   int64_t q = 0;
-  const Ahead none{nullptr, 0, 64};
-  auto now = [&] { return q ? none : ahead; };
   for (; q + 4 <= head.Q; q += 4)
-    weigh_columns<Rows, 4>(w + q * BLOCK_ROWS, values, from, to, now(), out + q * head.width, head.width);
+    weigh_columns<Rows, 4>(w + q * BLOCK_ROWS, values, from, to, out + q * head.width, head.width);
   for (; q + 2 <= head.Q; q += 2)
-    weigh_columns<Rows, 2>(w + q * BLOCK_ROWS, values, from, to, now(), out + q * head.width, head.width);
-  if (q < head.Q) weigh_columns<Rows, 1>(w + q * BLOCK_ROWS, values, from, to, now(), out + q * head.width, head.width);
+    weigh_columns<Rows, 2>(w + q * BLOCK_ROWS, values, from, to, out + q * head.width, head.width);
+  if (q < head.Q) weigh_columns<Rows, 1>(w + q * BLOCK_ROWS, values, from, to, out + q * head.width, head.width);
 }
 
 template <class Rows>
@@ -285,14 +255,12 @@ void values_of(const Attention& a, int64_t b, int64_t c, Blocks some, float* scr
   for (int64_t block = seen.from; block < seen.to; block++) {
     const int64_t start = block * BLOCK_ROWS, begin = std::max(start, head.first / W * W);
     const int64_t last = std::min(start + BLOCK_ROWS, head.last), end = begin + (last - begin + W - 1) / W * W;
-    const Ahead ahead =
-        block + 1 < seen.to ? ahead_of(values, start + BLOCK_ROWS, head.last) : ahead_of_next<Rows>(a, head);
     float* s = head.scores + block * head.Q * BLOCK_ROWS + begin - start;
     float* out = head.outs + block * head.Q * head.width;
     for (int64_t q = 0; q < head.Q; q++)
       head.sums[block * head.Q + q] = weights<Rows>(top[q], end - begin, s + q * BLOCK_ROWS);
     const int64_t from = std::max(begin, head.first);
-    weigh_all(head, s + from - begin, values, from, last, ahead, out);
+    weigh_all(head, s + from - begin, values, from, last, out);
   }
 }
 

@@ -156,7 +156,7 @@ struct Attended {
     for (int64_t i = 0; i < c.t; i++)
       positions[i] = int32_t(c.length - c.t + i), bits[i] = i % 2 ? (1u << i) | 1u : 1u << i;
     a = {q.data(), keys.raw.data(), values.raw.data(), &length, positions.data(), c.tree ? bits.data() : nullptr,
-         1, c.t, c.heads, c.kv_heads, c.capacity, c.h, 0.3f, c.softcap, c.window, type, 0};
+         1, c.t, c.heads, c.kv_heads, c.capacity, c.h, 0.3f, c.softcap, c.window, type};
   }
 };
 
@@ -313,7 +313,7 @@ void time_attention(const Kernels& kernels, Type type, int64_t t, int64_t heads,
   const double s = seconds_of(7, [&] {
     for (int i = 0; i < layers; i++) {
       const Attention a{q.at, at + 2 * i * leaf, at + (2 * i + 1) * leaf, &length, positions.data(), nullptr,
-                        1, t, heads, kv_heads, capacity, h, 0.125f, 0.f, 0, type, 0};
+                        1, t, heads, kv_heads, capacity, h, 0.125f, 0.f, 0, type};
       attend(kernels, a, out.at, lse.at);
     }
   }) / layers;

@@ -56,7 +56,6 @@ struct Attention {
   float scale, softcap;  // softcap 0: none
   int64_t window;        // 0: none
   Type kv_type;
-  int64_t next;          // the head that the same thread takes after head i is likely i + next
 };
 
 // Rows of a cache head are worked on in blocks, whose sums are added in order: the result is the same

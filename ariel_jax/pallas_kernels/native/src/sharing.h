@@ -16,7 +16,7 @@ inline float* scratch_of(int64_t n) {
   return memory.data();
 }
 
-inline void attend(const Kernels& use, Attention a, float* out, float* lse) {
+inline void attend(const Kernels& use, const Attention& a, float* out, float* lse) {
   const int64_t need = use.attend_scratch(a), heads = a.batch * a.n_kv;
   int64_t longest = 0;
   for (int64_t b = 0; b < a.batch; b++) longest = std::max<int64_t>(longest, a.length[b]);
@@ -25,7 +25,6 @@ inline void attend(const Kernels& use, Attention a, float* out, float* lse) {
   const int64_t wanted = heads % pool_size() ? (3 * pool_size() + heads - 1) / heads : 1;
   const int64_t parts = std::max<int64_t>(1, std::min(wanted, blocks));
   if (parts == 1) {
-    a.next = pool_size();
     parallel(heads, [&](int64_t i) {
       const int64_t b = i / a.n_kv, c = i % a.n_kv;
       float* scratch = scratch_of(need);
