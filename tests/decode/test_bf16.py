@@ -16,7 +16,6 @@ from ariel_jax.decode import programs as decode_programs
 from ariel_jax.layers.kv_cache import init_cache
 from ariel_jax.models import decoder
 from ariel_jax.models.config import Precision
-from ariel_jax.pallas_kernels import dispatch
 from ariel_jax.training import programs
 from ariel_jax.training.step import LMBatch, LMGrad
 
@@ -140,10 +139,9 @@ def test_the_native_kernels_write_a_row_without_widening_the_cache(native_kernel
     params = testing.tiny_params(cfg, precision=Precision.bf16())
     run = start(cfg, params, [[1, 2]] * batch, max_new=8, capacity=Upfront(2048))
     segment = decode_programs.segment()
-    with dispatch.override(decode_attention="native"):
-        compiled = segment.lower(
-            cfg, params, None, run.state, strategy=run.strategy, max_steps=np.int32(9)
-        ).compile()
+    compiled = segment.lower(
+        cfg, params, None, run.state, strategy=run.strategy, max_steps=np.int32(9)
+    ).compile()
     memory = compiled.memory_analysis()
     assert memory.temp_size_in_bytes < 0.05 * run.state.cache.nbytes
     assert memory.alias_size_in_bytes >= run.state.cache.nbytes

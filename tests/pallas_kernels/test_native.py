@@ -61,6 +61,42 @@ def test_the_cache_may_be_bfloat16_beside_float32_queries():
     np.testing.assert_allclose(out.astype(jnp.float32), wide, atol=2**-7)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_query_has_the_same_bits_whatever_queries_are_beside_it(dtype):
+    n_rows, length = 8, 300  # rows of three blocks
+    q = draw((1, n_rows, 6, 64), dtype)
+    k, v = draw((1, 3, 320, 64), dtype, 1), draw((1, 3, 320, 64), dtype, 2)
+    positions = jnp.arange(length - n_rows, length, dtype=jnp.int32)[None]
+
+    def call(rows, window):
+        options = {"length": jnp.asarray([length], jnp.int32), "scale": 0.125, "window": window}
+        options["q_positions"] = positions[:, rows]
+        return decode_attention(q[:, rows], k, v, **options, impl="native")
+
+    for window in (None, 140):
+        out, lse = call(slice(None), window)
+        for t in range(n_rows):
+            out_alone, lse_alone = call(slice(t, t + 1), window)
+            np.testing.assert_array_equal(out_alone[:, 0], out[:, t])
+            np.testing.assert_array_equal(lse_alone[..., 0], lse[..., t])
+
+
+def test_weights_over_a_bfloat16_cache_are_rounded_as_the_reference_rounds_them():
+    q = draw((2, 2, 4, 16), "bfloat16")
+    k, v = draw((2, 2, 200, 16), "bfloat16", 1), draw((2, 2, 200, 16), "bfloat16", 2)
+    length = jnp.asarray([200, 77], jnp.int32)
+
+    def call(impl, dtype):
+        arrays = (a.astype(dtype) for a in (q, k, v))
+        out, _ = decode_attention(*arrays, length=length, scale=0.25, impl=impl)
+        return np.asarray(out.astype(jnp.bfloat16).astype(jnp.float32))
+
+    rounded = call("reference", jnp.bfloat16)
+    # What is left are sums in another order: a result beside the middle of two numbers.
+    assert np.mean(call("native", jnp.bfloat16) != rounded) < 0.02
+    assert np.mean(call("reference", jnp.float32) != rounded) > 0.1, "rounding makes no difference"
+
+
 def test_under_vmap_and_ahead_of_time():
     x, w = draw((3, 2, 24)), draw((3, 10, 24), seed=1)
     many = jax.vmap(lambda x, w: linear(x, w, impl="native"))(x, w)

@@ -30,8 +30,13 @@ def shape_key(q: Any, k: Any) -> str:
 
 
 def why_not_auto(q: Any, k: Any, v: Any, **options: Any) -> str | None:
-    """Why it is not known to pay for these arguments, or None."""
-    return tune.why_not("decode_attention", "native", shape_key(q, k))
+    """Why it is not known to pay for these arguments, or None.
+
+    Without a record it is taken for one query over a bfloat16 cache, which XLA widens to float32.
+    """
+    recorded = tune.why_not("decode_attention", "native", shape_key(q, k))
+    narrow = q.shape[1] == 1 and k.dtype.itemsize < 4
+    return None if recorded == tune.UNKNOWN and narrow else recorded
 
 
 def decode_attention(
@@ -46,7 +51,10 @@ def decode_attention(
     q_positions: jax.Array,
     parents: tuple[int, ...] | None,
 ) -> tuple[jax.Array, jax.Array]:
-    """Returns (out, lse); see `api.decode_attention`. Gradients are those of the reference."""
+    """Returns (out, lse); see `api.decode_attention`. Gradients are those of the reference.
+
+    A query has the same bits whatever queries are beside it, and however many threads there are.
+    """
     options = (float(scale), softcap, window, parents)
     found: Any = _attend(q, k, v, length, q_positions, options)
     out, lse = found

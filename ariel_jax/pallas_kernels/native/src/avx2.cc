@@ -92,7 +92,8 @@ namespace {
 bool runs_here() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 }  // namespace
 const Kernels* avx2_kernels() {
-  static const Kernels kernels = {"avx2", runs_here, {packed_floats, pack, linear}, top1, attend_scratch, attend};
+  static const Kernels kernels = {"avx2", runs_here, {packed_floats, pack, linear}, top1,
+                                  attend_scratch, attend_scores, attend_values, attend_finish};
   return &kernels;
 }
 }  // namespace ariel

@@ -10,7 +10,8 @@ bool runs_here() {
 }
 }  // namespace
 const Kernels* avx512_kernels() {
-  static const Kernels kernels = {"avx512", runs_here, {packed_floats, pack, linear}, top1, attend_scratch, attend};
+  static const Kernels kernels = {"avx512", runs_here, {packed_floats, pack, linear}, top1,
+                                  attend_scratch, attend_scores, attend_values, attend_finish};
   return &kernels;
 }
 }  // namespace ariel

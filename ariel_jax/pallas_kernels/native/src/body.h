@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "kernels.h"
 
@@ -251,137 +252,7 @@ void top1(const Linear& a, const Products& by, float softcap, int64_t n0, int64_
   }
 }
 
-// ---- attention of a few queries over the rows of one cache head ----
-
-struct KeysF32 {
-  const float* p;
-  int64_t h;
-  KeysF32(const void* base, int64_t row0, int64_t h) : p(static_cast<const float*>(base) + row0 * h), h(h) {}
-  Vec at(int64_t row, int64_t i) const { return Vec::load(p + row * h + i); }
-  Vec tail(int64_t row, int64_t i, int64_t n) const { return Vec::load_some(p + row * h + i, n); }
-};
-struct KeysBF16 {
-  const uint16_t* p;
-  int64_t h;
-  KeysBF16(const void* base, int64_t row0, int64_t h) : p(static_cast<const uint16_t*>(base) + row0 * h), h(h) {}
-  Vec at(int64_t row, int64_t i) const { return Vec::load_bf16(p + row * h + i); }
-  Vec tail(int64_t row, int64_t i, int64_t n) const {
-    uint16_t some[W] = {};
-    std::memcpy(some, p + row * h + i, n * 2);
-    return Vec::load_bf16(some);
-  }
-};
-
-constexpr float NO_KEY = -1e30f;
-
-// Rows that query `t` of batch row b sees: all of [low, high), and among the last rows (nodes of a
-// tree, from `tree` on) those with their bit set.
-struct Sight {
-  int64_t low, high, tree;
-  uint32_t bits;
-};
-inline Sight sight(const Attention& a, int64_t b, int64_t t) {
-  const int64_t length = a.length[b], position = a.q_positions[b * a.t + t];
-  const int64_t old = a.seen ? length - a.t : length;
-  Sight s;
-  s.low = a.window ? std::max<int64_t>(0, position - a.window + 1) : 0;
-  s.high = std::max<int64_t>(0, std::min(old, position + 1));
-  s.tree = std::max<int64_t>(0, old);
-  s.bits = a.seen ? a.seen[t] : 0;
-  return s;
-}
-
-int64_t attend_scratch(const Attention& a) { return (a.n_heads / a.n_kv) * a.t * (a.capacity + 2 * W); }
-
-// One cache head: its G * T queries read each row of keys once, then each row of values once.
-template <class Keys>
-void attend_of(const Attention& a, int64_t b, int64_t c, int64_t low, int64_t high, float* scratch,
-               float* out, float* lse) {
-  const int64_t G = a.n_heads / a.n_kv, T = a.t, H = a.h, Q = G * T, full = H / W * W;
-  const int64_t stride = a.capacity + 2 * W;
-  const Keys keys(a.k, (b * a.n_kv + c) * a.capacity, H), values(a.v, (b * a.n_kv + c) * a.capacity, H);
-  const int64_t known = std::min<int64_t>(std::max<int64_t>(a.length[b], 0), a.capacity);
-  const int64_t length = std::min(known, high);
-  int64_t first = length;
-  for (int64_t t = 0; t < T; t++) first = std::min(first, sight(a, b, t).low);
-  first = std::min(std::max(first, low), length);
-  auto query = [&](int64_t i) { return a.q + ((b * T + i % T) * a.n_heads + c * G + i / T) * H; };
-  // Scores, a group of queries at a time so that a row of keys is read from memory once.
-  for (int64_t q0 = 0; q0 < Q; q0 += 4) {
-    const int64_t n = std::min<int64_t>(4, Q - q0);
-    const float* qs[4];
-    for (int64_t i = 0; i < 4; i++) qs[i] = query(q0 + std::min(i, n - 1));
-    for (int64_t row = first; row < length; row++) {
-      Vec dot[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
-      for (int64_t p = 0; p < full; p += W) {
-        const Vec kv = keys.at(row, p);
-        for (int i = 0; i < 4; i++) dot[i] = Vec::fma(Vec::load(qs[i] + p), kv, dot[i]);
-      }
-      if (full < H) {
-        const Vec kv = keys.tail(row, full, H - full);
-        for (int i = 0; i < 4; i++) dot[i] = Vec::fma(Vec::load_some(qs[i] + full, H - full), kv, dot[i]);
-      }
-      for (int64_t i = 0; i < n; i++) scratch[(q0 + i) * stride + row] = dot[i].sum();
-    }
-  }
-  // Softmax of each query over what it sees; rows that it does not see get NO_KEY, so weight 0.
-  for (int64_t i = 0; i < Q; i++) {
-    float* s = scratch + i * stride;
-    const Sight seen = sight(a, b, i % T);
-    const Vec scale = Vec::all(a.scale);
-    for (int64_t row = first; row < length; row += W)  // the scratch has room behind the last row
-      Vec::mul(Vec::load(s + row), scale).save(s + row);
-    if (a.softcap > 0)
-      for (int64_t row = first; row < length; row++) s[row] = a.softcap * std::tanh(s[row] / a.softcap);
-    for (int64_t row = first; row < length; row++) {
-      bool visible = row >= seen.low && row < seen.high;
-      if (!visible && a.seen && row >= seen.tree) visible = (seen.bits >> (row - seen.tree)) & 1u;
-      if (!visible) s[row] = NO_KEY;
-    }
-    const int64_t end = first + (length - first + W - 1) / W * W;
-    for (int64_t row = length; row < end; row++) s[row] = NO_KEY;
-    Vec tops = Vec::all(NO_KEY);
-    for (int64_t row = first; row < end; row += W) tops = Vec::max(tops, Vec::load(s + row));
-    const float top = tops.largest();
-    Vec sums = Vec::zero();
-    if (top > NO_KEY / 2)
-      for (int64_t row = first; row < end; row += W) {
-        const Vec e = Vec::exp(Vec::sub(Vec::load(s + row), Vec::all(top)));
-        e.save(s + row);
-        sums = Vec::add(sums, e);
-      }
-    else
-      for (int64_t row = first; row < end; row++) s[row] = 0.f;
-    const float total = sums.sum();
-    lse[i] = total > 0 ? top + std::log(total) : NO_KEY;
-    const Vec inverse = Vec::all(total > 0 ? 1.f / total : 0.f);
-    for (int64_t row = first; row < end; row += W) Vec::mul(Vec::load(s + row), inverse).save(s + row);
-  }
-  // Values: columns of the head in registers, all rows in one pass.
-  for (int64_t q0 = 0; q0 < Q; q0 += 4) {
-    const int64_t n = std::min<int64_t>(4, Q - q0);
-    for (int64_t p = 0; p < H; p += W) {
-      const int64_t some = std::min<int64_t>(W, H - p);
-      Vec sum[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
-      for (int64_t row = first; row < length; row++) {
-        const Vec vv = some == W ? values.at(row, p) : values.tail(row, p, some);
-        for (int64_t i = 0; i < n; i++)
-          sum[i] = Vec::fma(Vec::all(scratch[(q0 + i) * stride + row]), vv, sum[i]);
-      }
-      for (int64_t i = 0; i < n; i++) {
-        float some_out[W];
-        sum[i].save(some_out);
-        std::memcpy(out + (q0 + i) * H + p, some_out, some * 4);
-      }
-    }
-  }
-}
-
-void attend(const Attention& a, int64_t b, int64_t c, int64_t low, int64_t high, float* scratch,
-            float* out, float* lse) {
-  if (a.kv_type == Type::F32) return attend_of<KeysF32>(a, b, c, low, high, scratch, out, lse);
-  return attend_of<KeysBF16>(a, b, c, low, high, scratch, out, lse);
-}
-
 }  // namespace
 }  // namespace ariel
+
+#include "attention.h"

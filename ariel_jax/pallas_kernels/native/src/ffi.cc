@@ -7,6 +7,7 @@
 
 #include "kernels.h"
 #include "pool.h"
+#include "sharing.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -21,13 +22,6 @@ const Kernels& kernels() {
     return generic_kernels();
   }();
   return *best;
-}
-
-// A thread's own memory for one call at a time; it grows to the largest call.
-float* scratch_of(int64_t n) {
-  static thread_local std::vector<float> memory;
-  if (int64_t(memory.size()) < n) memory.resize(n);
-  return memory.data();
 }
 
 bool type_of(ffi::DataType type, Type* found) {
@@ -175,40 +169,7 @@ ffi::Error AttendCall(ffi::Buffer<ffi::F32> q, ffi::AnyBuffer k, ffi::AnyBuffer 
   a.length = length.typed_data(), a.q_positions = q_positions.typed_data();
   a.seen = seen.element_count() ? seen.typed_data() : nullptr;
   a.scale = scale, a.softcap = softcap, a.window = window;
-  const Kernels& use = kernels();
-  const int64_t need = use.attend_scratch(a), heads = a.batch * a.n_kv, G = a.n_heads / a.n_kv;
-  const int64_t Q = G * a.t, H = a.h;
-  int64_t longest = 0;
-  for (int64_t b = 0; b < a.batch; b++) longest = std::max<int64_t>(longest, a.length[b]);
-  longest = std::min(longest, a.capacity);
-  // With fewer heads than threads could share evenly, the rows of a head are shared too.
-  const int64_t wanted = (3 * pool_size() + heads - 1) / heads, most = longest / 128;
-  const int64_t splits = pool_size() == 1 ? 1 : std::max<int64_t>(1, std::min(wanted, most));
-  const int64_t rows = (longest + splits - 1) / splits;
-  std::vector<float> part_out(heads * splits * Q * H), part_lse(heads * splits * Q);
-  parallel(heads * splits, [&](int64_t i) {
-    const int64_t head = i / splits, from = i % splits * rows;
-    use.attend(a, head / a.n_kv, head % a.n_kv, from, std::min(from + rows, a.capacity),
-               scratch_of(need), part_out.data() + i * Q * H, part_lse.data() + i * Q);
-  });
-  for (int64_t head = 0; head < heads; head++)
-    for (int64_t q = 0; q < Q; q++) {
-      const int64_t b = head / a.n_kv, n = head % a.n_kv * G + q / a.t, t = q % a.t;
-      const float* lses = part_lse.data() + head * splits * Q + q;
-      const float* outs = part_out.data() + (head * splits * Q + q) * H;
-      float top = lses[0];
-      for (int64_t s = 1; s < splits; s++) top = std::max(top, lses[s * Q]);
-      float total = 0;
-      for (int64_t s = 0; s < splits; s++) total += std::exp(lses[s * Q] - top);
-      float* to = out->typed_data() + ((b * a.t + t) * a.n_heads + n) * H;
-      for (int64_t i = 0; i < H; i++) to[i] = 0;
-      for (int64_t s = 0; s < splits; s++) {
-        const float weight = std::exp(lses[s * Q] - top) / total;
-        for (int64_t i = 0; i < H; i++) to[i] += weight * outs[s * Q * H + i];
-      }
-      const bool has_key = top > -5e29f;
-      lse->typed_data()[(b * a.n_heads + n) * a.t + t] = has_key ? top + std::log(total) : -1e30f;
-    }
+  attend(kernels(), a, out->typed_data(), lse->typed_data());
   return ffi::Error::Success();
 }
 

@@ -70,7 +70,8 @@ namespace {
 bool runs_here() { return true; }
 }  // namespace
 const Kernels* generic_kernels() {
-  static const Kernels kernels = {"generic", runs_here, {packed_floats, pack, linear}, top1, attend_scratch, attend};
+  static const Kernels kernels = {"generic", runs_here, {packed_floats, pack, linear}, top1,
+                                  attend_scratch, attend_scores, attend_values, attend_finish};
   return &kernels;
 }
 }  // namespace ariel

@@ -88,18 +88,26 @@ struct Products {
   void (*linear)(const Linear&, int64_t n0, int64_t n1);  // output columns [n0, n1)
 };
 
+// Rows of a cache head are worked on in blocks, whose sums are added in order: the result is the same
+// however the blocks are shared between threads.
+constexpr int64_t BLOCK_ROWS = 128;
+struct Blocks {
+  int64_t from, to;
+};
+
 struct Kernels {
   const char* name;
   bool (*runs_here)();
   Products products;  // for rows of float32
   // `by.linear` of columns [n0, n1), of which only `out` [m] is kept; softcap 0: none. y is not used.
   void (*top1)(const Linear&, const Products& by, float softcap, int64_t n0, int64_t n1, Top* out);
-  // Floats of scratch that `attend` needs.
-  int64_t (*attend_scratch)(const Attention&);
-  // Batch row b, cache head c, rows [low, high) of it: out [q, h], normalised over these rows, and
-  // lse [q], where q = n_heads / n_kv * t counts the queries of the head, those of one head together.
-  void (*attend)(const Attention&, int64_t b, int64_t c, int64_t low, int64_t high, float* scratch,
-                 float* out, float* lse);
+  // Attention of one cache head c of batch row b, in three steps: all scores first, so that the
+  // weights of all rows have one top. `scratch` holds what one head keeps between them.
+  int64_t (*attend_scratch)(const Attention&);  // in floats
+  void (*attend_scores)(const Attention&, int64_t b, int64_t c, Blocks some, float* scratch);
+  void (*attend_values)(const Attention&, int64_t b, int64_t c, Blocks some, float* scratch);
+  // out [batch, t, n_heads, h] and lse [batch, n_heads, t]: those of the queries of this head.
+  void (*attend_finish)(const Attention&, int64_t b, int64_t c, float* scratch, float* out, float* lse);
 };
 
 // Many rows of bfloat16 by bfloat16 weights, sums in float32: output columns [n0, n1) of all rows.
