@@ -16,10 +16,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ariel_jax.algorithms import del_exit
 from ariel_jax.layers.attention import causal
 from ariel_jax.models import decoder
-from ariel_jax.models.params import head
 from experiments import runner
 from experiments.del_exit import common
 from experiments.runner import Case, Figure, Settings
@@ -39,8 +37,7 @@ def _likeliest(cfg: Any, params: Any, tokens: jax.Array) -> tuple[jax.Array, ...
         x, _ = decoder.trunk(
             cfg, params, x, positions, causal(cfg.attention), None, first=layer, last=layer + 1
         )
-        read = decoder.before_head(cfg, params, x[0])
-        kept.append(del_exit.vocab_top1(read, head(params).w)[0])
+        kept.append(decoder.top1(cfg, params, x[0])[0])
     return tuple(kept)
 
 
