@@ -5,9 +5,9 @@
 Scale `cpu`: nano's shape with vocabularies of 256, 4,096 and 8,192 tokens, random weights but for 4,096.
 Rounds of every exit and length are timed; then, for acceptances of 0.5 to 0.95 at every exit, the pair that
 each cost model would take is looked up (simulated), with what it promises and what it loses. About 6
-minutes on two cores. Expected: a draft at the first exit with 8,192 tokens takes at least 1.5 times the
-share of a plain round that it takes with 256, which layers cannot see; a round of 7 drafts at exit 1 costs
-at least 1.5 times a plain one though it loads few more layers.
+minutes on two cores. Expected: a draft at the first exit takes at least a tenth of a plain round more with
+8,192 tokens than with 256, which layers cannot see; a round of 7 drafts at exit 1 costs at least 1.5 times a
+plain one though it loads few more layers.
 """
 
 import sys
@@ -46,17 +46,17 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             cfg = cfg.replace(vocab_size=size)
             params = tiny_params(cfg, seed=settings.seed)  # no time depends on the weights
         costs = del_exit.measured_costs(
-            cfg, params, how, capacity=common.CAPACITY, n_runs=case.config["n_rounds"]
+            cfg, params, how, capacity=common.CAPACITY, n_runs=1 if settings.is_tiny else 7
         )
         shares[size] = float(costs.draft[0]) / float(costs.plain)
         yield from _table(f"V={size}", how, costs, cfg.n_layers, settings)
         yield from _choices(f"V={size}", how, costs, cfg)
     if len(shares) == 2:
-        small, large = shares.values()
+        (small, less), (large, more) = shares.items()
         yield Figure(
-            metric=f"a draft at exit {how.exits[0]} over a plain round: V={max(shares)} over V={SMALL}",
-            value=round(large / max(small, 1e-9), 4), unit="1", kind="measured", baseline=1.0,
-            **runner.judge(large >= 1.5 * small, "at least 1.5", due=not settings.is_tiny),
+            metric=f"a draft at exit {how.exits[0]} over a plain round: V={large} less that of V={small}",
+            value=round(more - less, 4), unit="1", kind="measured", baseline=0.0,
+            **runner.judge(more - less >= 0.1, "at least 0.1", due=not settings.is_tiny),
         )  # fmt: skip
 
 

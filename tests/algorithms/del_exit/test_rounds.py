@@ -147,9 +147,9 @@ def _all_pairs():
     return [[], *([a] for a in range(5)), *([a, b] for a in range(5) for b in range(5))]
 
 
-def chi_square(five, seed, how, tuning=None):
-    """Of the three tokens after the prompt, and the limit that a right sample passes once in 10^7."""
-    small, params, one, prompt, want = five
+def drawn(five, seed, how, tuning=None):
+    """How often each triple of tokens came after the prompt."""
+    small, params, one, prompt, _ = five
     run = start(
         small.cfg,
         params,
@@ -165,6 +165,12 @@ def chi_square(five, seed, how, tuning=None):
     seen = np.zeros((5, 5, 5))
     for row in range(N):
         seen[tuple(run.new_tokens(row))] += 1
+    return seen
+
+
+def chi_square(five, seen):
+    """Of drawn triples, and the limit that a right sample passes once in 10^7."""
+    want = five[-1] * seen.sum() / N
     assert seen[want == 0].sum() == 0
     likely = want >= 5
     seen, want = (
@@ -188,13 +194,21 @@ def confident():
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_rejection_keeps_the_law_with_drafts_that_stop_at_a_threshold(five, seed):
-    found, limit = chi_square(five, seed, CONFIDENT, confident())
+    found, limit = chi_square(five, drawn(five, seed, CONFIDENT, confident()))
+    assert found < limit
+
+
+@pytest.mark.slow
+def test_rejection_keeps_the_law_of_60_000_texts(five):
+    seen = sum(drawn(five, seed, CONFIDENT, confident()) for seed in range(10, 30))
+    assert seen.sum() == 60_000
+    found, limit = chi_square(five, seen)
     assert found < limit
 
 
 def test_rejection_keeps_the_law_where_a_score_chooses_the_exit(five):
     how = del_exit.Config(exits=EXITS, max_draft=2, allow_zero_draft=False)
-    found, limit = chi_square(five, 4, how)
+    found, limit = chi_square(five, drawn(five, 4, how))
     assert found < limit
 
 
@@ -211,7 +225,7 @@ def test_a_draft_dropped_for_its_own_probability_is_noticed(five, monkeypatch):
     monkeypatch.setattr(rounds, "draft", dropping)
     small, *rest = five
     other = dataclasses.replace(small, cfg=small.cfg.replace(norm_eps=2e-6))  # compiled anew
-    found, limit = chi_square((other, *rest), 1, CONFIDENT, confident())
+    found, limit = chi_square(five, drawn((other, *rest), 1, CONFIDENT, confident()))
     assert found > limit
 
 
