@@ -28,8 +28,8 @@ from ariel_jax.algorithms.del_exit.controller import (
 )
 from ariel_jax.algorithms.del_exit.profiling import measured_costs
 from ariel_jax.algorithms.del_exit.report import Progress, progress
-from ariel_jax.algorithms.del_exit.rounds import Trace
 from ariel_jax.algorithms.del_exit.strategy import SelfSpeculative
+from ariel_jax.algorithms.del_exit.tracing import Trace
 
 __all__ = [
     "CONTROLLERS",

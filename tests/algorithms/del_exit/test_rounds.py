@@ -36,9 +36,11 @@ def test_hidden_rows_are_those_of_a_full_forward_for_every_exit_and_length(small
             job = rounds.Job(small.cfg, params, small.how, tuning, "coupled")
             stop = jnp.zeros(2, jnp.float32)
             state, made = rounds.draft(job, state, exit, limit, stop)
-            state, logits, hidden = rounds.verify(job, state, made, exit)
+            asking = dataclasses.replace(job, verifier="rejection")  # for all logits
+            _, whole, _ = rounds.verify(asking, state, made, exit)
+            state, said, hidden = rounds.verify(job, state, made, exit)
             token, sure = shadow.likeliest(small.cfg, params, hidden)
-            return state.tokens, made, logits, hidden, token, sure
+            return state.tokens, made, (said, whole.logits), hidden, token, sure
 
         @jax.jit
         def whole(params, tokens):
@@ -56,7 +58,7 @@ def test_hidden_rows_are_those_of_a_full_forward_for_every_exit_and_length(small
         for exit in range(len(EXITS)):
             for n in range(1, DRAFTS + 1):
                 limit = jnp.asarray([n, max(n - 1, 0)], jnp.int32)
-                tokens, made, logits, hidden, token, sure = parts(
+                tokens, made, (said, logits), hidden, token, sure = parts(
                     params, state, jnp.int32(exit), limit
                 )
                 assert int(made.n_rows) == n + 1
@@ -72,6 +74,8 @@ def test_hidden_rows_are_those_of_a_full_forward_for_every_exit_and_length(small
                     np.testing.assert_allclose(
                         logits[row, :rows], full_logits[row, here], atol=1e-12
                     )
+                    assert said.token[row, :rows].tolist() == logits[row, :rows].argmax(-1).tolist()
+                    np.testing.assert_array_equal(said.logits[row, :, 0], logits[row].max(-1))
                     drafts = made.draft.tokens[row, : rows - 1]
                     assert token[exit, row, : rows - 1].tolist() == drafts.tolist()
                     at_exit = decoder.unembed(small.cfg, params, full[EXITS[exit] - 1, row, here])
