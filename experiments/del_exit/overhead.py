@@ -41,10 +41,10 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     fixed = counting.method("fixed", case.config, L, exit=exit, length=d)
     costs = del_exit.layer_costs(fixed[0].config, L)
     forced = costs.replace(verify=(costs.verify * 1e6).at[k, d].set(1e-3))
-    ways: dict[str, counting.Way] = {"fixed": fixed} | {
-        f"a look every {n}": counting.method("del-e", case.config, L, costs=forced, shadow_every=n)
-        for n in LOOKS
-    }
+    ways: dict[str, counting.Way] = {"fixed": fixed}
+    for n in LOOKS:
+        numbers: dict[str, Any] = {"costs": forced, "shadow_every": n}
+        ways[f"a look every {n}"] = counting.method("del-e", case.config, L, **numbers)
     ratios, found = counting.in_turn(loaded, texts, n_new, ways, case.config["n_rounds"])
     for n in LOOKS:
         name = f"a look every {n}"
@@ -86,9 +86,9 @@ def _memory(loaded: Any, way: counting.Way, is_tiny: bool) -> Iterator[Figure]:
         loaded.cfg, loaded.params, [[1, 2]], max_new=8, strategy=strategy, extra=extra,
         capacity=Upfront(capacity),
     )  # fmt: skip
-    program = programs.segment().lower(
-        loaded.cfg, loaded.params, extra, run.state, strategy=strategy, max_steps=np.int32(9)
-    )
+    segment: Any = programs.segment()
+    options = {"strategy": strategy, "max_steps": np.int32(9)}
+    program = segment.lower(loaded.cfg, loaded.params, extra, run.state, **options)
     memory, cache = program.compile().memory_analysis(), run.state.cache.nbytes
     temporary, in_place = (
         memory.temp_size_in_bytes / cache,
