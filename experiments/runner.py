@@ -5,6 +5,7 @@ A script defines an `Experiment` and ends with `sys.exit(runner.main(EXPERIMENT)
     --scale smoke|cpu|gpu   seconds, in CI | at most half an hour on two cores | real shapes on a GPU
     --shapes smoke          the code path of the scale, with the shapes of `smoke`
     --out DIR               gets results.jsonl, <experiment>.md and, with a plot, <experiment>.png
+    --NAME VALUE            what the script itself asks for, as `Experiment.flags` names it
 
 Rows of finished cases are kept: the same command goes on where an earlier run stopped. Rows that
 other experiments, scales, devices or versions left in the same results.jsonl stay in it.
@@ -20,7 +21,7 @@ import pathlib
 import platform as host
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from ariel_jax import __version__, backend, durable
@@ -42,11 +43,13 @@ class Settings:
         scale: `smoke`, `cpu` or `gpu`.
         shapes: `full`, or `smoke` for tiny ones.
         seed: for all randomness of the script.
+        flags: value of each further flag of the script.
     """
 
     scale: Literal["smoke", "cpu", "gpu"]
     shapes: Literal["full", "smoke"] = "full"
     seed: int = 0
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     @property
     def is_tiny(self) -> bool:
@@ -66,7 +69,8 @@ class Figure:
         paper: what the paper reports, if it does.
         baseline: the same metric of what it is compared with.
         expected: what was expected beforehand, such as `at least 1.2`.
-        verdict: `PASS` or `FAIL`, empty without an expectation.
+        verdict: `PASS` or `FAIL`, empty without an expectation; `MISSED` where the script explains in
+            further rows why an aim was not reached.
     """
 
     metric: str
@@ -76,12 +80,14 @@ class Figure:
     paper: float | str | None = None
     baseline: float | str | None = None
     expected: str = ""
-    verdict: Literal["PASS", "FAIL", ""] = ""
+    verdict: Literal["PASS", "FAIL", "MISSED", ""] = ""
 
 
-def judge(good: bool, expected: str, *, due: bool = True) -> dict[str, Any]:
+def judge(
+    good: bool, expected: str, *, due: bool = True, otherwise: Literal["FAIL", "MISSED"] = "FAIL"
+) -> dict[str, Any]:
     """The fields `expected` and `verdict` of a `Figure`; none where no verdict is due."""
-    return {"expected": expected, "verdict": "PASS" if good else "FAIL"} if due else {}
+    return {"expected": expected, "verdict": "PASS" if good else otherwise} if due else {}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -109,6 +115,7 @@ class Experiment:
         cases: the cases at given settings.
         measure: the figures of one case, at least one.
         plot: a matplotlib figure from all rows, or None.
+        flags: further flags of the command line and their defaults.
     """
 
     name: str
@@ -116,6 +123,7 @@ class Experiment:
     cases: Callable[[Settings], Sequence[Case]]
     measure: Callable[[Case, Settings], Iterable[Figure]]
     plot: Callable[[list[dict[str, Any]]], Any] | None = None
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
@@ -135,8 +143,11 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shapes", choices=("full", "smoke"), default="full")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
+    for name, default in experiment.flags.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=default)
     args = parser.parse_args(argv)
-    settings = Settings(scale=args.scale, shapes=args.shapes, seed=args.seed)
+    flags = {name: str(getattr(args, name)) for name in experiment.flags}
+    settings = Settings(scale=args.scale, shapes=args.shapes, seed=args.seed, flags=flags)
     try:
         run(experiment, settings, args.out)
     except ArielError as error:
@@ -248,7 +259,8 @@ def _checked(cases: Sequence[Case]) -> Sequence[Case]:
 
 
 def _config(case: Case, settings: Settings) -> dict[str, Any]:
-    return json.loads(json.dumps(case.config | dataclasses.asdict(settings)))
+    given = dataclasses.asdict(settings)
+    return json.loads(json.dumps(case.config | given.pop("flags") | given))
 
 
 def _frame(experiment: Experiment, settings: Settings) -> dict[str, Any]:

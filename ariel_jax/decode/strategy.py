@@ -171,7 +171,7 @@ def emit(
     return state.replace(cache=cache, tokens=tokens, done=done, logprobs=logprobs, stats=stats), n
 
 
-def _only_the_likeliest(params: DecoderParams, state: DecodeState) -> bool:
+def only_the_likeliest(params: DecoderParams, state: DecodeState) -> bool:
     """Whether nobody asks for more than the arg-max of logits that are not rounded."""
     exact = params.precision.dtype("logits") == at_least_f32(params.precision.dtype("compute"))
     return exact and state.sampling.kind == SamplerKind()
@@ -270,7 +270,7 @@ class Autoregressive(WithoutChoice):
         position = state.cache.length
         attend, carry = state.cache.attend(cfg.attention, position[:, None], active)
         inputs = (cfg, params, state.pending()[:, None], position[:, None], attend, carry)
-        if _only_the_likeliest(params, state):
+        if only_the_likeliest(params, state):
             (likeliest, logit, _), carry = decoder.apply(*inputs, ending=decoder.top1)
             out, logits = likeliest[:, 0], logit[:, :, None]
         else:

@@ -70,6 +70,11 @@ def coupled(
     B, S, V = logits.shape
     nodes, position = by_node(state, draft, tree, length)
     drawn = sample(nodes, logits.reshape(B * S, V), position).reshape(B, S)
+    return agreeing(state, drawn, draft, tree)
+
+
+def agreeing(state: DecodeState, drawn: jax.Array, draft: Draft, tree: Tree) -> Verdict:
+    """Keeps the path whose every token is the one drawn [B, S] at its parent; as in `coupled`."""
     holds = [jnp.ones_like(state.done)]
     for node in range(1, tree.size):
         parent = tree.parents[node]

@@ -173,9 +173,15 @@ def unembed(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Arra
 
 
 def top1(
-    cfg: DecoderConfig, params: DecoderParams, x: jax.Array
+    cfg: DecoderConfig, params: DecoderParams, x: jax.Array, *, piece: int | None = None
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The likeliest token of residual rows, without keeping logits: [..., D] -> three of [...].
+
+    Args:
+        cfg: the decoder.
+        params: its weights.
+        x: residual rows, before the final norm.
+        piece: tokens whose logits may exist at once; None leaves it to the operation.
 
     Returns:
         (index int32, logit, lse) of `unembed`'s logits before they are rounded to their dtype; the
@@ -183,7 +189,7 @@ def top1(
     """
     p = head(params)
     x = before_head(cfg, params, x)
-    return vocab_top1(x, p.w, p.b, scale=p.scale, softcap=cfg.final_softcap)
+    return vocab_top1(x, p.w, p.b, scale=p.scale, softcap=cfg.final_softcap, piece=piece)
 
 
 def apply(

@@ -2,7 +2,7 @@
 
     python -m experiments.del_exit.acceptance --scale cpu --out results
 
-Scale `cpu`: nano and its plain twin, 20 held-out prompts of each of three domains, 128 tokens each,
+Scale `cpu`: nano and its plain twin (or `--model FOLDER --twin FOLDER`), 20 held-out prompts of each of three domains, 128 tokens each,
 decoded plainly; at every position the likeliest token of each exit is compared with the text. About 4
 minutes on two cores. Expected: at the first exit at least twice as often with the recipe as without.
 """
@@ -16,12 +16,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ariel_jax.algorithms import del_exit
 from ariel_jax.layers.attention import causal
 from ariel_jax.models import decoder
-from ariel_jax.models.params import head
 from experiments import runner
-from experiments.del_exit import common
+from experiments.del_exit import common, counting
 from experiments.runner import Case, Figure, Settings
 
 
@@ -39,18 +37,18 @@ def _likeliest(cfg: Any, params: Any, tokens: jax.Array) -> tuple[jax.Array, ...
         x, _ = decoder.trunk(
             cfg, params, x, positions, causal(cfg.attention), None, first=layer, last=layer + 1
         )
-        read = decoder.before_head(cfg, params, x[0])
-        kept.append(del_exit.vocab_top1(read, head(params).w)[0])
+        kept.append(decoder.top1(cfg, params, x[0])[0])
     return tuple(kept)
 
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
-    """Shares by exit for both models."""
+    """Shares by exit for the models that there are."""
     shares: dict[str, np.ndarray] = {}
-    for name in ("nano", "twin"):
-        loaded = common.model(name, settings.is_tiny)
-        texts = common.prompts(case.config, loaded, case.name, is_tiny=settings.is_tiny)
-        plain = common.count(loaded, texts, case.config["n_new"])
+    twin = common.twin(settings)
+    models = {"model": common.model(settings)} | ({} if twin is None else {"twin": twin})
+    for name, loaded in models.items():
+        texts = common.prompts(case.config, loaded, case.name, settings)
+        plain = counting.count(loaded, texts, case.config["n_new"])
         hits = []
         for prompt, new in zip(texts, plain.texts, strict=True):
             whole = np.zeros(common.CAPACITY, np.int32)
@@ -69,7 +67,9 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             metric=f"{name}: last layer", value=round(last, 4), unit="1", kind="measured",
             **runner.judge(last > 0.999, "above 0.999: the decoded text is greedy"),
         )  # fmt: skip
-    ratio = float(shares["nano"][0] / max(shares["twin"][0], 1e-9))
+    if twin is None:
+        return
+    ratio = float(shares["model"][0] / max(shares["twin"][0], 1e-9))
     yield Figure(
         metric="exit 1: with the recipe over without", value=round(ratio, 3), unit="1",
         kind="measured", **runner.judge(ratio >= 2, "at least 2", due=not settings.is_tiny),
@@ -84,10 +84,12 @@ def plot(rows: list[dict[str, Any]]) -> Any:
     figure, axes = pyplot.subplots(1, len(names), figsize=(4 * len(names), 3.2), squeeze=False,
                                    sharey=True, layout="constrained")  # fmt: skip
     for axis, name in zip(axes[0], names, strict=True):
-        for model in ("nano", "twin"):
+        for model in ("model", "twin"):
             shares = [
                 r["value"] for r in rows if r["case"] == name and f"{model}: exit" in r["metric"]
             ]
+            if not shares:
+                continue
             axis.plot(range(1, len(shares) + 1), shares, "o-", label=model)
         axis.set_title(name)
         axis.set_xlabel("exit after layer")
@@ -103,6 +105,7 @@ EXPERIMENT = runner.Experiment(
     cases=cases,
     measure=measure,
     plot=plot,
+    flags=common.WITH_TWIN,
 )
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from experiments import runner
-from experiments.del_exit import common
+from experiments.del_exit import common, counting
 from experiments.runner import Case, Figure, Settings
 
 LENGTHS = (1, 2, 3, 5, 7)
@@ -27,17 +27,17 @@ def cases(settings: Settings) -> Sequence[Case]:
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     """Tokens per layer load and tokens per second of every pair, over plain decoding's."""
-    loaded = common.model("nano", settings.is_tiny)
-    texts = common.prompts(case.config, loaded, case.name, is_tiny=settings.is_tiny)
+    loaded = common.model(settings)
+    texts = common.prompts(case.config, loaded, case.name, settings)
     n_new, L = case.config["n_new"], loaded.cfg.n_layers
-    common.count(loaded, texts[:1], n_new)  # compiles
-    plain = common.count(loaded, texts, n_new)
+    counting.count(loaded, texts[:1], n_new)  # compiles
+    plain = counting.count(loaded, texts, n_new)
     best: tuple[float, str] = (0.0, "none")
     for exit in case.config["exits"]:
         for length in case.config["lengths"]:
-            way = common.method("fixed", case.config, L, exit=exit, length=length)
-            found = common.count(loaded, texts, n_new, *way)
-            same = common.agreement(loaded, texts, found, plain)
+            way = counting.method("fixed", case.config, L, exit=exit, length=length)
+            found = counting.count(loaded, texts, n_new, *way)
+            same = counting.agreement(loaded, texts, found, plain)
             name = f"E{exit}-d{length}"
             gain = found.tokens_per_load * L
             best = max(best, (gain, name))
@@ -47,8 +47,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
             )  # fmt: skip
             yield Figure(
                 metric=f"{name}: drafts that held",
-                value=round(float(found.accepted.sum() / max(found.proposed.sum(), 1)), 4),
-                unit="1", kind="measured",
+                value=round(found.held, 4), unit="1", kind="measured",
             )  # fmt: skip
             yield Figure(
                 metric=f"{name}: tokens/s over plain",
@@ -98,6 +97,7 @@ EXPERIMENT = runner.Experiment(
     cases=cases,
     measure=measure,
     plot=plot,
+    flags=common.FLAGS,
 )
 
 if __name__ == "__main__":

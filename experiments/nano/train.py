@@ -9,10 +9,12 @@ the other on two cores: products this small leave half of a second core idle.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.nano.tokenizer import DOMAINS
 
@@ -59,18 +61,41 @@ def optimizer_config(steps: int):
     )
 
 
-def _stages(steps: int) -> list[tuple[int, int]]:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Subject:
+    """What is trained, and on what.
+
+    Attributes:
+        cfg: the decoder; None for nano.
+        mixture: share of each domain.
+        lengths: `((first_step, sequence length), ...)`.
+        tokens_per_batch: of a step.
+    """
+
+    cfg: Any = None
+    mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)
+    lengths: tuple[tuple[int, int], ...] = LENGTHS
+    tokens_per_batch: int = TOKENS_PER_BATCH
+
+
+def _stages(steps: int, lengths: tuple[tuple[int, int], ...] = LENGTHS) -> list[tuple[int, int]]:
     """`(last step, sequence length)` of each part of a run in which the length stays the same."""
-    starts = [first for first, _ in LENGTHS[1:]] + [steps]
+    starts = [first for first, _ in lengths[1:]] + [steps]
     return [
         (min(end, steps), length)
-        for end, (first, length) in zip(starts, LENGTHS, strict=True)
+        for end, (first, length) in zip(starts, lengths, strict=True)
         if first < steps
     ]
 
 
 def run(
-    corpus: Path, out: Path, *, recipe: str, steps: int = STEPS, export: Path | None = None
+    corpus: Path,
+    out: Path,
+    *,
+    recipe: str,
+    steps: int = STEPS,
+    export: Path | None = None,
+    subject: Subject | None = None,
 ) -> bool:
     """Trains until the last step or a signal; returns whether the last step was reached.
 
@@ -80,6 +105,7 @@ def run(
         recipe: `layerskip` or `plain`.
         steps: In all; those of earlier calls count.
         export: Folder for the finished model in Hugging Face form, weights in bfloat16.
+        subject: What is trained; None for nano on its own mixture.
     """
     import jax
 
@@ -91,17 +117,19 @@ def run(
     from ariel_jax.training.optimizer import make_optimizer
     from ariel_jax.training.step import LayerSkip, LMGrad
 
-    cfg = nano_config()
+    subject = subject or Subject()
+    cfg = nano_config() if subject.cfg is None else subject.cfg
+    per_batch = subject.tokens_per_batch
     source = TokenFileSource(
         files=tuple(str(corpus / "tokens" / f"train_{name}.npy") for name in DOMAINS),
-        weights=tuple(MIXTURE[name] for name in DOMAINS),
-        tokens_per_batch=TOKENS_PER_BATCH,
-        lengths=LENGTHS,
+        weights=tuple(subject.mixture[name] for name in DOMAINS),
+        tokens_per_batch=per_batch,
+        lengths=subject.lengths,
         seed=SEED,
         vocab_size=cfg.vocab_size,
     )
     layerskip = LayerSkip(curriculum_steps=steps) if recipe == "layerskip" else None
-    for last, length in _stages(steps):
+    for last, length in _stages(steps, subject.lengths):
         # A stage goes on from the checkpoint of the one before: only the microbatches change.
         result = train(
             init_params(cfg, key=jax.random.key(SEED)),
@@ -111,7 +139,7 @@ def run(
             folder=out / recipe,
             config=LoopConfig(
                 steps=last,
-                microbatches=TOKENS_PER_BATCH // max(length, SMALLEST_MICROBATCH),
+                microbatches=max(1, per_batch // max(length, SMALLEST_MICROBATCH)),
                 seed=SEED,
             ),
         )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ariel_jax.errors import ConfigError
 from ariel_jax.pallas_kernels import dispatch
 from ariel_jax.pallas_kernels.decode_attention import api as attention_api
 from ariel_jax.pallas_kernels.decode_attention import specs as attention_specs
@@ -83,13 +84,17 @@ def assert_near(ours, oracle, dtype):
     np.testing.assert_allclose(wide(ours) / scale, oracle / scale, rtol=0, atol=TOLERANCE[dtype])
 
 
+def is_one_piece(spec):
+    return spec.product.n_out <= (spec.piece or chunked.PIECE)
+
+
 def cases(op, specs):
     small = {name: spec for name, spec in specs.items() if not spec.is_large}
     return [
         pytest.param(implementation.name, spec, id=f"{implementation.name}-{name}")
         for implementation in op.implementations
         for name, spec in small.items()
-        if not (implementation.name == "chunked" and spec.product.n_out <= chunked.PIECE)
+        if not (implementation.name == "chunked" and is_one_piece(spec))
     ]
 
 
@@ -250,7 +255,8 @@ def test_two_halves_merge_to_the_whole_by_their_lse(impl):
 @pytest.mark.parametrize(("impl", "spec"), cases(top1_api.OP, top1_specs.SPECS))
 def test_top1_equals_numpy(impl, spec):
     (x, w, b), scale = spec.product.arrays(0), spec.product.scales(0)
-    found = compiled(top1_api.vocab_top1, x, w, b, scale=scale, softcap=spec.softcap, impl=impl)
+    options = {"scale": scale, "softcap": spec.softcap, "piece": spec.piece, "impl": impl}
+    found = compiled(top1_api.vocab_top1, x, w, b, **options)
     logits = linear_oracle(wide(x), stood_for(w, scale), None if b is None else wide(b))
     if spec.softcap is not None:
         logits = spec.softcap * np.tanh(logits / spec.softcap)
@@ -273,6 +279,17 @@ def test_top1_takes_the_first_of_equals_and_says_not_a_number(impl):
     assert list(np.asarray(index)[:2]) == [77, 0]
     np.testing.assert_allclose(logit, [2, 0, np.nan], rtol=1e-6)
     np.testing.assert_allclose(lse, [np.log(n - 3 + 3 * np.e**2), np.log(n), np.nan], rtol=1e-6)
+
+
+def test_top1_keeps_no_more_logits_than_it_may():
+    x, w = jnp.zeros((4, 8), jnp.float32), jnp.zeros((500, 8), jnp.float32)
+    options = {"scale": None, "softcap": None}
+    assert top1_api.OP.explain(x, w, None, piece=100, **options).chosen == "native"
+    half = x.astype(jnp.float16)  # the kernel does not read it
+    assert top1_api.OP.explain(half, w, None, piece=100, **options).chosen == "chunked"
+    assert top1_api.OP.explain(half, w, None, piece=500, **options).chosen == "reference"
+    with pytest.raises(ConfigError, match="piece=0"):
+        top1_api.vocab_top1(x, w, piece=0)
 
 
 @pytest.mark.parametrize("impl", [i.name for i in top1_api.OP.implementations])

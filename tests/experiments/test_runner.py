@@ -1,5 +1,6 @@
 """The experiment runner: rows, resuming, flags, and what it refuses."""
 
+import dataclasses
 import json
 
 import pytest
@@ -84,6 +85,24 @@ def test_other_settings_are_other_cases_in_the_same_file(tmp_path):
         runner.main(script.experiment, ["--scale", "cpu", "--out", str(tmp_path), *extra])
         assert script.measured == ["case0"]
     assert len(rows_of(tmp_path)) == 3
+
+
+def test_flags_of_a_script_belong_to_the_settings_of_its_rows(tmp_path):
+    script = Script(n=1)
+    experiment = dataclasses.replace(script.experiment, flags={"model": "nano", "look_every": ""})
+    arguments = ["--scale", "smoke", "--out", str(tmp_path)]
+    for more in ([], ["--look-every", "4"], ["--look-every", "4"]):
+        assert runner.main(experiment, [*arguments, *more]) == 0
+    assert script.measured == ["case0"] * 2
+    found = [(row["config"]["model"], row["config"]["look_every"]) for row in rows_of(tmp_path)]
+    assert found == [("nano", ""), ("nano", "4")]
+
+
+def test_an_aim_that_is_missed_and_explained_says_so():
+    assert runner.judge(False, "at least 1", otherwise="MISSED")["verdict"] == "MISSED"
+    assert runner.judge(True, "at least 1", otherwise="MISSED")["verdict"] == "PASS"
+    assert runner.judge(False, "at least 1")["verdict"] == "FAIL"
+    assert runner.judge(False, "at least 1", due=False) == {}
 
 
 def test_off_a_gpu_the_gpu_scale_is_refused_and_its_path_runs_with_tiny_shapes(tmp_path, capsys):

@@ -28,9 +28,8 @@ from ariel_jax.algorithms.del_exit.controller import (
 )
 from ariel_jax.algorithms.del_exit.profiling import measured_costs
 from ariel_jax.algorithms.del_exit.report import Progress, progress
-from ariel_jax.algorithms.del_exit.rounds import Trace
-from ariel_jax.algorithms.del_exit.shadow import vocab_top1
 from ariel_jax.algorithms.del_exit.strategy import SelfSpeculative
+from ariel_jax.algorithms.del_exit.tracing import Trace
 
 __all__ = [
     "CONTROLLERS",
@@ -60,5 +59,4 @@ __all__ = [
     "threshold",
     "tuning",
     "update",
-    "vocab_top1",
 ]

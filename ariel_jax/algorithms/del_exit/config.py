@@ -48,7 +48,7 @@ class Config:
             `max_draft + 1`; a round takes the smallest that holds its drafts. Each compiles the
             layers once more. Empty: that last one alone.
         n_prompt: last positions of a prompt from which the first estimates come.
-        n_trace: rounds of each request that are written down, see `rounds.Trace`; 0 for none.
+        n_trace: rounds of each request that are written down, see `tracing.Trace`; 0 for none.
     """
 
     exits: tuple[int, ...]

@@ -87,10 +87,10 @@ class DraftVerify:
 
 
 def vocab_top1(
-    x: np.ndarray, w: np.ndarray, *, scale: float | None = None, softcap: float | None = None
+    x: np.ndarray, w: np.ndarray, *, softcap: float | None = None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(index, logit, log-sum-exp) of each row x [..., D] under a head w [V, D], from all logits."""
-    logits = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T * (scale or 1.0)
+    logits = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T
     if softcap is not None:
         logits = softcap * np.tanh(logits / softcap)
     top = logits.max(-1)

@@ -94,11 +94,11 @@ def by_phases(
             found.append(Round(exit=None, drafts=0, seconds=seconds))
             continue
         state, made = timed("draft", state, plan.exit, limit, plan.threshold)
-        state, logits, hidden = timed("verify", state, made, plan.exit)
-        verdict = timed("judge", state, made, logits)
-        control = timed("observe", state, made, hidden, verdict, logits)
+        state, said, hidden = timed("verify", state, made, plan.exit)
+        verdict = timed("judge", state, made, said)
+        control = timed("observe", state, made, hidden, verdict, said)
         control = jax.tree.map(jnp.copy, control)  # it may share arrays with the state
-        state, _ = timed("settle", state, made, verdict, logits, control, plan.exit)
+        state, _ = timed("settle", state, made, verdict, said, control, plan.exit)
         exit = strategy.config.exits[int(plan.exit)]
         found.append(Round(exit=exit, drafts=int(made.n_rows) - 1, seconds=seconds))
     known, tokens = np.asarray(state.n_known()), np.asarray(state.tokens)

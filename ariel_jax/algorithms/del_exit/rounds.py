@@ -13,9 +13,11 @@ import jax.numpy as jnp
 from flax import struct
 
 from ariel_jax._numerics import at_least_f32
-from ariel_jax.algorithms.del_exit import controller, passes, shadow
+from ariel_jax.algorithms.del_exit import controller, heads, passes, shadow, tracing
 from ariel_jax.algorithms.del_exit.config import Config, Tuning
 from ariel_jax.algorithms.del_exit.controller import Control, Plan
+from ariel_jax.algorithms.del_exit.heads import Reading
+from ariel_jax.algorithms.del_exit.tracing import Trace
 from ariel_jax.decode import verifying
 from ariel_jax.decode.state import DecodeState, StepInfo
 from ariel_jax.decode.strategy import emit, sample
@@ -24,16 +26,6 @@ from ariel_jax.decode.verifying import Draft, Verdict
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
-
-
-class Trace(struct.PyTreeNode):
-    """The first rounds of each request, written down for pictures; R of them."""
-
-    exit: jax.Array  # [B, R] int32 index of the exit; -1 for a round without drafts
-    proposed: jax.Array  # [B, R] int32
-    accepted: jax.Array  # [B, R] int32
-    threshold: jax.Array  # [B, R] f32 of the round's exit
-    alpha: jax.Array  # [B, R] f32 estimated acceptance of the round's exit
 
 
 class Aux(struct.PyTreeNode):
@@ -119,11 +111,13 @@ def draft(
         _, going, held, tokens, hidden = carry
         zero = jnp.zeros((), jnp.int32)
         at_exit = jax.lax.dynamic_slice(hidden, (exit, zero, row, zero), (1, B, 1, job.cfg.d_model))
-        logits = decoder.unembed(job.cfg, job.params, at_exit[0])[:, 0]
         seen, position = state.replace(tokens=tokens), length + 1 + row
         if held.logq is None:
-            token, logq = sample(seen, logits, position), None
+            token, sure = heads.draw(job.cfg, job.params, seen, at_exit[0, :, 0], position)
+            logq = None
         else:
+            logits = decoder.unembed(job.cfg, job.params, at_exit[0])[:, 0]
+            sure = shadow.surest(logits)
             values = verifying.processed_logits(seen, logits.astype(wide), position)
             law = jax.nn.log_softmax(values, axis=-1)
             token = verifying.draw_own(seen, law, position)
@@ -136,7 +130,7 @@ def draft(
         tokens = tokens.at[lead, position].set(token, mode="drop")
         ends = (token[:, None] == state.sampling.eos).any(axis=1) | (row + 1 >= limit)
         if job.how.length_rule in ("confidence", "draft_verify"):
-            ends = ends | (shadow.surest(logits) < stop)
+            ends = ends | (sure < stop)
         return token, going & ~ends, held, tokens, hidden
 
     def body(carry: Any) -> Any:
@@ -167,34 +161,37 @@ def draft(
 
 def verify(
     job: Job, state: DecodeState, made: Drafted, exit: jax.Array
-) -> tuple[DecodeState, jax.Array, jax.Array]:
+) -> tuple[DecodeState, Reading, jax.Array]:
     """The rest of the layers over all rows of a round.
 
     Returns:
-        (state, logits [B, W, V], residual stream at all exits); zero behind the rows of the bucket.
+        (state, what the head says of [B, W] rows, residual stream at all exits); zero behind the rows
+        of the bucket.
     """
     cfg, params, how = job.cfg, job.params, job.how
-    active = ~state.done
+    active, law = ~state.done, job.verifier == "rejection"
 
     def run(n_rows: int, carry: Any) -> Any:
-        logits, cache, hidden = carry
+        said, cache, hidden = carry
         x, cache, hidden = passes.from_exit(cfg, params, how, n_rows, exit, (cache, hidden), active)
-        found = decoder.unembed(cfg, params, x)
-        return logits.at[:, :n_rows].set(found), cache, hidden
+        found = heads.read(cfg, params, state, x, law=law)
+        return jax.tree.map(lambda a, new: a.at[:, :n_rows].set(new), said, found), cache, hidden
 
-    shape = (state.batch, how.rows, cfg.vocab_size)
-    carry = (jnp.zeros(shape, params.precision.dtype("logits")), state.cache, made.hidden)
+    carry = (heads.nothing(cfg, params, state, how.rows, law=law), state.cache, made.hidden)
     if len(how.buckets) == 1:
-        logits, cache, hidden = run(how.rows, carry)
+        said, cache, hidden = run(how.rows, carry)
     else:
-        logits, cache, hidden = _in_bucket(how, made.n_rows, run, carry)
-    return state.replace(cache=cache), logits, hidden
+        said, cache, hidden = _in_bucket(how, made.n_rows, run, carry)
+    return state.replace(cache=cache), said, hidden
 
 
-def judge(job: Job, state: DecodeState, made: Drafted, logits: jax.Array) -> Verdict:
+def judge(job: Job, state: DecodeState, made: Drafted, said: Reading) -> Verdict:
     """Which drafts hold, by the rule of the verifier."""
+    tree = Tree.chain(job.how.max_draft)
+    if said.token is not None:
+        return verifying.agreeing(state, said.token, made.draft, tree)
     rule = verifying.rejection if job.verifier == "rejection" else verifying.coupled
-    return rule(state, logits, made.draft, Tree.chain(job.how.max_draft), state.cache.length)
+    return rule(state, said.logits, made.draft, tree, state.cache.length)
 
 
 def _in_bucket(how: Config, n_rows: jax.Array, run: Any, carry: Any) -> Any:
@@ -213,7 +210,7 @@ def observe(
     made: Drafted,
     hidden: jax.Array,
     found: Verdict,
-    logits: jax.Array,
+    said: Reading,
 ) -> Control:
     """What the controller makes of a round, with a look at the exits if one is due."""
     aux: Aux = state.aux
@@ -245,7 +242,7 @@ def observe(
         seen = controller.update(control.seen, match, sureness, valid, keep)
         return controller.looked(control, seen, drafting=True), hidden, out, logits
 
-    return _in_bucket(job.how, n_rows, run, (control, hidden, found.out, logits))[0]
+    return _in_bucket(job.how, n_rows, run, (control, hidden, found.out, said.logits))[0]
 
 
 def settle(
@@ -253,13 +250,13 @@ def settle(
     state: DecodeState,
     made: Drafted,
     found: Verdict,
-    logits: jax.Array,
+    said: Reading,
     control: Control,
     exit: jax.Array,
 ) -> tuple[DecodeState, StepInfo]:
     """The end of a round: its tokens known, their rows kept, the next round planned."""
     before, active = state, ~state.done
-    state, emitted = emit(state, state.cache, found.out, found.n_held + 1, logits)
+    state, emitted = emit(state, state.cache, found.out, found.n_held + 1, said.logits)
     accepted = jnp.where(active, jnp.minimum(found.n_held, emitted), 0)
     layer = jnp.take(jnp.asarray(job.how.exits, jnp.int32), exit)
     loads = job.cfg.n_layers + (made.n_rows - 1) * layer
@@ -275,10 +272,10 @@ def drafting_step(job: Job, state: DecodeState, limit: jax.Array) -> tuple[Decod
     """A round of at least one draft; limit [B] int32 as in `draft`."""
     plan = state.aux.plan
     state, made = draft(job, state, plan.exit, limit, plan.threshold)
-    state, logits, hidden = verify(job, state, made, plan.exit)
-    found = judge(job, state, made, logits)
-    control = observe(job, state, made, hidden, found, logits)
-    return settle(job, state, made, found, logits, control, plan.exit)
+    state, said, hidden = verify(job, state, made, plan.exit)
+    found = judge(job, state, made, said)
+    control = observe(job, state, made, hidden, found, said)
+    return settle(job, state, made, found, said, control, plan.exit)
 
 
 def plain_step(job: Job, state: DecodeState) -> tuple[DecodeState, StepInfo]:
@@ -292,8 +289,11 @@ def plain_step(job: Job, state: DecodeState) -> tuple[DecodeState, StepInfo]:
     for piece in passes.bounds(how, cfg.n_layers):
         x, cache = passes.layers(cfg, params, x, rows, cache, active, piece)
         at_exits.append(x)
-    logits = decoder.unembed(cfg, params, x)
-    out = sample(state, logits[:, 0], length + 1)
+    said = heads.read(cfg, params, state, x, law=False)
+    if said.token is None:
+        out = sample(state, said.logits[:, 0], length + 1)
+    else:
+        out = said.token[:, 0]
     none = jnp.zeros_like(length)
     control = controller.after_round(how, job.tuning, aux.control, none, none)
     if aux.recent is not None:
@@ -303,7 +303,7 @@ def plain_step(job: Job, state: DecodeState) -> tuple[DecodeState, StepInfo]:
         state = state.replace(aux=aux.replace(recent=recent, n_recent=n_recent))
         control = _look_back(job, state, control, out)
     before = state
-    state, emitted = emit(state, cache, out[:, None], jnp.ones_like(length), logits)
+    state, emitted = emit(state, cache, out[:, None], jnp.ones_like(length), said.logits)
     loads, exit = jnp.full((), cfg.n_layers, jnp.int32), jnp.full((), -1, jnp.int32)
     return _finish(job, before, state, control, emitted, none, none, loads, exit)
 
@@ -352,7 +352,16 @@ def _finish(
     took_part = (~before.done).astype(jnp.int32)
     trace = aux.trace
     if trace is not None:
-        trace = _written(job, aux, trace, exit, proposed, accepted, ~before.done)
+        alpha = jnp.take(controller.acceptance(aux.control.seen), aux.plan.exit, axis=1)
+        trace = tracing.written(
+            trace,
+            jnp.where(before.done, trace.exit.shape[1], aux.rounds),
+            exit=exit,
+            proposed=proposed,
+            accepted=accepted,
+            threshold=aux.plan.threshold,
+            alpha=alpha,
+        )
     stats = state.stats.replace(
         steps=state.stats.steps + took_part,
         proposed=state.stats.proposed + proposed,
@@ -372,29 +381,3 @@ def _finish(
     state = state.replace(cache=cache, stats=stats, aux=aux)
     info = StepInfo(emitted=emitted, proposed=proposed, accepted=accepted, flags=stats.flags)
     return state, info
-
-
-def _written(
-    job: Job,
-    aux: Aux,
-    trace: Trace,
-    exit: jax.Array,
-    proposed: jax.Array,
-    accepted: jax.Array,
-    active: jax.Array,
-) -> Trace:
-    B, R = trace.exit.shape
-    lead = jnp.arange(B, dtype=jnp.int32)
-    at = jnp.where(active, aux.rounds, R)
-    alpha = jnp.take(controller.acceptance(aux.control.seen), aux.plan.exit, axis=1)
-
-    def put(rows: jax.Array, value: jax.Array) -> jax.Array:
-        return rows.at[lead, at].set(jnp.broadcast_to(value, (B,)), mode="drop")
-
-    return Trace(
-        exit=put(trace.exit, exit),
-        proposed=put(trace.proposed, proposed),
-        accepted=put(trace.accepted, accepted),
-        threshold=put(trace.threshold, aux.plan.threshold),
-        alpha=put(trace.alpha, alpha),
-    )

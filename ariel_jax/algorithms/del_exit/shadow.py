@@ -1,7 +1,7 @@
 """Shadow tokens: what each exit would have drafted at positions that are verified by now.
 
 All logits of all exits are never there at once. Where only the likeliest token counts, the vocabulary
-is gone through in chunks; where sampling settings matter, one exit at a time.
+is gone through in pieces; where sampling settings matter, one exit at a time.
 """
 
 import jax
@@ -16,70 +16,20 @@ from ariel_jax.decode.tree import Tree
 from ariel_jax.decode.verifying import Draft
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
-from ariel_jax.models.params import DecoderParams, head
+from ariel_jax.models.params import DecoderParams
 
-CHUNKS = 8
-
-
-def vocab_top1(
-    x: jax.Array, w: jax.Array, *, scale: float | None = None, softcap: float | None = None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """The likeliest token of each row and how likely it is, without all logits at once.
-
-    Args:
-        x: [..., D] rows that the head multiplies.
-        w: [V, D] its weights.
-        scale: factor on the logits.
-        softcap: c of `c * tanh(logit / c)`, after the factor.
-
-    Returns:
-        (index int32, logit, log-sum-exp), each [...], the last two in at least float32. Of equal
-        logits the first token counts.
-
-    Memory: an eighth of the logits.
-    """
-    shape, (V, D) = x.shape[:-1], w.shape
-    flat, wide = x.reshape(-1, D), at_least_f32(x.dtype)
-    size = -(-V // CHUNKS)
-
-    def logits_from(first: jax.Array) -> jax.Array:
-        rows = jax.lax.dynamic_slice_in_dim(w, first, size).astype(x.dtype)
-        dims = (((1,), (1,)), ((), ()))
-        out = jax.lax.dot_general(flat, rows, dims, preferred_element_type=wide)
-        out = out if scale is None else out * jnp.asarray(scale, wide)
-        return out if softcap is None else softcap * jnp.tanh(out / softcap)
-
-    def chunk(i: jax.Array, carry: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        best, index, total = carry
-        first = jnp.minimum(i * size, V - size)  # the last one begins where it fits
-        token = first + jnp.arange(size, dtype=jnp.int32)
-        logits = jnp.where(token[None, :] >= i * size, logits_from(first), -jnp.inf)
-        top = jnp.max(logits, axis=-1)
-        here = first + jnp.argmax(logits, axis=-1).astype(jnp.int32)
-        highest = jnp.maximum(best, top)
-        part = jnp.sum(jnp.exp(logits - highest[:, None]), axis=-1)
-        # Of equal logits the earlier chunk's counts.
-        return highest, jnp.where(top > best, here, index), total * jnp.exp(best - highest) + part
-
-    # A loop, not its turns side by side: XLA would compute the products of all chunks first.
-    lowest = jnp.full(flat.shape[0], jnp.finfo(wide).min, wide)
-    start = (lowest, jnp.zeros(flat.shape[0], jnp.int32), jnp.zeros_like(lowest))
-    n_chunks = jnp.int32(-(-V // size))
-    best, index, total = jax.lax.fori_loop(jnp.int32(0), n_chunks, chunk, start)
-    found = (index, best, best + jnp.log(total))
-    return tuple(value.reshape(shape) for value in found)  # pyright: ignore[reportReturnType]
+PIECES = 8  # of the vocabulary
 
 
 def likeliest(
     cfg: DecoderConfig, params: DecoderParams, hidden: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    """(tokens int32, their probability f32), each [...], that the head reads from hidden [..., D]."""
-    p = head(params)
-    if p.scale is None and p.b is None:
-        x = decoder.before_head(cfg, params, hidden)
-        token, logit, total = vocab_top1(x, p.w, softcap=cfg.final_softcap)
-    else:
-        token, logit, total = decoder.top1(cfg, params, hidden)
+    """(tokens int32, their probability f32), each [...], that the head reads from hidden [..., D].
+
+    Memory: at most an eighth of the logits.
+    """
+    piece = -(-cfg.vocab_size // PIECES)
+    token, logit, total = decoder.top1(cfg, params, hidden, piece=piece)
     return token, jnp.exp(logit - total).astype(jnp.float32)
 
 

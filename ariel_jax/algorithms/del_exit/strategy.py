@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from ariel_jax._checks import one_of
-from ariel_jax.algorithms.del_exit import controller, passes, rounds, shadow
+from ariel_jax.algorithms.del_exit import controller, passes, rounds, shadow, tracing
 from ariel_jax.algorithms.del_exit.config import Config, Tuning, tuning
-from ariel_jax.algorithms.del_exit.rounds import Aux, Job, Trace
+from ariel_jax.algorithms.del_exit.rounds import Aux, Job
 from ariel_jax.decode import verifying
 from ariel_jax.decode.speculative import VERIFIERS
 from ariel_jax.decode.state import DecodeState, StepInfo
@@ -83,16 +83,6 @@ class SelfSpeculative(WithoutChoice):
         B, R = state.batch, self.config.n_trace
         control = controller.init_control(self.config, numbers, B)
         zero = jnp.zeros((B,), jnp.int32)
-        trace = None
-        if R:
-            whole, part = jnp.zeros((B, R), jnp.int32), jnp.zeros((B, R), jnp.float32)
-            trace = Trace(
-                exit=whole - 1,
-                proposed=whole,
-                accepted=jnp.zeros_like(whole),
-                threshold=part,
-                alpha=jnp.zeros_like(part),
-            )
         aux = Aux(
             control=control,
             plan=controller.plan(self.config, numbers, control, ~state.done),
@@ -101,7 +91,7 @@ class SelfSpeculative(WithoutChoice):
             loads=jnp.zeros_like(zero),
             recent=self._recent(cfg, params, B) if self.config.looks else None,
             n_recent=jnp.zeros_like(zero),
-            trace=trace,
+            trace=tracing.empty(B, R) if R else None,
         )
         # The state is donated and `extra` is not: they may share no array.
         return jax.tree.map(jnp.copy, aux)

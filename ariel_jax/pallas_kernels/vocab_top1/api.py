@@ -1,5 +1,6 @@
 """`vocab_top1`: the final projection where only its largest logit and its log-sum-exp matter."""
 
+from ariel_jax._checks import positive_int
 from ariel_jax._typing import Array, Float, Int, Shaped
 from ariel_jax.errors import ConfigError
 from ariel_jax.pallas_kernels.dispatch import Implementation, Op
@@ -35,6 +36,7 @@ def vocab_top1(
     *,
     scale: Float[Array, "V groups"] | None = None,
     softcap: float | None = None,
+    piece: int | None = None,
     impl: str = "auto",
 ) -> tuple[Int[Array, "*rows"], Float[Array, "*rows"], Float[Array, "*rows"]]:
     """Returns the largest logit of each row, where it is, and the row's log-sum-exp.
@@ -45,6 +47,7 @@ def vocab_top1(
         b: [V] bias or None.
         scale: of quantised weights, as for `linear`.
         softcap: logits are `softcap * tanh(logit / softcap)`; None for none.
+        piece: tokens whose logits may exist at once; None leaves it to the implementation.
         impl: implementation name, or `"auto"`.
 
     Returns:
@@ -52,15 +55,17 @@ def vocab_top1(
         the token is `exp(logit - lse)`.
 
     Guarantees:
-        Of equal logits the first index is returned. Where a logit is NaN, so are
-        the returned logit and lse.
+        With `piece`, `auto` takes nothing that keeps the logits of more tokens. Of equal logits the
+        first index is returned. Where a logit is NaN, so are the returned logit and lse.
 
     Raises:
-        ConfigError: the shapes do not fit, or a soft cap that is not positive.
+        ConfigError: the shapes do not fit, or a soft cap or piece that is not positive.
         KernelUnavailableError: `impl` cannot run here.
     """
     check_weights("vocab_top1", x, w, b, scale)
     if softcap is not None and not softcap > 0:
         raise ConfigError(f"vocab_top1 got softcap={softcap}: pass a positive number or None.")
-    options = {"scale": scale, "softcap": softcap}
+    if piece is not None:
+        positive_int(piece=piece)
+    options = {"scale": scale, "softcap": softcap, "piece": piece}
     return OP.select(impl, x, w, b, **options)(x, w, b, **options)

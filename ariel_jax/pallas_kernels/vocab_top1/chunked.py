@@ -13,13 +13,19 @@ PIECE = 4096  # tokens
 LEAST_BYTES = 64 << 20  # of all logits, from which `auto` prefers pieces
 
 
-def why_not(x: Any, w: Any, b: Any, *, scale: Any, softcap: float | None) -> str | None:
+def why_not(
+    x: Any, w: Any, b: Any, *, scale: Any, softcap: float | None, piece: int | None = None
+) -> str | None:
     """Why it cannot take these arguments, or None."""
-    return None if w.shape[0] > PIECE else f"{w.shape[0]} tokens are one piece"
+    return None if w.shape[0] > (piece or PIECE) else f"{w.shape[0]} tokens are one piece"
 
 
-def why_not_auto(x: Any, w: Any, b: Any, *, scale: Any, softcap: float | None) -> str | None:
-    """Why memory does not ask for it, or None."""
+def why_not_auto(
+    x: Any, w: Any, b: Any, *, scale: Any, softcap: float | None, piece: int | None = None
+) -> str | None:
+    """Why neither the caller nor memory asks for it, or None."""
+    if piece is not None:
+        return None
     n_bytes = 4 * math.prod(x.shape[:-1]) * w.shape[0]
     if n_bytes >= LEAST_BYTES:
         return None
@@ -33,18 +39,19 @@ def vocab_top1(
     *,
     scale: jax.Array | None,
     softcap: float | None,
+    piece: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (index, logit, lse); see `api.vocab_top1`."""
-    n_tokens = w.shape[0]
-    piece = functools.partial(_piece, x, (w, b, scale), softcap)
-    n_whole = n_tokens // PIECE
-    found = piece(jnp.int32(0), PIECE)
+    n_tokens, size = w.shape[0], piece or PIECE
+    part = functools.partial(_piece, x, (w, b, scale), softcap)
+    n_whole = n_tokens // size
+    found = part(jnp.int32(0), size)
     if n_whole > 1:
         found = jax.lax.fori_loop(
-            1, n_whole, lambda i, best: _merge(best, piece(jnp.int32(i * PIECE), PIECE)), found
+            1, n_whole, lambda i, best: _merge(best, part(jnp.int32(i * size), size)), found
         )
-    if rest := n_tokens % PIECE:
-        found = _merge(found, piece(jnp.int32(n_tokens - rest), rest))
+    if rest := n_tokens % size:
+        found = _merge(found, part(jnp.int32(n_tokens - rest), rest))
     return found
 
 

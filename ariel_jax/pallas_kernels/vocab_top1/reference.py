@@ -14,6 +14,7 @@ def vocab_top1(
     *,
     scale: jax.Array | None,
     softcap: float | None,
+    piece: int | None = None,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Returns (index, logit, lse); see `api.vocab_top1`."""
     logits = linear(x, w, b, scale=scale, out_dtype=np.promote_types(x.dtype, np.float32))

@@ -210,8 +210,9 @@ def test_impossible_settings_are_refused():
     for exits in ((), (3, 1), (2, 2), (0, 3)):
         with pytest.raises(ConfigError, match="exits"):
             del_exit.Config(exits=exits)
-    with pytest.raises(ConfigError, match="omega=0"):
-        del_exit.tuning(CFG, LAYERS, omega=0)
+    for omega in (0, 1.01):
+        with pytest.raises(ConfigError, match=f"omega={omega}"):
+            del_exit.tuning(CFG, LAYERS, omega=omega)
     with pytest.raises(ConfigError, match="max_draft=0"):
         del_exit.Config(exits=(1,), max_draft=0)
     with pytest.raises(ConfigError, match="length_rule"):

@@ -109,6 +109,9 @@ def test_costs_and_other_numbers_change_no_token_and_compile_nothing(small):
     assert [texts(run) for run in runs] == [plain] * 3
     assert runs[1].report.proposed > 0
     assert runs[2].report.proposed == 0, "where drafts are dear nothing is drafted"
+    aux = jax.device_get(runs[2].state.aux)
+    assert aux.loads.tolist() == (3 * aux.rounds).tolist(), "a round without drafts is a plain step"
+    assert aux.rounds.tolist() == [len(text) - 1 for text in plain]
 
 
 def test_the_cache_holds_what_plain_decoding_would_have_written(small):
