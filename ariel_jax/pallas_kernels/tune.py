@@ -15,6 +15,7 @@ from typing import Any
 from ariel_jax import backend, measure
 from ariel_jax.errors import IntegrityError, StorageError
 from ariel_jax.pallas_kernels import native
+from ariel_jax.pallas_kernels.native import compiling
 
 LEAST_GAIN = 0.97  # time over the reference's up to which a kernel is taken
 ROWS = (1, 2, 4, 8, 16, 32, 512)
@@ -33,8 +34,12 @@ def store() -> measure.ProfileStore:
 
 
 def key(op: str) -> dict[str, Any]:
-    """What the records of an operation depend on, apart from shapes."""
-    return {"what": "kernel times", "op": op, **measure.fingerprint()}
+    """What the records of an operation depend on, apart from shapes.
+
+    Times of other kernels than these say nothing: the sources of the native ones are part of it.
+    """
+    sources = compiling.fingerprint("")["sources"]
+    return {"what": "kernel times", "op": op, "sources": sources, **measure.fingerprint()}
 
 
 @functools.cache
