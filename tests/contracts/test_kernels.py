@@ -199,6 +199,16 @@ def test_rows_beyond_length_have_no_influence(impl, spec):
 
 
 @pytest.mark.parametrize("impl", [i.name for i in attention_api.OP.implementations])
+def test_what_is_not_a_number_among_visible_keys_reaches_the_result(impl):
+    spec = attention_specs.SPECS["verification_rows"]
+    q, k, v = spec.arrays(0)
+    k = k.at[0, :, 1, 0].set(jnp.nan)  # a row that all queries of the first request see
+    out, _ = compiled(attention_api.decode_attention, q, k, v, **spec.options(), impl=impl)
+    assert np.isnan(out[0]).any(axis=-1).all()
+    assert np.isfinite(out[1]).all()
+
+
+@pytest.mark.parametrize("impl", [i.name for i in attention_api.OP.implementations])
 @pytest.mark.parametrize("name", ["ragged_grouped", "window_softcap"])
 def test_decode_attention_gradients_equal_finite_differences(impl, name):
     spec = attention_specs.SPECS[name]

@@ -17,7 +17,7 @@ from ariel_jax.errors import KernelUnavailableError
 from ariel_jax.pallas_kernels import dispatch, native
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
 from ariel_jax.pallas_kernels.decode_attention.specs import SPECS
-from ariel_jax.pallas_kernels.linear import linear
+from ariel_jax.pallas_kernels.linear import dequantize, linear, pack_int4
 from ariel_jax.pallas_kernels.native import compiling
 from ariel_jax.testing import tiny_config, tiny_params
 
@@ -42,11 +42,53 @@ def test_every_number_of_rows_equals_the_reference(n_in, dtype):
         np.testing.assert_allclose(ours, wide, atol=2e-5 * np.sqrt(n_in))
 
 
-def test_a_row_has_the_same_bits_whatever_rows_are_beside_it():
-    x, w = draw((32, 137)), draw((70, 137), seed=1)
-    alone = np.concatenate([linear(x[i : i + 1], w, impl="native") for i in range(32)])
+def weights_of(kind, n_out, n_in):
+    """Random weights and their scales, or None."""
+    if kind in ("float32", "bfloat16"):
+        return draw((n_out, n_in), kind, seed=1), None
+    most, group = {"int8": (127, n_in), "int8, groups": (127, 32), "int4": (7, 64)}[kind]
+    rng = np.random.default_rng(1)
+    q = jnp.asarray(rng.integers(-most, most + 1, (n_out, n_in)), jnp.int8)
+    scale = jnp.asarray(rng.uniform(0.5, 1.5, (n_out, n_in // group)) / most, jnp.float32)
+    return (pack_int4(q) if kind == "int4" else q), scale
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("float32", "float32"),
+        ("bfloat16", "float32"),
+        ("bfloat16", "bfloat16"),
+        ("int8", "float32"),
+        ("int8, groups", "float32"),
+        ("int4", "float32"),
+    ],
+)
+def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(kind, dtype):
+    x, (w, scale) = draw((32, 192), dtype), weights_of(kind, 70, 192)
+    x = x.at[7].multiply(jnp.asarray(np.inf, dtype)).at[9].multiply(jnp.asarray(1e-33, dtype))
+
+    def product(rows):
+        return linear(rows, w, scale=scale, impl="native")
+
+    alone = np.concatenate([product(x[i : i + 1]) for i in range(32)])
     for rows in (2, 3, 5, 8, 13, 32):
-        np.testing.assert_array_equal(linear(x[:rows], w, impl="native"), alone[:rows])
+        np.testing.assert_array_equal(product(x[:rows]), alone[:rows])
+    alone = alone.astype(np.float32)
+    assert not np.isfinite(alone[7]).any()
+    assert np.isfinite(np.delete(alone, 7, axis=0)).all()
+
+
+@pytest.mark.parametrize(("kind", "n_in"), [("int8", 2500), ("int4", 2560)])
+def test_whole_numbers_lose_a_rounding_of_24_bits_of_the_largest_input(kind, n_in):
+    x, (w, scale) = draw((3, n_in)), weights_of(kind, 40, n_in)
+    x = x.at[0, 5].set(1e4).at[1].multiply(1e-36).at[2].set(jnp.abs(x[2]))  # outlier, tiny, one sign
+    ours = np.asarray(linear(x, w, scale=scale, impl="native"), np.float64)
+    stood_for = np.asarray(dequantize(w, scale, jnp.float32), np.float64)
+    exact = np.asarray(x, np.float64) @ stood_for.T
+    largest = np.abs(np.asarray(x, np.float64)).max(axis=1, keepdims=True)
+    bound = 2**-23 * largest * np.sqrt((stood_for**2).sum(axis=1)) * 4 + 1e-6 * np.abs(exact)
+    assert (np.abs(ours - exact) <= bound + 1e-40).all()
 
 
 def test_the_cache_may_be_bfloat16_beside_float32_queries():
@@ -142,7 +184,7 @@ def test_calls_from_several_threads_do_not_disturb_each_other():
 IDLE = """
 import time
 import jax.numpy as jnp
-from ariel_jax.pallas_kernels.linear import linear
+from ariel_jax.pallas_kernels.linear import dequantize, linear, pack_int4
 x, w = jnp.ones((4, 512)), jnp.ones((2048, 512))
 for _ in range(20):
     linear(x, w, impl="native").block_until_ready()

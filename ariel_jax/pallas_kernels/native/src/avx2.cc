@@ -43,10 +43,11 @@ struct Vec {
   static Vec add(Vec a, Vec b) { return {_mm256_add_ps(a.v, b.v)}; }
   static Vec sub(Vec a, Vec b) { return {_mm256_sub_ps(a.v, b.v)}; }
   static Vec max(Vec a, Vec b) { return {_mm256_max_ps(a.v, b.v)}; }
-  // exp(x) for x <= 0, 0 below -87: 2^n times a polynomial (Cephes, relative error below 2e-7).
+  // exp(x) for x <= 0, 0 below -87: 2^n times a polynomial (Cephes, relative error below 2e-7). A NaN
+  // stays one: `max` returns its second operand then, and the comparison is true.
   static Vec exp(Vec x) {
-    const __m256 big = _mm256_cmp_ps(x.v, _mm256_set1_ps(-87.f), _CMP_GE_OQ);
-    const __m256 y = _mm256_max_ps(x.v, _mm256_set1_ps(-87.f));
+    const __m256 big = _mm256_cmp_ps(x.v, _mm256_set1_ps(-87.f), _CMP_NLT_UQ);
+    const __m256 y = _mm256_max_ps(_mm256_set1_ps(-87.f), x.v);
     const __m256 n = _mm256_round_ps(_mm256_mul_ps(y, _mm256_set1_ps(1.44269504f)), 0x8);
     __m256 r = _mm256_fnmadd_ps(n, _mm256_set1_ps(0.693359375f), y);
     r = _mm256_fnmadd_ps(n, _mm256_set1_ps(-2.12194440e-4f), r);

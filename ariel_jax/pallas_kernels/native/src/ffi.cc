@@ -61,12 +61,10 @@ struct Call {
 
   // Lays x out for the products that take it.
   void pack() {
-    for (const Products* some : {bf16_products(a), whole_products(a), &kernels().products}) {
-      if (!some) continue;
-      a.packed = some->pack(a, scratch_of(some->packed_floats(a)));
-      by = some;
-      if (a.packed) return;
-    }
+    by = bf16_products(a);
+    if (!by) by = whole_products(a);
+    if (!by) by = &kernels().products;
+    a.packed = by->pack(a, scratch_of(by->packed_floats(a)));
   }
 };
 

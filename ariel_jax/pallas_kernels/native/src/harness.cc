@@ -94,7 +94,6 @@ void check_products(const Kernels& kernels, bool fast, Type type, int64_t m, int
   if (!by) return;
   std::vector<float> packed(by->packed_floats(a));
   a.packed = by->pack(a, packed.data());
-  if (!a.packed) return void(failures++);
   parallel((n + 15) / 16, [&](int64_t i) { by->linear(a, i * 16, std::min(n, i * 16 + 16)); });
   std::vector<double> want(m * n);
   double scale = 1;

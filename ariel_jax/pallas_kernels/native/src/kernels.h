@@ -83,7 +83,7 @@ struct Attention {
 // One way to multiply a few rows: x is laid out once, then columns are made from it by any thread.
 struct Products {
   int64_t (*packed_floats)(const Linear&);
-  // Where x lies for `linear`: in `to`, or where it was. Null: not for these rows.
+  // Where x lies for `linear`: in `to`, or where it was.
   const float* (*pack)(const Linear&, float* to);
   void (*linear)(const Linear&, int64_t n0, int64_t n1);  // output columns [n0, n1)
 };

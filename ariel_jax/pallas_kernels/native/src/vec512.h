@@ -40,10 +40,11 @@ struct Vec {
   static Vec add(Vec a, Vec b) { return {_mm512_add_ps(a.v, b.v)}; }
   static Vec sub(Vec a, Vec b) { return {_mm512_sub_ps(a.v, b.v)}; }
   static Vec max(Vec a, Vec b) { return {_mm512_max_ps(a.v, b.v)}; }
-  // exp(x) for x <= 0, 0 below -87: 2^n times a polynomial (Cephes, relative error below 2e-7).
+  // exp(x) for x <= 0, 0 below -87: 2^n times a polynomial (Cephes, relative error below 2e-7). A NaN
+  // stays one: `max` returns its second operand then.
   static Vec exp(Vec x) {
     const __mmask16 tiny = _mm512_cmp_ps_mask(x.v, _mm512_set1_ps(-87.f), _CMP_LT_OQ);
-    const __m512 y = _mm512_max_ps(x.v, _mm512_set1_ps(-87.f));
+    const __m512 y = _mm512_max_ps(_mm512_set1_ps(-87.f), x.v);
     const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(y, _mm512_set1_ps(1.44269504f)), 0);
     __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), y);
     r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);

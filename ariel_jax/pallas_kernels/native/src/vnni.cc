@@ -4,6 +4,7 @@
 // signed digits of 8 bits: 65536 a + 256 b + c. An instruction then adds four products of a digit and
 // a weight, exactly. What is lost is the rounding of x to q, 2^-24 of the largest number of its row.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <vector>
 
@@ -22,7 +23,6 @@ constexpr int64_t BYTES = 64;     // of a register: 64 int8 weights or 128 int4 
 constexpr int64_t SOME_ROWS = 32; // whose sums are held at a time
 constexpr int64_t MOST_AHEAD = 8192;  // bytes: the first cache holds digits too
 constexpr float LARGEST = 8355700.f;  // below 127 * (65536 + 256 + 1)
-constexpr float LEAST = 1e-30f;   // rows of smaller numbers go to the other kernels
 
 inline int64_t ceiling(int64_t n, int64_t by) { return (n + by - 1) / by; }
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
@@ -36,8 +36,9 @@ inline __m512i add(__m512i sum, __m512i positive, __m512i q) {
 }
 inline void keep(void* p, __m512i v) { _mm512_storeu_si512(p, v); }
 
-// Digits of one row in the order of its inputs, zeros up to `width`; returns s.
-bool digits(const float* x, int64_t k, int64_t width, int8_t* a, int8_t* b, int8_t* c, float* s) {
+// Digits of one row in the order of its inputs, zeros up to `width`; returns s, which is NaN where the
+// row holds something that is no finite number.
+float digits(const float* x, int64_t k, int64_t width, int8_t* a, int8_t* b, int8_t* c) {
   __m512i most = _mm512_setzero_si512();
   for (int64_t p = 0; p < k; p += 16) {
     const __m512i bits = _mm512_castps_si512(Vec::load_some(x + p, std::min<int64_t>(16, k - p)).v);
@@ -46,22 +47,21 @@ bool digits(const float* x, int64_t k, int64_t width, int8_t* a, int8_t* b, int8
   const uint32_t largest = _mm512_reduce_max_epu32(most);
   float top;
   std::memcpy(&top, &largest, 4);
-  if (largest >= 0x7f800000u || (top < LEAST && top > 0)) return false;  // infinite or none, or tiny
-  const __m512 up = _mm512_set1_ps(top > 0 ? LARGEST / top : 0.f);
-  *s = top / LARGEST;
+  const bool finite = largest < 0x7f800000u;
+  const float lift = top < 1e-30f ? 0x1p100f : 1.f;  // LARGEST / top must be finite
+  const __m512 up = _mm512_set1_ps(finite && top > 0 ? LARGEST / (top * lift) : 0.f);
   const __m512i half = _mm512_set1_epi32(128);
   for (int64_t p = 0; p < width; p += 16) {
     const __m512 v = p < k ? Vec::load_some(x + p, std::min<int64_t>(16, k - p)).v : _mm512_setzero_ps();
-    const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(v, up));
+    const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(v, _mm512_set1_ps(lift)), up));
     const __m512i q1 = _mm512_srai_epi32(_mm512_add_epi32(q, half), 8);
     const __m512i q2 = _mm512_srai_epi32(_mm512_add_epi32(q1, half), 8);
     _mm_storeu_si128(reinterpret_cast<__m128i*>(a + p), _mm512_cvtepi32_epi8(q2));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(b + p), _mm512_cvtepi32_epi8(q1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(c + p), _mm512_cvtepi32_epi8(q));
   }
-  return true;
+  return finite ? top * lift / LARGEST / lift : NAN;
 }
-
 
 // Rows are taken a few at a time. What a group of M rows needs lies together, M times what one needs:
 // a register with s of each; then for each piece of inputs what the digits add up to with the offset
@@ -87,8 +87,8 @@ const float* pack(const Linear& a, float* to) {
     const int64_t M = group_of(a, a.m - row);
     char* group = reinterpret_cast<char*>(to) + row * bytes_of_row(a);
     for (int64_t i = 0; i < M; i++) {
-      if (!digits(a.x + (row + i) * a.k, a.k, width, some[0], some[1], some[2], reinterpret_cast<float*>(group) + i))
-        return nullptr;
+      const float* x = a.x + (row + i) * a.k;
+      reinterpret_cast<float*>(group)[i] = digits(x, a.k, width, some[0], some[1], some[2]);
       char* at = group + M * BYTES;
       if (a.w_type == Type::I8) {
         const __m512i offset = _mm512_set1_epi8(char(128));
