@@ -118,7 +118,9 @@ inline void add_tile(const Linear& a, int64_t row, int64_t j, int64_t begin, int
   const Row w[4] = {Row(a, j), Row(a, j + (N > 1)), Row(a, j + 2 * (N > 2)), Row(a, j + 3 * (N > 2))};
   const char* base = static_cast<const char*>(w[0].place(0));
   const int64_t row_bytes = static_cast<const char*>(w[0].place(inputs)) - base;
-  Fetch fetch(base, row_bytes, N, static_cast<const char*>(w[0].place(Row::STEP)) - base, 16384);
+  // Many rows of x need the first cache for themselves.
+  const int64_t most = M >= 8 ? 4096 : 16384;
+  Fetch fetch(base, row_bytes, N, static_cast<const char*>(w[0].place(Row::STEP)) - base, most);
   fetch.at += fetch.per_step * (begin / Row::STEP);
   if constexpr (SCALED == Scaled::GROUPS) {
     const int64_t groups = a.k / a.group;
@@ -163,8 +165,9 @@ template <int M, class Row, Scaled SCALED>
 void columns(const Linear& a, int64_t row, int64_t n0, int64_t n1) {
   constexpr int N = M > 4 ? 2 : 4;  // as many sums as there are registers for
   constexpr int64_t SOME = 16;      // outputs whose unfinished sums are kept between strips
-  // Where all inputs of M rows do not fit the first cache, so many at a time: the sums go on.
-  const int64_t most = 4096 / M, strip = SCALED == Scaled::GROUPS ? std::max(most / a.group, int64_t(1)) * a.group : most;
+  // Where all inputs of M rows would take more than a quarter of the first cache, so many at a time: the
+  // sums go on.
+  const int64_t most = 2048 / M, strip = SCALED == Scaled::GROUPS ? std::max(most / a.group, int64_t(1)) * a.group : most;
   const int64_t inputs = Row::inputs(a);
   int64_t j = n0;
   if (M >= 4 && inputs > strip * 3 / 2)

@@ -36,9 +36,15 @@ inline __m512i add(__m512i sum, __m512i positive, __m512i q) {
 }
 inline void keep(void* p, __m512i v) { _mm512_storeu_si512(p, v); }
 
-// Digits of one row in the order of its inputs, zeros up to `width`; returns s, which is NaN where the
-// row holds something that is no finite number.
-float digits(const float* x, int64_t k, int64_t width, int8_t* a, int8_t* b, int8_t* c) {
+// What a row's sums are multiplied with: s, NaN where the row holds something that is no finite number,
+// and last 1, or 2^-100 where the row is so small that s would be too small for a float.
+struct Size {
+  float s, last;
+  float of(float sum, float scale) const { return sum * (s * scale) * last; }
+};
+
+// Digits of one row in the order of its inputs, zeros up to `width`.
+Size digits(const float* x, int64_t k, int64_t width, int8_t* a, int8_t* b, int8_t* c) {
   __m512i most = _mm512_setzero_si512();
   for (int64_t p = 0; p < k; p += 16) {
     const __m512i bits = _mm512_castps_si512(Vec::load_some(x + p, std::min<int64_t>(16, k - p)).v);
@@ -48,7 +54,7 @@ float digits(const float* x, int64_t k, int64_t width, int8_t* a, int8_t* b, int
   float top;
   std::memcpy(&top, &largest, 4);
   const bool finite = largest < 0x7f800000u;
-  const float lift = top < 1e-30f ? 0x1p100f : 1.f;  // LARGEST / top must be finite
+  const float lift = top < 1e-30f ? 0x1p100f : 1.f;
   const __m512 up = _mm512_set1_ps(finite && top > 0 ? LARGEST / (top * lift) : 0.f);
   const __m512i half = _mm512_set1_epi32(128);
   for (int64_t p = 0; p < width; p += 16) {
@@ -60,11 +66,11 @@ float digits(const float* x, int64_t k, int64_t width, int8_t* a, int8_t* b, int
     _mm_storeu_si128(reinterpret_cast<__m128i*>(b + p), _mm512_cvtepi32_epi8(q1));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(c + p), _mm512_cvtepi32_epi8(q));
   }
-  return finite ? top * lift / LARGEST / lift : NAN;
+  return {finite ? top * lift / LARGEST : NAN, 1.f / lift};
 }
 
 // Rows are taken a few at a time. What a group of M rows needs lies together, M times what one needs:
-// a register with s of each; then for each piece of inputs what the digits add up to with the offset
+// a register with the sizes of each; then for each piece of inputs what the digits add up to with the offset
 // that makes weights positive (to begin with, so that it drops out) and the digits, rows side by side.
 int64_t chunks_of(const Linear& a) { return ceiling(a.k, a.w_type == Type::I8 ? BYTES : 2 * BYTES); }
 int64_t bytes_of_row(const Linear& a) {
@@ -88,7 +94,7 @@ const float* pack(const Linear& a, float* to) {
     char* group = reinterpret_cast<char*>(to) + row * bytes_of_row(a);
     for (int64_t i = 0; i < M; i++) {
       const float* x = a.x + (row + i) * a.k;
-      reinterpret_cast<float*>(group)[i] = digits(x, a.k, width, some[0], some[1], some[2]);
+      reinterpret_cast<Size*>(group)[i] = digits(x, a.k, width, some[0], some[1], some[2]);
       char* at = group + M * BYTES;
       if (a.w_type == Type::I8) {
         const __m512i offset = _mm512_set1_epi8(char(128));
@@ -179,8 +185,8 @@ void tile8(const Linear& a, int64_t from, int64_t j) {
     }
   }
   for (int64_t row = 0; row < m; row++) {
-    const float s = reinterpret_cast<const float*>(x + row / 2 * 2 * size)[row % 2];
-    for (int o = 0; o < N; o++) store(a, from + row, j + o, total[row][o] * (s * a.scale[j + o]));
+    const Size whole = reinterpret_cast<const Size*>(x + row / 2 * 2 * size)[row % 2];
+    for (int o = 0; o < N; o++) store(a, from + row, j + o, whole.of(total[row][o], a.scale[j + o]));
   }
 }
 
@@ -248,7 +254,7 @@ inline void tile4(const Linear& a, const char* x, int64_t row, int64_t j) {
   }
   for (int i = 0; i < M; i++)
     for (int o = 0; o < N; o++)
-      store(a, row + i, j + o, Vec{total[i][o]}.sum() * reinterpret_cast<const float*>(x)[i]);
+      store(a, row + i, j + o, reinterpret_cast<const Size*>(x)[i].of(Vec{total[i][o]}.sum(), 1.f));
 }
 
 template <int N>
