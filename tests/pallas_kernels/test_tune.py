@@ -1,6 +1,7 @@
 """What is recorded decides what `auto` takes, shape by shape."""
 
 import json
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -70,15 +71,29 @@ def test_rows_are_rounded_up_to_what_is_recorded():
     assert [tune.bucket(n) for n in (1, 2, 3, 8, 9, 17, 32, 33)] == [1, 2, 4, 8, 16, 32, 32, 512]
 
 
-def test_aims_are_judged_by_their_side(monkeypatch):
-    shape = "1 x 2048 to 8192, float32/float32/float32"
-    seconds = {"native": 0.5, "reference": 1.0}
-    rows = [benchmark.Timed(op="linear", shape=shape, seconds=seconds, n_bytes=9)]
-    (found,) = benchmark.verdicts(rows, 20.0)
-    assert (found.value, found.holds) == (0.9, True)
-    assert not benchmark.verdicts(rows, 20.1)[0].holds
-    verdict = benchmark.Verdict(what="a", value=1.4, target=1.3, at_least=False)
-    assert not verdict.holds
+def test_aims_are_judged_by_their_side():
+    assert benchmark.Verdict(what="a", value=0.9, target=0.9).holds
+    assert not benchmark.Verdict(what="a", value=0.89, target=0.9).holds
+    assert not benchmark.Verdict(what="a", value=1.4, target=1.3, at_least=False).holds
+
+
+def test_shares_are_of_the_bandwidth_measured_around_each_product(native_kernels, monkeypatch):
+    rates = iter([10.0, 30.0] * 20)
+    monkeypatch.setattr(
+        benchmark.measure, "ceilings", lambda **_: SimpleNamespace(read_bytes_per_s=next(rates))
+    )
+    timed = []
+
+    def fixed(run, **_):
+        timed.append(run())
+        return SimpleNamespace(median_s=2.0)
+
+    monkeypatch.setattr(benchmark.measure, "timed", fixed)
+    found = {v.what: v for v in benchmark.shares(((64, 96),), n_repeats=1)}
+    assert len(found) == len(timed) == 8
+    one = found["1 x 64 to 96, float32/float32/float32: share of read bandwidth"]
+    assert one.value == pytest.approx(12 * 64 * 96 * 4 / 2 / 20)
+    assert one.target == 0.9
 
 
 @pytest.fixture
