@@ -89,8 +89,7 @@ def _bench(args: Args) -> int:
     text = _table(rows, rate) + _targets(judged, rates)
     document = {
         "machine": measure.fingerprint(),
-        "instructions": native.describe()["instructions"],
-        "threads": native.describe()["threads"],
+        **{name: native.describe()[name] for name in tune.SAME},
         "read_bytes_per_s": rates,
         "rows": [vars(row) for row in rows],
         "targets": [vars(verdict) | {"holds": verdict.holds} for verdict in judged],

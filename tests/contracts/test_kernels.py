@@ -133,6 +133,26 @@ def test_linear_gradients_equal_numpy(impl, spec):
         assert_near(db, flat.sum(0), spec.dtype)
 
 
+@pytest.mark.parametrize("impl", ["native", "reference"])
+def test_slopes_go_forward_through_every_operation(impl):
+    x, w, _ = linear_specs.SPECS["one_row"].arrays(0)
+    spec = attention_specs.SPECS["odd"]
+    q, k, v = spec.arrays(0)
+    dx, dq = jnp.ones_like(x), jnp.ones_like(q)
+
+    def both(x, q):
+        out, _ = attention_api.decode_attention(q, k, v, **spec.options(), impl=impl)
+        return linear_api.linear(x, w, impl=impl), out
+
+    _, (dy, dout) = jax.jit(lambda: jax.jvp(both, (x, q), (dx, dq)))()
+    assert_near(dy, linear_oracle(wide(dx), wide(w), None), "float32")
+    step, options = 1e-6, {**spec.options(), "length": spec.length}
+    ahead, back = (
+        attention_oracle(wide(q) + sign * step, wide(k), wide(v), **options)[0] for sign in (1, -1)
+    )
+    np.testing.assert_allclose(dout, (ahead - back) / (2 * step), rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("name", [i.name for i in linear_api.OP.implementations])
 def test_linear_sums_bfloat16_in_float32(name):
     # 4096 ones sum to 256 when every partial sum is rounded to bfloat16.
@@ -303,6 +323,25 @@ def test_top1_keeps_no_more_logits_than_it_may():
 
 
 @pytest.mark.parametrize("impl", [i.name for i in top1_api.OP.implementations])
+def test_top1_takes_tokens_that_are_ruled_out_and_logits_that_are_infinite(impl):
+    n = chunked.PIECE + 200
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((n, 3)).astype(np.float32)
+    b = np.zeros(n, np.float32)
+    b[:70] = b[100:300] = b[-150:] = -np.inf  # whole tiles of them
+    x = jnp.asarray(rng.standard_normal((2, 3)), jnp.float32)
+    found = compiled(top1_api.vocab_top1, x, jnp.asarray(w), jnp.asarray(b), impl=impl)
+    logits = wide(x) @ wide(w).T + wide(b)
+    np.testing.assert_array_equal(found[0], logits.argmax(-1))
+    assert_near(found[2], np.log(np.exp(logits).sum(-1)), "float32")
+    b[80] = b[n // 2] = np.inf
+    index, logit, lse = compiled(top1_api.vocab_top1, x, jnp.asarray(w), jnp.asarray(b), impl=impl)
+    assert list(np.asarray(index)) == [80, 80]
+    assert np.isposinf(logit).all()
+    assert np.isposinf(lse).all()
+
+
+@pytest.mark.parametrize("impl", [i.name for i in top1_api.OP.implementations])
 def test_top1_has_the_gradient_of_a_softmax(impl):
     n = chunked.PIECE + 4
     rng = np.random.default_rng(0)
@@ -323,7 +362,7 @@ def test_top1_has_the_gradient_of_a_softmax(impl):
 def rows_oracle(leaf, new, rows):
     out = np.array(leaf)
     for b, t in np.ndindex(rows.shape):
-        if rows[b, t] < leaf.shape[2]:
+        if 0 <= rows[b, t] < leaf.shape[2]:
             out[b, :, rows[b, t]] = new[b, t]
     return out
 

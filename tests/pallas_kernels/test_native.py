@@ -1,5 +1,6 @@
 """The native CPU kernels beyond the contract: bits, rows, dtypes, programs, threads, stale builds."""
 
+import functools
 import json
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from ariel_jax.pallas_kernels.decode_attention import decode_attention
 from ariel_jax.pallas_kernels.decode_attention.specs import SPECS
 from ariel_jax.pallas_kernels.linear import dequantize, linear, pack_int4
 from ariel_jax.pallas_kernels.native import compiling
+from ariel_jax.pallas_kernels.vocab_top1 import vocab_top1
 from ariel_jax.testing import tiny_config, tiny_params
 
 
@@ -92,7 +94,62 @@ def test_whole_numbers_lose_a_rounding_of_24_bits_of_the_largest_input(kind, n_i
     assert (np.abs(ours - exact) <= bound + 1e-40).all()
 
 
-def test_the_cache_may_be_bfloat16_beside_float32_queries():
+@pytest.mark.parametrize("n_in", [31, 63])
+def test_a_lone_last_input_does_not_meet_the_next_row(n_in):
+    x, w = jnp.ones((1, n_in), jnp.bfloat16), np.ones((3, n_in), np.float32)
+    w[1, 0] = np.inf
+    found = linear(x, jnp.asarray(w, jnp.bfloat16), impl="native", out_dtype=jnp.float32)
+    np.testing.assert_array_equal(found, [[n_in, np.inf, n_in]])
+
+
+@pytest.mark.parametrize(
+    ("rows", "n_in", "n_out", "dtypes", "reason"),
+    [
+        (1, 0, 2, ("bfloat16", "bfloat16"), "empty"),
+        (1, 4, 0, ("bfloat16", "bfloat16"), "empty"),
+        (0, 4, 2, ("bfloat16", "bfloat16"), "empty"),
+        (1, 4, 2, ("bfloat16", "float32"), "round w from float32"),
+    ],
+)
+def test_what_it_does_not_take_goes_to_the_reference(rows, n_in, n_out, dtypes, reason):
+    x, w = jnp.ones((rows, n_in), dtypes[0]), jnp.ones((n_out, n_in), dtypes[1])
+    with pytest.raises(KernelUnavailableError, match=reason):
+        linear(x, w, impl="native")
+    np.testing.assert_array_equal(linear(x, w).astype(jnp.float32), np.full((rows, n_out), n_in))
+
+
+def test_numbers_below_the_smallest_normal_one_do_not_depend_on_the_thread():
+    x, w = jnp.full((1, 512), 1e-20, jnp.float32), jnp.full((4096, 512), 1e-20, jnp.float32)
+    product = jax.jit(functools.partial(linear, impl="native"))
+    for _ in range(20):
+        assert len(np.unique(np.asarray(product(x, w)).view(np.uint32))) == 1
+
+
+def test_the_likeliest_tokens_have_the_same_bits_whatever_rows_are_beside_them():
+    x, w = draw((9, 64)), draw((9000, 64), seed=1)
+    together = vocab_top1(x, w, impl="native")
+    alone = [vocab_top1(x[i : i + 1], w, impl="native") for i in range(9)]
+    for one, all_of_them in zip(zip(*alone, strict=True), together, strict=True):
+        np.testing.assert_array_equal(np.concatenate(one), all_of_them)
+
+
+def test_drafts_that_hold_have_the_logits_of_plain_decoding_to_the_bit():
+    cfg = tiny_config("gpt2", max_positions=128, vocab_size=300)
+    params, prompts = tiny_params(cfg), [[3, 4, 5] * 6, [7, 8] * 4]
+    kept = {}
+    for name, strategy in (("plain", None), ("drafts", Speculative(NGram(k=7, shortest=1)))):
+        run = start(cfg, params, prompts, max_new=41, strategy=strategy, top_logprobs=0)
+        with dispatch.override(linear="native", decode_attention="native"):  # of steps, not prompts
+            run.advance()
+        kept[name] = [np.asarray(run.state.logprobs.token[i, :41]) for i in range(2)]
+        tokens = [run.new_tokens(i) for i in range(2)]
+        assert kept.setdefault("tokens", tokens) == tokens
+    assert run.report.accepted > 10
+    for plain, drafted in zip(kept["plain"], kept["drafts"], strict=True):
+        np.testing.assert_array_equal(drafted, plain)
+
+
+def test_a_bfloat16_cache_is_read_in_float32():
     spec = SPECS["ragged_grouped"]
     q, k, v = spec.arrays(0)
     narrow = [a.astype(jnp.bfloat16) for a in (q, k, v)]

@@ -18,6 +18,11 @@ def why_not(q: Any, k: Any, v: Any, **options: Any) -> str | None:
     """Why it cannot take these arguments, or None."""
     if q.shape[1] > MOST_QUERIES:
         return f"takes 1 to {MOST_QUERIES} queries of a request, not {q.shape[1]}"
+    for name in ("length", "q_positions"):
+        if name in options and options[name].dtype != jnp.int32:
+            return f"{name} is {options[name].dtype}, not int32"
+    if 0 in (*q.shape, *k.shape):
+        return "takes no empty arrays"
     return native.why_not_with(q=q.dtype)
 
 
@@ -61,7 +66,7 @@ def decode_attention(
     return out.astype(q.dtype), lse
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(5,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(5,))
 def _attend(
     q: jax.Array,
     k: jax.Array,
@@ -91,13 +96,10 @@ def _attend(
     )
 
 
-def _forward(*arguments: Any) -> Any:
-    return _attend(*arguments), arguments[:5]
-
-
-def _backward(options: tuple[Any, ...], kept: Any, cotangents: Any) -> Any:
+@_attend.defjvp
+def _slope(options: tuple[Any, ...], primals: Any, tangents: Any) -> Any:
     scale, softcap, window, parents = options
-    *arrays, length, q_positions = kept
+    *arrays, length, q_positions = primals
 
     def slow(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
         out, lse = reference.decode_attention(
@@ -111,7 +113,4 @@ def _backward(options: tuple[Any, ...], kept: Any, cotangents: Any) -> Any:
         )
         return out.astype(jnp.float32), lse
 
-    return (*jax.vjp(slow, *arrays)[1](cotangents), None, None)
-
-
-_attend.defvjp(_forward, _backward)
+    return _attend(*primals, options), jax.jvp(slow, tuple(arrays), tuple(tangents[:3]))[1]

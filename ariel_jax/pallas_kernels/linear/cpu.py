@@ -43,9 +43,14 @@ def why_not_product(x: Any, w: Any, b: Any, scale: Any, **dtypes: DTypeLike) -> 
     """
     dtypes |= {} if b is None else {"b": b.dtype}
     dtypes |= {"w": w.dtype} if scale is None else {}
+    if 0 in (math.prod(x.shape[:-1]), x.shape[-1], w.shape[0]):
+        return "takes no empty arrays"
     unknown = native.why_not_with(x=x.dtype, **dtypes)
-    if unknown is not None or scale is None:
+    if unknown is not None:
         return unknown
+    if scale is None:
+        narrower = x.dtype.itemsize < w.dtype.itemsize
+        return f"it does not round w from {w.dtype} to {x.dtype}" if narrower else None
     n_in, groups = n_inputs(w), scale.shape[-1]
     if scale.dtype != jnp.float32:
         return f"scales must be float32, not {scale.dtype}"
@@ -75,8 +80,14 @@ def why_not_auto(
     in every call, and for up to 8 rows of bfloat16 weights.
     """
     recorded = tune.why_not("linear", "native", shape_key(x, w, out_dtype))
-    narrow = scale is not None or (w.dtype.itemsize < 4 and math.prod(x.shape[:-1]) <= 8)
-    return None if recorded == tune.UNKNOWN and narrow else recorded
+    if w.dtype == jnp.int8 and scale.shape[-1] > 1:  # records are of a scale a row
+        recorded = tune.UNKNOWN
+    return None if recorded == tune.UNKNOWN and is_narrow(x, w, scale) else recorded
+
+
+def is_narrow(x: Any, w: Any, scale: Any) -> bool:
+    """Whether the kernel pays without a record: quantised, or up to 8 rows of bfloat16 weights."""
+    return scale is not None or (w.dtype.itemsize < 4 and math.prod(x.shape[:-1]) <= 8)
 
 
 def linear(
@@ -100,7 +111,7 @@ def linear(
     return _linear(x, w, scale, b, jnp.dtype(out_dtype))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(4,))
 def _linear(
     x: jax.Array, w: jax.Array, scale: jax.Array, b: jax.Array, out_dtype: np.dtype
 ) -> jax.Array:
@@ -109,13 +120,8 @@ def _linear(
     return call(x, w, scale, b)
 
 
-def _forward(
-    x: jax.Array, w: jax.Array, scale: jax.Array, b: jax.Array, out_dtype: np.dtype
-) -> Any:
-    return _linear(x, w, scale, b, out_dtype), (x, w, scale, b)
-
-
-def _backward(out_dtype: np.dtype, kept: Any, cotangent: jax.Array) -> Any:
+@_linear.defjvp
+def _slope(out_dtype: np.dtype, primals: Any, tangents: Any) -> Any:
     def slow(x: jax.Array, w: jax.Array, scale: jax.Array, b: jax.Array) -> jax.Array:
         return reference.linear(
             x,
@@ -126,7 +132,4 @@ def _backward(out_dtype: np.dtype, kept: Any, cotangent: jax.Array) -> Any:
             out_dtype=out_dtype,
         )
 
-    return jax.vjp(slow, *kept)[1](cotangent)
-
-
-_linear.defvjp(_forward, _backward)
+    return _linear(*primals, out_dtype), jax.jvp(slow, primals, tangents)[1]

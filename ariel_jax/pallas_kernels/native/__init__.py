@@ -150,6 +150,7 @@ def _load(path: pathlib.Path, name: str) -> Any:
     found: Any = ctypes.CDLL(str(path))
     found.ariel_kernel_name.restype = ctypes.c_char_p
     found.ariel_has_bf16_matmul.restype = ctypes.c_bool
+    found.ariel_has_whole_products.restype = ctypes.c_bool
     found.ariel_hash = name
     for each in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(found, each))
@@ -172,5 +173,6 @@ def describe() -> dict[str, Any]:
         "loaded": True,
         "instructions": found.ariel_kernel_name().decode(),
         "bfloat16_products": has_bf16_matmul(),
+        "whole_products": bool(found.ariel_has_whole_products()),
         "threads": int(found.ariel_threads()),
     }

@@ -18,15 +18,18 @@ SOURCES = pathlib.Path(__file__).parent / "src"
 PACKAGED = pathlib.Path(__file__).parent / "lib"  # what the installation built, if it could
 RECORD = "build.json"
 FLAGS = ("-O3", "-std=c++17", "-fPIC", "-fno-math-errno", "-w")
+_AVX512 = ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma")
 # Of each file: an instruction set belongs to the file that is only called where it exists.
+# The plain ones come first: what the standard library's templates leave in several, the linker takes
+# from the first.
 FILES: dict[str, tuple[str, ...]] = {
+    "ffi.cc": (),
+    "pool.cc": (),
     "generic.cc": (),
     "avx2.cc": ("-mavx2", "-mfma"),
-    "avx512.cc": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
-    "bf16.cc": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mavx512bf16"),
-    "vnni.cc": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mavx512vnni"),
-    "pool.cc": (),
-    "ffi.cc": (),
+    "avx512.cc": _AVX512,
+    "bf16.cc": (*_AVX512, "-mavx512bf16"),
+    "vnni.cc": (*_AVX512, "-mavx512vnni"),
 }
 COMPILERS = ("g++", "clang++", "c++")
 MACHINE = "x86_64"

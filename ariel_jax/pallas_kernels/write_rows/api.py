@@ -28,12 +28,12 @@ def write_rows(
     *,
     impl: str = "auto",
 ) -> Float[Array, "B K C H"]:
-    """Returns `leaf` with `new` written at the given rows; a row index equal to C is dropped.
+    """Returns `leaf` with `new` written at the given rows; a row index outside 0..C-1 is dropped.
 
     Args:
         leaf: [B, K, C, H] one layer's keys or values.
         new: [B, T, K, H], cast to the leaf's dtype.
-        rows: [B, T] int32 in 0..C, of one request no two alike below C.
+        rows: [B, T] int32, of one request no two of 0..C-1 alike.
         impl: implementation name, or `"auto"`.
 
     Returns:

@@ -15,6 +15,8 @@ from ariel_jax.pallas_kernels.write_rows import reference
 
 def why_not(leaf: Any, new: Any, rows: Any) -> str | None:
     """Why it cannot take these arguments, or None."""
+    if rows.dtype != jnp.int32:
+        return f"rows are {rows.dtype}, not int32"
     return native.why_not_with(leaf=leaf.dtype)
 
 

@@ -14,7 +14,7 @@ class Spec:
 
     Attributes:
         n_kv_heads, capacity, head_dim: of the cache.
-        rows: for each request where its new rows go; the capacity drops one.
+        rows: for each request where its new rows go; numbers outside the capacity drop one.
         dtype: of the cache; the new rows are float32.
         is_large: too large for a test.
     """
@@ -50,7 +50,7 @@ SPECS = {
     "dropped": Spec(
         n_kv_heads=2, capacity=6, head_dim=16, rows=((5, 6), (6, 6), (0, 1)), dtype="bfloat16"
     ),
-    "float32": Spec(n_kv_heads=1, capacity=4, head_dim=7, rows=((1, 2, 3), (4, 0, 4))),
+    "float32": Spec(n_kv_heads=1, capacity=4, head_dim=7, rows=((1, 2, 3), (4, 0, -1))),
     "gpt2": Spec(
         n_kv_heads=12,
         capacity=1024,

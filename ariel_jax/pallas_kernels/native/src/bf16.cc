@@ -119,7 +119,9 @@ bool multiplies_here() { return __builtin_cpu_supports("avx512bf16") && avx512_k
 Matmul bf16_matmul() { return multiplies_here() ? matmul : nullptr; }
 const Products* bf16_products(const Linear& a) {
   static const Products products = {pairs_floats, pack_pairs, linear_of<RowPairs, Scaled::NO>};
-  return a.x16 && a.w_type == Type::BF16 && multiplies_here() ? &products : nullptr;
+  // With one input left over in the last of a register's pairs, `at` would read the next row's first.
+  const bool even_or_tail = a.k % (2 * W) != 2 * W - 1;
+  return a.x16 && a.w_type == Type::BF16 && even_or_tail && multiplies_here() ? &products : nullptr;
 }
 
 }  // namespace ariel

@@ -241,15 +241,18 @@ void top1(const Linear& a, const Products& by, float softcap, int64_t n0, int64_
           if (s[j] > s[at]) at = j;
           wrong |= s[j] != s[j];
         }
-        Top& all = out[row + i];
-        if (s[at] > all.top) {
-          all.sum *= std::exp(all.top - s[at]);
-          all.top = s[at], all.index = int32_t(from + at);
+        Top some = {s[at], 0.f, int32_t(from + at)};
+        if (wrong) {
+          some.sum = NAN;
+        } else if (std::isinf(some.top)) {
+          some.sum = some.top > 0;
+        } else {
+          Vec sum = Vec::zero();
+          for (int64_t j = 0; j < even; j += W)
+            sum = Vec::add(sum, Vec::exp(Vec::sub(Vec::load(s + j), Vec::all(some.top))));
+          some.sum = sum.sum();
         }
-        Vec sum = Vec::zero();
-        for (int64_t j = 0; j < even; j += W)
-          sum = Vec::add(sum, Vec::exp(Vec::sub(Vec::load(s + j), Vec::all(all.top))));
-        all.sum += wrong ? NAN : sum.sum();
+        out[row + i].add(some);
       }
     }
   }

@@ -130,7 +130,8 @@ ffi::Error Top1Call(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ff
   Linear& a = call.a;
   if (auto wrong = read_product(x, w, scale, bias, false, &call); wrong.failure()) return wrong;
   call.pack();
-  const int64_t step = columns_of_part(a), parts = (a.n + step - 1) / step;
+  // Of one size whatever the rows and threads are: sums of parts are rounded.
+  const int64_t step = std::max<int64_t>(64, 262144 / a.k / 64 * 64), parts = (a.n + step - 1) / step;
   std::vector<Top> found(parts * a.m);
   parallel(parts, [&](int64_t i) {
     kernels().top1(a, *call.by, softcap, i * step, std::min(a.n, (i + 1) * step), found.data() + i * a.m);
@@ -138,12 +139,7 @@ ffi::Error Top1Call(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ff
   for (int64_t row = 0; row < a.m; row++) {
     Top all = found[row];
     for (int64_t i = 1; i < parts; i++) {
-      const Top& part = found[i * a.m + row];
-      if (part.top > all.top) {
-        all = {part.top, part.sum + all.sum * std::exp(all.top - part.top), part.index};
-      } else {
-        all.sum += part.sum * std::exp(part.top - all.top);
-      }
+      all.add(found[i * a.m + row]);
     }
     index->typed_data()[row] = all.index;
     top->typed_data()[row] = all.sum != all.sum ? NAN : all.top;
@@ -236,6 +232,6 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_write_rows, ariel::WriteRowsCall,
 extern "C" {
 const char* ariel_kernel_name() { return ariel::kernels().name; }
 bool ariel_has_bf16_matmul() { return ariel::bf16_matmul() != nullptr; }
+bool ariel_has_whole_products() { return ariel::has_whole_products(); }
 int ariel_threads() { return ariel::pool_size(); }
-void ariel_set_threads(int n) { ariel::set_pool_size(n); }
 }

@@ -349,7 +349,7 @@ int main(int argc, char**) {
     if (!kernels || !kernels->runs_here()) continue;
     for (Type type : {Type::F32, Type::BF16, Type::I8, Type::I4})
       for (int64_t m : {1, 2, 3, 5, 8, 17, 32, 33})
-        for (int64_t k : {1, 7, 32, 37, 96, 128, 160, 1696, 2112})
+        for (int64_t k : {1, 7, 31, 32, 37, 63, 96, 128, 160, 1696, 2112})
           for (int64_t n : {1, 2, 7, 67, 130}) {
             if (type == Type::I4 && k % 32) continue;
             for (bool fast : {false, true}) {

@@ -1,5 +1,6 @@
 // What the kernels of every instruction set offer: plain functions over raw memory, no XLA types.
 #pragma once
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -59,11 +60,23 @@ inline void store(const Linear& a, int64_t row, int64_t column, float value) {
     static_cast<uint16_t*>(a.y)[row * a.y_stride + column - a.y_from] = to_bf16(value);
 }
 
-// Of one row of logits: the largest, the first place that has it, and sum_j exp(logit_j - top).
-// A NaN among the logits makes `sum` NaN.
+// Of one row of logits: the largest, the first place that has it, and sum_j exp(logit_j - top), which is
+// 0 where all are minus infinity and 1 where one is infinity. A NaN among them makes `sum` NaN.
 struct Top {
   float top, sum;
   int32_t index;
+
+  // Takes in those of later places.
+  void add(const Top& later) {
+    if (later.top == -INFINITY && later.sum == 0) return;
+    const bool wrong = sum != sum || later.sum != later.sum;
+    if (later.top > top) {
+      *this = {later.top, later.sum + (sum > 0 ? sum * std::exp(top - later.top) : 0), later.index};
+    } else if (top < INFINITY) {
+      sum += later.sum * std::exp(later.top - top);
+    }
+    if (wrong) sum = NAN;
+  }
 };
 
 // Rows of one cache head against the queries that read it.
@@ -119,6 +132,7 @@ Matmul bf16_matmul();
 // numbers; null where the processor or the arguments are none for it.
 const Products* bf16_products(const Linear&);
 const Products* whole_products(const Linear&);
+bool has_whole_products();
 
 const Kernels* generic_kernels();
 const Kernels* avx2_kernels();

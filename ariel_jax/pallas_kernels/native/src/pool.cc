@@ -19,6 +19,17 @@ namespace {
 using Clock = std::chrono::steady_clock;
 constexpr auto SPIN = std::chrono::microseconds(50);
 
+// How the processor treats numbers below the smallest normal one. XLA sets it for the threads that call
+// handlers, and a column must not depend on the thread that makes it.
+struct Rounding {
+#if defined(__x86_64__)
+  unsigned word = __builtin_ia32_stmxcsr();
+  void take_on() const { __builtin_ia32_ldmxcsr(word); }
+#else
+  void take_on() const {}
+#endif
+};
+
 inline void pause() {
 #if defined(__x86_64__)
   __builtin_ia32_pause();
@@ -61,6 +72,7 @@ class Pool {
     keep_off_this_processor();
     work_ = &work;
     n_ = n;
+    rounding_ = Rounding();
     next_.store(0, std::memory_order_relaxed);
     open_.store(true);
     {
@@ -69,13 +81,21 @@ class Pool {
       round_.fetch_add(1, std::memory_order_release);
     }
     if (asleep_.load(std::memory_order_acquire)) wake_.notify_all();
+    const Closing closing{*this};
     take();
-    // Only helpers that are at work are waited for: one that still wakes up finds the round closed.
-    open_.store(false);
-    while (inside_.load()) pause();
   }
 
  private:
+  // Ends a round, also where work throws. Only helpers that are at work are waited for: one that still
+  // wakes up finds the round closed.
+  struct Closing {
+    Pool& pool;
+    ~Closing() {
+      pool.open_.store(false);
+      while (pool.inside_.load()) pause();
+    }
+  };
+
   // Linux likes to wake a thread on the processor of its waker, where it would wait for the caller to
   // be done: helpers use the others.
   void keep_off_this_processor() {
@@ -113,7 +133,10 @@ class Pool {
       seen = round_.load(std::memory_order_acquire);
       // In this order, against the caller's: either it sees this helper, or the helper that it is late.
       inside_.fetch_add(1);
-      if (open_.load()) take();
+      if (open_.load()) {
+        rounding_.take_on();
+        take();
+      }
       inside_.fetch_sub(1);
     }
   }
@@ -128,6 +151,7 @@ class Pool {
   std::atomic<bool> ending_{false}, open_{false};
   const std::function<void(int64_t)>* work_ = nullptr;
   int64_t n_ = 0;
+  Rounding rounding_;
   int avoided_ = -1;
 };
 
@@ -145,13 +169,6 @@ Pool& the_pool() {
 }  // namespace
 
 int pool_size() { return the_pool().size(); }
-
-void set_pool_size(int n) {
-  std::lock_guard<std::mutex> lock(making);
-  if (owner == getpid()) delete pool;
-  pool = new Pool(std::min(n, allowed()));
-  owner = getpid();
-}
 
 void parallel(int64_t n, const std::function<void(int64_t)>& work) { the_pool().run(n, work); }
 

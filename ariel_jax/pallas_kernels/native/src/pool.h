@@ -7,7 +7,6 @@ namespace ariel {
 
 // Threads that a call may use: the caller and its helpers.
 int pool_size();
-void set_pool_size(int n);
 
 // Calls work(i) once for each i in [0, n), on the caller's thread and the helpers. If another call
 // is using them, the caller does it all.

@@ -283,10 +283,14 @@ bool fits4(const Linear& a) {
 
 }  // namespace
 
+bool has_whole_products() {
+  static const bool here = __builtin_cpu_supports("avx512vnni") && avx512_kernels()->runs_here();
+  return here;
+}
+
 const Products* whole_products(const Linear& a) {
   static const Products eight = {packed_floats, pack, linear8}, four = {packed_floats, pack, linear4};
-  static const bool here = __builtin_cpu_supports("avx512vnni") && avx512_kernels()->runs_here();
-  if (!here || !a.x) return nullptr;
+  if (!has_whole_products() || !a.x) return nullptr;
   if (a.w_type == Type::I8 && a.group == a.k) return &eight;
   if (a.w_type == Type::I4 && fits4(a)) return &four;
   return nullptr;
@@ -296,5 +300,6 @@ const Products* whole_products(const Linear& a) {
 #else
 namespace ariel {
 const Products* whole_products(const Linear&) { return nullptr; }
+bool has_whole_products() { return false; }
 }  // namespace ariel
 #endif
