@@ -144,13 +144,13 @@ def test_slopes_go_forward_through_every_operation(impl):
         out, _ = attention_api.decode_attention(q, k, v, **spec.options(), impl=impl)
         return linear_api.linear(x, w, impl=impl), out
 
-    _, (dy, dout) = jax.jit(lambda: jax.jvp(both, (x, q), (dx, dq)))()
+    _, (dy, d_out) = jax.jit(lambda: jax.jvp(both, (x, q), (dx, dq)))()
     assert_near(dy, linear_oracle(wide(dx), wide(w), None), "float32")
     step, options = 1e-6, {**spec.options(), "length": spec.length}
     ahead, back = (
         attention_oracle(wide(q) + sign * step, wide(k), wide(v), **options)[0] for sign in (1, -1)
     )
-    np.testing.assert_allclose(dout, (ahead - back) / (2 * step), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(d_out, (ahead - back) / (2 * step), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", [i.name for i in linear_api.OP.implementations])

@@ -51,7 +51,7 @@ def test_what_comes_with_the_package_counts_for_such_processors(records):
     x, w = jnp.ones((4, 24)), jnp.ones((10, 24))
     row = {"op": "linear", "shape": shape_key(x, w, x.dtype)}
     row["seconds"] = {"native": 1.0, "reference": 2.0}
-    here = {name: native.describe()[name] for name in ("instructions", "threads")}
+    here = {name: native.describe()[name] for name in tune.SAME}
     for run, chosen in ((here, "native"), (here | {"threads": 999}, "reference")):
         tune.PACKAGED.write_text(json.dumps(run | {"rows": [row]}))
         tune.records.cache_clear()
