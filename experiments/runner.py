@@ -49,7 +49,7 @@ class Settings:
     scale: Literal["smoke", "cpu", "gpu"]
     shapes: Literal["full", "smoke"] = "full"
     seed: int = 0
-    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
     @property
     def is_tiny(self) -> bool:
@@ -123,7 +123,7 @@ class Experiment:
     cases: Callable[[Settings], Sequence[Case]]
     measure: Callable[[Case, Settings], Iterable[Figure]]
     plot: Callable[[list[dict[str, Any]]], Any] | None = None
-    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict, hash=False)
 
 
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:

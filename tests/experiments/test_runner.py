@@ -184,3 +184,9 @@ def test_vs_transformers_has_rows_and_bars_for_every_case(monkeypatch, tmp_path)
     shares = [r for r in rows if r["unit"] == "%"]
     assert {r["verdict"] for r in shares} == {"FAIL"}
     assert (tmp_path / "decode_vs_transformers.png").stat().st_size > 5000
+
+
+def test_settings_can_be_remembered_whatever_flags_they_hold():
+    with_flags = runner.Settings(scale="smoke", flags={"model": "nano"})
+    assert {with_flags: 1}[runner.Settings(scale="smoke", flags={"model": "nano"})] == 1
+    assert with_flags != runner.Settings(scale="smoke")
