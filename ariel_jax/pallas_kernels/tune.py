@@ -2,9 +2,9 @@
 
 `ariel-jax kernels bench` times implementations on shapes and row counts and records them under the
 machine's fingerprint. `auto` takes a kernel where its record is faster than that of the reference,
-and nowhere else: a shape that is not recorded stays with the reference. For processors with the
-instructions and the number of threads of `records.json`, the output of one such run that comes with
-the package, its times stand in until there are the user's own.
+and nowhere else: a shape that is not recorded stays with the reference. The outputs of such runs on
+some kinds of processors come with the package (`records/`); where one has this processor's instructions
+and number of threads, its times stand in until there are the user's own.
 """
 
 import functools
@@ -20,9 +20,9 @@ from ariel_jax.pallas_kernels.native import compiling
 LEAST_GAIN = 0.97  # time over the reference's up to which a kernel is taken
 ROWS = (1, 2, 4, 8, 16, 32, 512)
 CAPACITIES = (256, 1024, 4096)
-PACKAGED = pathlib.Path(__file__).parent / "records.json"
+PACKAGED = pathlib.Path(__file__).parent / "records"  # a file for each kind of processor
 # Of a processor, for the packaged times to stand in.
-SAME = ("instructions", "threads", "bfloat16_products", "whole_products")
+SAME = ("instructions", "threads", "bfloat16_products", "whole_products", "tiles")
 UNKNOWN = "nothing is recorded for this shape; run: ariel-jax kernels bench"
 
 
@@ -55,12 +55,12 @@ def records(op: str) -> dict[str, dict[str, float]]:
 
 
 def _packaged(op: str) -> dict[str, dict[str, float]]:
-    if not PACKAGED.exists():
-        return {}
-    run, here = json.loads(PACKAGED.read_text()), native.describe()
-    if any(run[name] != here.get(name) for name in SAME):
-        return {}
-    return {row["shape"]: row["seconds"] for row in run["rows"] if row["op"] == op}
+    here = native.describe()
+    for path in sorted(PACKAGED.glob("*.json")):
+        run = json.loads(path.read_text())
+        if all(run[name] == here.get(name) for name in SAME):
+            return {row["shape"]: row["seconds"] for row in run["rows"] if row["op"] == op}
+    return {}
 
 
 def record(op: str, times: dict[str, dict[str, float]]) -> None:

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import os
+import pathlib
 import shutil
 import subprocess
 import sys
@@ -199,6 +201,71 @@ def test_weights_over_a_bfloat16_cache_are_rounded_as_the_reference_rounds_them(
     assert np.mean(call("reference", jnp.float32) != rounded) > 0.1, "rounding makes no difference"
 
 
+@pytest.mark.parametrize(("rows", "n_in", "n_out"), [(33, 7, 5), (50, 70, 67), (100, 1100, 130)])
+def test_many_rows_of_bfloat16_equal_the_reference(rows, n_in, n_out):
+    if not native.has_bf16_matmul():
+        pytest.skip("this processor multiplies no bfloat16")
+    x, w, b = draw((rows, n_in), "bfloat16"), draw((n_out, n_in), "bfloat16", 1), draw((n_out,))
+    wide = np.asarray(x, np.float64) @ np.asarray(w, np.float64).T + np.asarray(b, np.float64)
+    ours = linear(x, w, b, impl="native", out_dtype=jnp.float32)
+    np.testing.assert_allclose(ours, wide, atol=2e-5 * np.sqrt(n_in))
+    rounded = linear(x, w, b, impl="native")
+    np.testing.assert_array_equal(rounded, ours.astype(jnp.bfloat16))
+    if native.describe()["tiles"]:
+        alone = [linear(x[i : i + 1], w, b, impl="native", out_dtype=jnp.float32) for i in (0, 32)]
+        np.testing.assert_array_equal(np.concatenate(alone), ours[jnp.asarray([0, 32])])
+
+
+def in_a_process(*command, **environment):
+    done = subprocess.run(
+        [sys.executable, *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+DESCRIBE = (
+    "import json; from ariel_jax.pallas_kernels import native; print(json.dumps(native.describe()))"
+)
+ON_ONE = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+
+
+@pytest.mark.parametrize("level", ["generic", "avx2", "avx512"])
+def test_every_instruction_set_keeps_the_contract_in_programs(level):
+    found = json.loads(in_a_process("-c", DESCRIBE, ARIEL_JAX_INSTRUCTIONS=level))
+    if native.describe()["instructions"] == "avx512":
+        assert found["instructions"] == level
+    assert not (found["tiles"] or found["bfloat16_products"] or found["whole_products"])
+    contract = pathlib.Path(__file__).parents[1] / "contracts" / "test_kernels.py"
+    alone = ("-p", "no:xdist", "-p", "no:cacheprovider", "-q", "-k", "native and numpy")
+    said = in_a_process("-m", "pytest", *alone, str(contract), ARIEL_JAX_INSTRUCTIONS=level)
+    assert "passed" in said
+
+
+@pytest.mark.parametrize(
+    ("script", "environment", "threads"),
+    [
+        (ON_ONE + DESCRIBE, {}, 1),
+        (DESCRIBE, {"OMP_NUM_THREADS": "1"}, 1),
+        (DESCRIBE, {"OMP_NUM_THREADS": "1", "ARIEL_JAX_THREADS": "2"}, 2),
+    ],
+)
+def test_threads_are_those_of_the_affinity_and_the_user(script, environment, threads):
+    found = json.loads(in_a_process("-c", script, **environment))
+    assert found["threads"] == min(threads, len(os.sched_getaffinity(0)))
+
+
+def test_instructions_that_nobody_knows_are_refused(monkeypatch):
+    monkeypatch.setenv("ARIEL_JAX_INSTRUCTIONS", "fast")
+    native._state.cache_clear()
+    assert "generic, avx2, avx512, all" in native.why_not()
+    native._state.cache_clear()
+
+
 def test_under_vmap_and_ahead_of_time():
     x, w = draw((3, 2, 24)), draw((3, 10, 24), seed=1)
     many = jax.vmap(lambda x, w: linear(x, w, impl="native"))(x, w)
@@ -280,7 +347,8 @@ def test_what_was_built_for_something_else_is_not_loaded(elsewhere, native_kerne
     good = json.loads(record.read_text())
     for changes, words in (
         ({"jaxlib": "0.0.1"}, "another jaxlib"),
-        ({"sources": "0" * 64}, "another sources"),
+        ({"sources": "0" * 64}, "other sources"),
+        ({"machine": "sparc"}, "another machine"),
         ({"library": "0" * 64}, "not the one that was built"),
     ):
         record.write_text(json.dumps(good | changes))

@@ -17,7 +17,7 @@ from ariel_jax.pallas_kernels.linear.cpu import shape_key
 @pytest.fixture
 def records(native_kernels, monkeypatch, tmp_path):
     """An empty table of its own, and nothing that comes with the package."""
-    monkeypatch.setattr(tune, "PACKAGED", tmp_path / "records.json")
+    monkeypatch.setattr(tune, "PACKAGED", tmp_path / "records")
     monkeypatch.setattr(tune, "store", lambda: measure.ProfileStore(tmp_path / "kernels.json"))
     tune.records.cache_clear()
     yield tmp_path / "kernels.json"
@@ -51,13 +51,17 @@ def test_what_comes_with_the_package_counts_for_such_processors(records):
     x, w = jnp.ones((4, 24)), jnp.ones((10, 24))
     row = {"op": "linear", "shape": shape_key(x, w, x.dtype)}
     row["seconds"] = {"native": 1.0, "reference": 2.0}
+    own = {"native": 3.0, "reference": 2.0}
     here = {name: native.describe()[name] for name in tune.SAME}
+    tune.PACKAGED.mkdir()
+    other = {"tiles": not here["tiles"], "rows": [row | {"seconds": own}]}
+    (tune.PACKAGED / "another.json").write_text(json.dumps(here | other))
+    packaged = tune.PACKAGED / "this.json"
     for run, chosen in ((here, "native"), (here | {"threads": 999}, "reference")):
-        tune.PACKAGED.write_text(json.dumps(run | {"rows": [row]}))
+        packaged.write_text(json.dumps(run | {"rows": [row]}))
         tune.records.cache_clear()
         assert explain(4).chosen == chosen
-    tune.PACKAGED.write_text(json.dumps(here | {"rows": [row]}))
-    own = {"native": 3.0, "reference": 2.0}
+    packaged.write_text(json.dumps(here | {"rows": [row]}))
     tune.record("linear", {row["shape"]: own})
     assert explain(4).chosen == "reference"  # what was measured here wins
 
@@ -153,7 +157,7 @@ def test_bad_input_is_a_message_and_status_2(call, monkeypatch, tmp_path):
 def test_a_cache_folder_that_cannot_be_used_leaves_the_reference(
     native_kernels, monkeypatch, tmp_path
 ):
-    monkeypatch.setattr(tune, "PACKAGED", tmp_path / "records.json")
+    monkeypatch.setattr(tune, "PACKAGED", tmp_path / "records")
 
     def refuse():
         raise StorageError("others can write to it")

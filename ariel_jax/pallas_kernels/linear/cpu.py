@@ -102,9 +102,9 @@ def linear(
     """Returns `x @ w.T + b`; see `api.linear`. Sums are in float32 whatever `precision` says.
 
     With AVX512-VNNI, sums over int8 weights with a scale a row and over int4 weights are whole
-    numbers of x rounded to 24 bits of the largest number of its row. With AVX512-BF16, products of
-    bfloat16 flush subnormal numbers to zero. A row has the same bits whatever rows are beside it, up
-    to 32. Gradients are those of the reference.
+    numbers of x rounded to 24 bits of the largest number of its row. With AVX512-BF16 or AMX, products
+    of bfloat16 flush subnormal numbers to zero. A row has the same bits whatever rows are beside it,
+    up to 32; with AMX, whatever their number. Gradients are those of the reference.
     """
     nothing = jnp.zeros(0, jnp.float32)
     b, scale = nothing if b is None else b, nothing if scale is None else scale

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 import platform
 from collections.abc import Callable
@@ -27,6 +28,7 @@ from ariel_jax.pallas_kernels.native import compiling
 TARGETS = ("ariel_linear", "ariel_top1", "ariel_attend", "ariel_write_rows")
 _loaded: dict[str, Any] = {}  # by hash: a target can be registered once in a process
 DTYPES = ("float32", "bfloat16")  # of activations, weights that are not quantised, and caches
+INSTRUCTIONS = ("generic", "avx2", "avx512", "all")  # of ARIEL_JAX_INSTRUCTIONS
 NOT_BUILT = "they are not built; run: ariel-jax kernels build"
 
 
@@ -95,6 +97,9 @@ def target(name: str) -> str:
 
 @functools.cache
 def _state() -> tuple[Any, str | None]:
+    asked = os.environ.get("ARIEL_JAX_INSTRUCTIONS", "all")
+    if asked not in INSTRUCTIONS:
+        return None, f"ARIEL_JAX_INSTRUCTIONS is {asked!r}: it takes {', '.join(INSTRUCTIONS)}"
     reasons = []
     for find in (_users, lambda: compiling.PACKAGED):
         try:
@@ -130,10 +135,10 @@ def _open(where: pathlib.Path) -> tuple[Any, str | None]:
     wanted = compiling.fingerprint(_jaxlib())
     stale = [key for key, value in wanted.items() if record.get(key) != value]
     if stale:
-        return (
-            None,
-            f"they were built for another {' and '.join(stale)}; run: ariel-jax kernels build",
+        other = " and ".join(
+            "other sources" if key == "sources" else f"another {key}" for key in stale
         )
+        return None, f"they were built for {other}; run: ariel-jax kernels build"
     try:
         path = where / pathlib.Path(name).name
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -149,8 +154,8 @@ def _open(where: pathlib.Path) -> tuple[Any, str | None]:
 def _load(path: pathlib.Path, name: str) -> Any:
     found: Any = ctypes.CDLL(str(path))
     found.ariel_kernel_name.restype = ctypes.c_char_p
-    found.ariel_has_bf16_matmul.restype = ctypes.c_bool
-    found.ariel_has_whole_products.restype = ctypes.c_bool
+    for has in (found.ariel_has_bf16_matmul, found.ariel_has_whole_products, found.ariel_has_tiles):
+        has.restype = ctypes.c_bool
     found.ariel_hash = name
     for each in TARGETS:
         capsule = jax.ffi.pycapsule(getattr(found, each))
@@ -174,5 +179,6 @@ def describe() -> dict[str, Any]:
         "instructions": found.ariel_kernel_name().decode(),
         "bfloat16_products": has_bf16_matmul(),
         "whole_products": bool(found.ariel_has_whole_products()),
+        "tiles": bool(found.ariel_has_tiles()),
         "threads": int(found.ariel_threads()),
     }

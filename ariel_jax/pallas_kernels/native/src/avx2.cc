@@ -90,7 +90,7 @@ struct Vec {
 
 namespace ariel {
 namespace {
-bool runs_here() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
+bool runs_here() { return may_use(Level::AVX2) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"); }
 }  // namespace
 const Kernels* avx2_kernels() {
   static const Kernels kernels = {"avx2", runs_here, {packed_floats, pack, linear}, top1,

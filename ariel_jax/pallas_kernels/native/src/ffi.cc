@@ -49,7 +49,7 @@ constexpr int64_t MOST_ROWS = 32;  // of the kernels that read weights once for 
 
 // Whether the tiled product of many bfloat16 rows takes this one.
 bool many_rows(const Linear& a) {
-  return a.m > MOST_ROWS && a.x16 && a.w_type == Type::BF16 && bf16_matmul();
+  return a.m > MOST_ROWS && a.x16 && a.w_type == Type::BF16 && bf16_many_rows();
 }
 
 // What the arguments of a product say. With `keeps_many`, x is not widened where `many_rows`; `kept`
@@ -114,12 +114,14 @@ ffi::Error LinearCall(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, 
   if (!type_of(y->element_type(), &a.y_type) || (a.y_type != Type::F32 && a.y_type != Type::BF16))
     return ffi::Error::InvalidArgument("linear: a dtype that the native kernel does not know");
   a.y = y->untyped_data();
-  const bool many = many_rows(a);
-  if (!many && a.m > MOST_ROWS) return ffi::Error::InvalidArgument("linear: too many rows");
-  if (!many) call.pack();
-  const auto work = many ? bf16_matmul() : call.by->linear;
-  const int64_t step = many ? 64 : columns_of_part(a), parts = (a.n + step - 1) / step;
-  parallel(parts, [&](int64_t i) { work(a, i * step, std::min(a.n, (i + 1) * step)); });
+  if (many_rows(a)) {
+    multiply(*bf16_many_rows(), a);
+    return ffi::Error::Success();
+  }
+  if (a.m > MOST_ROWS) return ffi::Error::InvalidArgument("linear: too many rows");
+  call.pack();
+  const int64_t step = columns_of_part(a), parts = (a.n + step - 1) / step;
+  parallel(parts, [&](int64_t i) { call.by->linear(a, i * step, std::min(a.n, (i + 1) * step)); });
   return ffi::Error::Success();
 }
 
@@ -231,7 +233,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_write_rows, ariel::WriteRowsCall,
 
 extern "C" {
 const char* ariel_kernel_name() { return ariel::kernels().name; }
-bool ariel_has_bf16_matmul() { return ariel::bf16_matmul() != nullptr; }
+bool ariel_has_bf16_matmul() { return ariel::bf16_many_rows() != nullptr; }
+bool ariel_has_tiles() { return ariel::amx_many_rows() != nullptr; }
 bool ariel_has_whole_products() { return ariel::has_whole_products(); }
 int ariel_threads() { return ariel::pool_size(); }
 }

@@ -120,9 +120,7 @@ void check_products(const Kernels& kernels, bool fast, Type type, int64_t m, int
   }
 }
 
-void check_many_rows(int64_t m, int64_t k, int64_t n) {
-  const Matmul matmul = bf16_matmul();
-  if (!matmul) return;
+void check_many_rows(const ManyRows& use, const char* name, int64_t m, int64_t k, int64_t n) {
   const auto bias = draws(n);
   const Weights w(Type::BF16, n, k, k);
   std::vector<uint16_t> x(m * k);
@@ -131,7 +129,7 @@ void check_many_rows(int64_t m, int64_t k, int64_t n) {
   Linear a{};
   a.x16 = x.data(), a.w = w.raw.data(), a.bias = bias.data(), a.y = y.data();
   a.m = m, a.k = k, a.n = a.y_stride = n, a.w_type = Type::BF16, a.y_type = Type::F32;
-  parallel((n + 63) / 64, [&](int64_t i) { matmul(a, i * 64, std::min(n, i * 64 + 64)); });
+  multiply(use, a);
   for (int64_t i = 0; i < m; i++)
     for (int64_t j = 0; j < n; j++) {
       double sum = bias[j], size = 0;
@@ -139,8 +137,13 @@ void check_many_rows(int64_t m, int64_t k, int64_t n) {
         sum += double(from_bf16(x[i * k + p])) * w.exact[j * k + p];
         size += std::fabs(double(from_bf16(x[i * k + p])) * w.exact[j * k + p]);
       }
-      expect(y[i * n + j], sum, 1e-5 * (1 + size), "many rows", "bf16", m, k, n);
+      expect(y[i * n + j], sum, 1e-5 * (1 + size), "many rows", name, m, k, n);
     }
+  // In bfloat16: the same sums, rounded.
+  std::vector<uint16_t> y16(m * n);
+  a.y = y16.data(), a.y_type = Type::BF16;
+  multiply(use, a);
+  for (int64_t i = 0; i < m * n; i++) expect(y16[i], to_bf16(y[i]), 0, "many rows rounded", name, m, k, n);
 }
 
 struct Case {
@@ -276,7 +279,7 @@ void time_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int6
   const double bytes = double(bytes_of(type, n * k));
   const int copies = int(3e8 / bytes) + 1;
   Lines<uint8_t> w(size_t(bytes) * copies, 1);
-  Lines<float> x(m * k, 1.f), packed(m * (4 * k + 1024), 0.f), scale(n * k / 32, 1.f), y(m * n, 0.f);
+  Lines<float> x(m * k, 1.f), packed((m + 16) * (4 * k + 1024), 0.f), scale(n * k / 32, 1.f), y(m * n, 0.f);
   const Lines<uint16_t> x16(m * k, 0x3f80);
   const double s = seconds_of(5, [&] {
     for (int c = 0; c < copies; c++) {
@@ -294,17 +297,15 @@ void time_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int6
   std::printf("%ldx%ld type %d m=%ld: %.3f ms %.1f GB/s\n", long(k), long(n), int(type), long(m), s * 1e3, bytes / s / 1e9);
 }
 
-void time_many_rows(int64_t m, int64_t k, int64_t n) {
-  const Matmul matmul = bf16_matmul();
-  if (!matmul) return;
+void time_many_rows(const ManyRows& use, const char* name, int64_t m, int64_t k, int64_t n) {
   Lines<uint16_t> x(m * k, 0x3f80), w(n * k, 0x3f80), y(m * n, 0);
   const double s = seconds_of(5, [&] {
     Linear a{};
     a.x16 = x.at, a.w = w.at, a.y = y.at;
     a.m = m, a.k = k, a.n = a.y_stride = n, a.w_type = a.y_type = Type::BF16;
-    parallel((n + 63) / 64, [&](int64_t i) { matmul(a, i * 64, std::min(n, i * 64 + 64)); });
+    multiply(use, a);
   });
-  std::printf("%ldx%ld bf16 m=%ld: %.3f ms %.0f GFLOP/s\n", long(k), long(n), long(m), s * 1e3, 2.0 * m * n * k / s / 1e9);
+  std::printf("%ldx%ld bf16 %s m=%ld: %.3f ms %.0f GFLOP/s\n", long(k), long(n), name, long(m), s * 1e3, 2.0 * m * n * k / s / 1e9);
 }
 
 // Caches of several layers one after the other, as a step of decoding reads them; only valid rows are
@@ -362,16 +363,22 @@ int main(int argc, char**) {
     check_attentions(*kernels);
     std::printf("%s checked, %d failures\n", kernels->name, failures);
   }
-  for (int64_t m : {1, 33, 40, 65})
-    for (int64_t k : {1, 31, 32, 100, 1024, 1100})
-      for (int64_t n : {1, 3, 64, 67, 130}) check_many_rows(m, k, n);
-  std::printf("many rows checked, %d failures\n", failures);
+  const std::pair<const char*, const ManyRows*> many[] = {{"avx512", avx512_many_rows()}, {"amx", amx_many_rows()}};
+  for (auto [name, use] : many) {
+    if (!use) continue;
+    for (int64_t m : {1, 33, 40, 65})
+      for (int64_t k : {1, 31, 32, 100, 1024, 1100})
+        for (int64_t n : {1, 3, 64, 67, 130}) check_many_rows(*use, name, m, k, n);
+    std::printf("many rows by %s checked, %d failures\n", name, failures);
+  }
   if (argc > 1) {
     time_attentions(*avx512_kernels());
     for (auto shape : {std::pair<int64_t, int64_t>{2048, 8192}, {8192, 2048}, {768, 3072}, {256, 768}}) {
       for (Type type : {Type::F32, Type::BF16, Type::I8, Type::I4})
         for (int64_t m : {1, 2, 4, 8}) time_products(*avx512_kernels(), type, m, shape.first, shape.second);
-      time_many_rows(512, shape.first, shape.second);
+      for (auto [name, use] : many)
+        for (int64_t m : {16, 32, 512})
+          if (use) time_many_rows(*use, name, m, shape.first, shape.second);
     }
   }
   return failures != 0;

@@ -2,11 +2,25 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
 
 namespace ariel {
 
 enum class Type : int32_t { F32 = 0, BF16 = 1, I8 = 2, I4 = 3 };
+
+// The instructions that may be used, where the processor has them: ARIEL_JAX_INSTRUCTIONS, or all of them.
+enum class Level { GENERIC, AVX2, AVX512, ALL };
+inline bool may_use(Level wanted) {
+  static const Level most = [] {
+    const char* text = std::getenv("ARIEL_JAX_INSTRUCTIONS");
+    if (text && !std::strcmp(text, "generic")) return Level::GENERIC;
+    if (text && !std::strcmp(text, "avx2")) return Level::AVX2;
+    if (text && !std::strcmp(text, "avx512")) return Level::AVX512;
+    return Level::ALL;
+  }();
+  return wanted <= most;
+}
 
 inline uint16_t to_bf16(float f) {
   uint32_t bits;
@@ -123,14 +137,25 @@ struct Kernels {
   void (*attend_finish)(const Attention&, int64_t b, int64_t c, float* scratch, float* out, float* lse);
 };
 
-// Many rows of bfloat16 by bfloat16 weights, sums in float32: output columns [n0, n1) of all rows.
-// Null where the processor has no such products.
-using Matmul = void (*)(const Linear&, int64_t n0, int64_t n1);
-Matmul bf16_matmul();
+// Many rows of bfloat16 by bfloat16 weights, sums in float32.
+struct ManyRows {
+  int64_t (*packed_floats)(const Linear&);  // of `packed`, 0: x is read where it lies
+  void (*pack)(const Linear&, int64_t group, float* to);  // the group'th `group_rows` of x
+  int64_t group_rows;
+  void (*matmul)(const Linear&, int64_t n0, int64_t n1);  // output columns [n0, n1) of all rows
+};
+// By tiles or by registers; null where the processor has no such products.
+const ManyRows* amx_many_rows();
+const ManyRows* avx512_many_rows();
+inline const ManyRows* bf16_many_rows() {
+  const ManyRows* tiles = amx_many_rows();
+  return tiles ? tiles : avx512_many_rows();
+}
 
 // Of a few rows of bfloat16 with bfloat16 weights, and of rows with int8 or int4 weights in whole
 // numbers; null where the processor or the arguments are none for it.
 const Products* bf16_products(const Linear&);
+const Products* amx_products();  // of bf16_products, by tiles
 const Products* whole_products(const Linear&);
 bool has_whole_products();
 

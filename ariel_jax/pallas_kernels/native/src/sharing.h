@@ -18,6 +18,16 @@ inline float* scratch_of(int64_t n) {
   return reinterpret_cast<float*>((reinterpret_cast<uintptr_t>(memory.data()) + LINE - 1) / LINE * LINE);
 }
 
+inline void multiply(const ManyRows& use, Linear a) {
+  if (const int64_t need = use.packed_floats(a)) {
+    float* to = scratch_of(need);
+    a.packed = to;
+    parallel((a.m + use.group_rows - 1) / use.group_rows, [&](int64_t i) { use.pack(a, i, to); });
+  }
+  constexpr int64_t STEP = 64;
+  parallel((a.n + STEP - 1) / STEP, [&](int64_t i) { use.matmul(a, i * STEP, std::min(a.n, (i + 1) * STEP)); });
+}
+
 inline void attend(const Kernels& use, const Attention& a, float* out, float* lse) {
   const int64_t need = use.attend_scratch(a), heads = a.batch * a.n_kv;
   int64_t longest = 0;

@@ -284,7 +284,8 @@ bool fits4(const Linear& a) {
 }  // namespace
 
 bool has_whole_products() {
-  static const bool here = __builtin_cpu_supports("avx512vnni") && avx512_kernels()->runs_here();
+  static const bool here =
+      may_use(Level::ALL) && __builtin_cpu_supports("avx512vnni") && avx512_kernels()->runs_here();
   return here;
 }
 
