@@ -14,7 +14,12 @@ import jax.numpy as jnp
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax.decode import verifying
 from ariel_jax.decode.state import DecodeState, StepInfo
-from ariel_jax.decode.strategy import Autoregressive, WithoutChoice, emit
+from ariel_jax.decode.strategy import (
+    Autoregressive,
+    WithoutChoice,
+    emit,
+    only_the_likeliest,
+)
 from ariel_jax.decode.tree import Tree
 from ariel_jax.decode.verifying import Draft
 from ariel_jax.errors import ConfigError
@@ -254,9 +259,15 @@ class Speculative(WithoutChoice):
         positions = jnp.minimum(at, cfg.max_positions - 1)
         parents = None if tree.is_chain else tree.parents
         attend, carry = state.cache.attend(cfg.attention, at, active, parents=parents)
-        logits, carry = decoder.apply(cfg, params, inputs, positions, attend, carry)
-        verify = verifying.coupled if is_coupled else verifying.rejection
-        found = verify(state, logits, draft, tree, length)
+        alone = is_coupled and only_the_likeliest(params, state)  # then no logits are kept
+        ending = decoder.top1 if alone else decoder.unembed
+        said, carry = decoder.apply(cfg, params, inputs, positions, attend, carry, ending=ending)
+        if alone:
+            token, logit, _ = said
+            found, logits = verifying.agreeing(state, token, draft, tree), logit[..., None]
+        else:
+            verify = verifying.coupled if is_coupled else verifying.rejection
+            found, logits = verify(state, said, draft, tree, length), said
         path = None if tree.is_chain else found.path
         if path is not None:
             logits = jnp.take_along_axis(logits, path[:, :, None], axis=1)

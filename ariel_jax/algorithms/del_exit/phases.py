@@ -17,6 +17,7 @@ from ariel_jax.algorithms.del_exit import programs, rounds
 from ariel_jax.algorithms.del_exit.strategy import SelfSpeculative
 from ariel_jax.decode import start
 from ariel_jax.decode.compiling import compile_seconds
+from ariel_jax.errors import CapacityError
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
 
@@ -74,9 +75,18 @@ def by_phases(
         extra: its numbers.
         **options: of `decode.start`, `max_new` among them; the cache does not grow here, so leave the
             capacity policy at its default.
+
+    Raises:
+        CapacityError: the cache has no room for the drafts of the last rounds.
     """
     run = start(cfg, params, prompts, strategy=strategy, extra=extra, **options)
     state, found = run.state, []
+    need = int(np.max(np.asarray(state.limit)))
+    if state.cache.capacity < need:
+        raise CapacityError(
+            f"the cache has {state.cache.capacity} rows, the texts and the drafts behind them can need "
+            f"{need}, and it does not grow between phases: leave capacity= at its default, Upfront()."
+        )
     while not np.asarray(state.done).all():
         seconds: dict[str, float] = {}
 

@@ -23,6 +23,7 @@ from ariel_jax.decode.state import DecodeState, StepInfo
 from ariel_jax.decode.strategy import emit, sample
 from ariel_jax.decode.tree import Tree
 from ariel_jax.decode.verifying import Draft, Verdict
+from ariel_jax.errors import ConfigError
 from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.params import DecoderParams
@@ -186,7 +187,16 @@ def verify(
 
 
 def judge(job: Job, state: DecodeState, made: Drafted, said: Reading) -> Verdict:
-    """Which drafts hold, by the rule of the verifier."""
+    """Which drafts hold, by the rule of the verifier.
+
+    Raises:
+        ConfigError: the rejection rule, and drafts without the law that they were drawn from.
+    """
+    if job.verifier == "rejection" and made.draft.logq is None:
+        raise ConfigError(
+            "the rejection rule weighs a draft that an exit drew against the law it was drawn from, and "
+            "these have none (logq=None): draft under verifier='rejection', or verify with 'coupled'."
+        )
     tree = Tree.chain(job.how.max_draft)
     if said.token is not None:
         return verifying.agreeing(state, said.token, made.draft, tree)

@@ -30,7 +30,7 @@ FILES: dict[str, tuple[str, ...]] = {
     "avx512.cc": _AVX512,
     "bf16.cc": (*_AVX512, "-mavx512bf16"),
     "vnni.cc": (*_AVX512, "-mavx512vnni"),
-    "amx.cc": (*_AVX512, "-mamx-tile", "-mamx-bf16"),
+    "amx.cc": (*_AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
 }
 COMPILERS = ("g++", "clang++", "c++")
 MACHINE = "x86_64"

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from ariel_jax.algorithms import del_exit
-from ariel_jax.algorithms.del_exit import oracle, rounds, shadow
+from ariel_jax.algorithms.del_exit import oracle, phases, rounds, shadow
 from ariel_jax.algorithms.del_exit.controller import Plan
-from ariel_jax.decode import SamplingParams, start
+from ariel_jax.decode import Arithmetic, SamplingParams, start
 from ariel_jax.decode.oracle import process_logits
 from ariel_jax.decode.sampling import gumbel_noise
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import CapacityError, ConfigError
 from ariel_jax.layers.attention import causal
 from ariel_jax.models import decoder
 from ariel_jax.testing import tiny_config, tiny_params
@@ -252,6 +252,35 @@ def test_what_does_not_fit_is_refused(small):
         begin(verifier="greedy", sampling=SamplingParams(temperature=1.0))
     with pytest.raises(ConfigError, match="norm before its head"):
         begin(cfg=cfg.replace(final_norm=False))
+
+
+class NoSpareRows:
+    """A policy that leaves room for plain decoding only."""
+
+    def initial(self, prompt_len, rows, limit):
+        return prompt_len + 1
+
+
+def test_more_drafts_than_spare_rows_are_refused(small):
+    cfg, params, strategy = small.cfg, tiny_params(small.cfg), del_exit.SelfSpeculative(small.how)
+    with pytest.raises(CapacityError, match=f"needs {2 + small.how.rows}"):
+        start(cfg, params, [[1, 2]], max_new=9, strategy=strategy, capacity=NoSpareRows())
+    with pytest.raises(CapacityError, match="does not grow between phases"):
+        phases.by_phases(
+            cfg, params, [[1, 2]], strategy=strategy, max_new=90, capacity=Arithmetic(8, 8)
+        )
+
+
+def test_the_rejection_rule_asks_for_the_law_of_the_drafts(small):
+    cfg, params = small.cfg, tiny_params(small.cfg)
+    strategy = del_exit.SelfSpeculative(small.how, "rejection")
+    state = start(cfg, params, [[1, 2]], max_new=9, strategy=strategy).state
+    job, exit = strategy.job(cfg, params, None), jnp.int32(0)
+    state, made = rounds.draft(job, state, exit, rounds.draft_limit(state), jnp.zeros(1))
+    state, said, _ = rounds.verify(job, state, made, exit)
+    certain = made.replace(draft=made.draft.replace(logq=None))
+    with pytest.raises(ConfigError, match="law it was drawn from"):
+        rounds.judge(job, state, certain, said)
 
 
 @pytest.mark.parametrize("sampled", [False, True])

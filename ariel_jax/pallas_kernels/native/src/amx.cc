@@ -1,6 +1,6 @@
-// Products of bfloat16 for processors with AMX: a tile is 16 rows of 64 bytes, an instruction multiplies two
-// of them, 16 by 16 by 32, and adds to a third of 16 by 16 floats. A sum goes through its inputs in order,
-// whatever rows are beside it: a row has the same bits among few and among many.
+// Products for processors with AMX: a tile is 16 rows of 64 bytes, an instruction multiplies two of them, 16
+// by 16 by 32 numbers of bfloat16 or by 64 bytes, and adds to a third of 16 by 16 sums. A sum goes through its
+// inputs in order, whatever rows are beside it: a row has the same bits among few and among many.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -12,6 +12,8 @@
 #include <immintrin.h>
 #include <sys/syscall.h>
 #include <unistd.h>
+
+#include "digits.h"
 
 namespace ariel {
 namespace {
@@ -171,6 +173,11 @@ const float* pack_few(const Linear& a, float* to) {
   return to;
 }
 
+// The begin of a part, which nothing has fetched ahead.
+inline void fetch_begin(const void* at, int64_t bytes) {
+  for (int64_t i = 0; i < std::min(bytes, AHEAD); i += 64) __builtin_prefetch(static_cast<const char*>(at) + i, 0, 2);
+}
+
 template <int ROWS>
 void few_rows(const Linear& a, int64_t group, int64_t n0, int64_t n1) {
   const Config config;
@@ -180,6 +187,7 @@ void few_rows(const Linear& a, int64_t group, int64_t n0, int64_t n1) {
   const int64_t steps = steps_of(a), whole = a.k / INPUTS, next_rows = steps * TILE;
   const uint16_t* x = reinterpret_cast<const uint16_t*>(a.packed) + (a.row_from / SIDE + group) * next_rows;
   const uint16_t* w = static_cast<const uint16_t*>(a.w);
+  fetch_begin(w + n0 * a.k, (n1 - n0) * a.k * 2);
   for (int64_t j = n0; j < n1; j += SIDE) {
     const int64_t n = std::min(SIDE, n1 - j);
     const uint16_t* at = w + j * a.k;
@@ -207,6 +215,179 @@ void linear(const Linear& a, int64_t n0, int64_t n1) {
   for (int64_t group = 0; group * SIDE < a.m; group += 2)
     if ((group + 1) * SIDE < a.m) few_rows<2>(a, group, n0, n1);
     else few_rows<1>(a, group, n0, n1);
+}
+
+// ---- int8 weights with a scale for each output, by rows in three digits ----
+
+constexpr int64_t BYTES = 64;              // of a row of a tile
+constexpr int64_t NUMBERS = SIDE * BYTES;  // in a tile
+constexpr int64_t MOST_INPUTS = 131072;    // whose products of two bytes add up to less than 2^31
+
+// The columns of sums are rows times digits. Up to 5 rows have all digits in one tile, up to 8 two of them in
+// one and the third in another, up to 16 each digit in a tile of its own.
+int64_t tiles_for(int64_t rows) { return rows <= 5 ? 1 : rows <= 8 ? 2 : 3; }
+constexpr int64_t SHARE[4] = {0, 5, 8, 16};  // columns of a digit
+
+// Before the tiles of 16 rows: what their sums are multiplied with, and how many tiles a step has.
+struct Head {
+  float s[SIDE], last[SIDE];
+  int64_t tiles, unused[7];
+};
+int64_t steps8(const Linear& a) { return ceiling(a.k, BYTES); }
+int64_t bytes_of_group(const Linear& a, int64_t tiles) { return sizeof(Head) + steps8(a) * tiles * NUMBERS; }
+int64_t packed_floats8(const Linear& a) { return ceiling(a.m, SIDE) * bytes_of_group(a, tiles_for(a.m)) / 4; }
+
+const float* pack8(const Linear& a, float* to) {
+  static thread_local std::vector<int8_t> kept;
+  const int64_t width = steps8(a) * BYTES, tiles = tiles_for(a.m), share = SHARE[tiles];
+  if (int64_t(kept.size()) < 3 * SIDE * width) kept.resize(3 * SIDE * width);
+  for (int64_t first = 0; first < a.m; first += SIDE) {
+    char* group = reinterpret_cast<char*>(to) + first / SIDE * bytes_of_group(a, tiles);
+    Head head = {};
+    head.tiles = tiles;
+    const int64_t rows = std::min(SIDE, a.m - first);
+    for (int64_t i = 0; i < rows; i++) {
+      int8_t* at = kept.data() + i * width;
+      const Size s = digits(a.x + (first + i) * a.k, a.k, width, at, at + SIDE * width, at + 2 * SIDE * width);
+      head.s[i] = s.s, head.last[i] = s.last;
+    }
+    std::memcpy(group, &head, sizeof head);
+    char* tile = group + sizeof(Head);
+    for (int64_t s = 0; s < steps8(a); s++)
+      for (int64_t t = 0; t < tiles; t++, tile += NUMBERS) {
+        __m512i r[SIDE];
+        for (int64_t c = 0; c < SIDE; c++) {
+          const int64_t digit = t * (SIDE / share) + c / share, row = c % share;
+          r[c] = digit < 3 && row < rows ? _mm512_loadu_si512(kept.data() + (digit * SIDE + row) * width + s * BYTES)
+                                         : _mm512_setzero_si512();
+        }
+        transpose(r);
+        for (int64_t i = 0; i < SIDE; i++) _mm512_storeu_si512(tile + i * BYTES, r[i]);
+      }
+  }
+  return to;
+}
+
+// Adds the products of a tile of weights with TILES tiles of digits, of one group of rows or of two.
+template <int TILES>
+inline void add_digits(const void* w, int64_t stride, const char* x, int64_t next_group) {
+  _tile_loadd(6, w, stride);
+  _tile_loadd(7, x, BYTES);
+  _tile_dpbssd(0, 6, 7);
+  if (TILES > 1) {
+    _tile_loadd(7, x + NUMBERS, BYTES);
+    _tile_dpbssd(1, 6, 7);
+  }
+  if (TILES > 2) {
+    _tile_loadd(7, x + 2 * NUMBERS, BYTES);
+    _tile_dpbssd(2, 6, 7);
+  }
+  if (TILES > 3) {
+    _tile_loadd(7, x + next_group, BYTES);
+    _tile_dpbssd(3, 6, 7);
+    _tile_loadd(7, x + next_group + NUMBERS, BYTES);
+    _tile_dpbssd(4, 6, 7);
+    _tile_loadd(7, x + next_group + 2 * NUMBERS, BYTES);
+    _tile_dpbssd(5, 6, 7);
+  }
+}
+
+template <int TILES>
+inline void clear_sums() {
+  _tile_zero(0);
+  if (TILES > 1) _tile_zero(1);
+  if (TILES > 2) _tile_zero(2);
+  if (TILES > 3) {
+    _tile_zero(3);
+    _tile_zero(4);
+    _tile_zero(5);
+  }
+}
+
+template <int TILES>
+inline void store_sums(int32_t* sums) {
+  constexpr int64_t SQUARE = SIDE * SIDE;
+  _tile_stored(0, sums, BYTES);
+  if (TILES > 1) _tile_stored(1, sums + SQUARE, BYTES);
+  if (TILES > 2) _tile_stored(2, sums + 2 * SQUARE, BYTES);
+  if (TILES > 3) {
+    _tile_stored(3, sums + 3 * SQUARE, BYTES);
+    _tile_stored(4, sums + 4 * SQUARE, BYTES);
+    _tile_stored(5, sums + 5 * SQUARE, BYTES);
+  }
+}
+
+// What 16 outputs of a group of rows come to, from the sums of their digits.
+inline void keep_digits(const Linear& a, const int32_t* sums, const Head& head, int64_t row, int64_t j, int64_t n) {
+  alignas(64) float all[SIDE * SIDE];
+  const __m512 s = _mm512_loadu_ps(head.s), last = _mm512_loadu_ps(head.last);
+  for (int64_t o = 0; o < SIDE; o++) {
+    const __m512 scale = _mm512_set1_ps(o < n ? a.scale[j + o] : 0.f);
+    const __m512i first = _mm512_load_si512(sums + o * SIDE);
+    const int32_t* next = sums + SIDE * SIDE + o * SIDE;
+    __m512i second, third;
+    if (head.tiles == 1) {
+      second = _mm512_alignr_epi32(first, first, 5), third = _mm512_alignr_epi32(first, first, 10);
+    } else if (head.tiles == 2) {
+      second = _mm512_alignr_epi32(first, first, 8), third = _mm512_load_si512(next);
+    } else {
+      second = _mm512_load_si512(next), third = _mm512_load_si512(next + SIDE * SIDE);
+    }
+    const __m512 low = _mm512_fmadd_ps(_mm512_cvtepi32_ps(second), _mm512_set1_ps(256.f), _mm512_cvtepi32_ps(third));
+    const __m512 sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(first), _mm512_set1_ps(65536.f), low);
+    _mm512_store_ps(all + o * SIDE, _mm512_mul_ps(_mm512_mul_ps(sum, _mm512_mul_ps(s, scale)), last));
+  }
+  keep(a, all, row, j, n);
+}
+
+template <int TILES>
+void few_rows8(const Linear& a, const char* packed, int64_t group, int64_t n0, int64_t n1) {
+  const Config config;
+  _tile_loadconfig(&config);
+  alignas(64) int32_t sums[6 * SIDE * SIDE];
+  alignas(64) int8_t copied[NUMBERS];
+  constexpr int64_t EACH = TILES > 3 ? 3 : TILES;
+  const int64_t steps = steps8(a), whole = a.k / BYTES, next_group = bytes_of_group(a, EACH);
+  packed += group * next_group;
+  const char* x = packed + sizeof(Head);
+  const int8_t* w = static_cast<const int8_t*>(a.w);
+  fetch_begin(w + n0 * a.k, (n1 - n0) * a.k);
+  for (int64_t j = n0; j < n1; j += SIDE) {
+    const int64_t n = std::min(SIDE, n1 - j);
+    const int8_t* at = w + j * a.k;
+    const int64_t in_place = n == SIDE ? whole : 0;
+    const char* ahead = reinterpret_cast<const char*>(at) + AHEAD;
+    clear_sums<TILES>();
+    for (int64_t s = 0; s < in_place; s++, ahead += NUMBERS) {
+      for (int64_t line = 0; line < SIDE; line++) __builtin_prefetch(ahead + line * 64, 0, 2);
+      add_digits<TILES>(at + s * BYTES, a.k, x + s * EACH * NUMBERS, next_group);
+    }
+    for (int64_t s = in_place; s < steps; s++) {
+      const int64_t left = a.k - s * BYTES;
+      const __mmask64 some = left >= BYTES ? ~__mmask64(0) : __mmask64((uint64_t(1) << left) - 1);
+      for (int64_t i = 0; i < SIDE; i++)
+        _mm512_store_si512(copied + i * BYTES, i < n ? _mm512_maskz_loadu_epi8(some, at + i * a.k + s * BYTES) : _mm512_setzero_si512());
+      asm volatile("" ::: "memory");
+      add_digits<TILES>(copied, BYTES, x + s * EACH * NUMBERS, next_group);
+    }
+    store_sums<TILES>(sums);
+    for (int64_t g = 0; g < (TILES > 3 ? 2 : 1); g++) {
+      const Head& head = *reinterpret_cast<const Head*>(packed + g * next_group);
+      keep_digits(a, sums + g * 3 * SIDE * SIDE, head, (group + g) * SIDE, j, n);
+    }
+  }
+  _tile_release();
+}
+
+void linear8(const Linear& a, int64_t n0, int64_t n1) {
+  const char* packed = reinterpret_cast<const char*>(a.packed);
+  const int64_t tiles = reinterpret_cast<const Head*>(packed)->tiles;
+  packed += a.row_from / SIDE * bytes_of_group(a, tiles);
+  for (int64_t group = 0; group * SIDE < a.m; group += 2)
+    if ((group + 1) * SIDE < a.m) few_rows8<6>(a, packed, group, n0, n1);
+    else if (tiles == 1) few_rows8<1>(a, packed, group, n0, n1);
+    else if (tiles == 2) few_rows8<2>(a, packed, group, n0, n1);
+    else few_rows8<3>(a, packed, group, n0, n1);
 }
 
 // ---- many rows: each thread packs the weights of some outputs ----
@@ -244,10 +425,10 @@ void matmul(const Linear& a, int64_t n0, int64_t n1) {
 // Whether the processor has it and Linux lets this process use its registers.
 bool may_use_tiles() {
   static const bool may = [] {
-    constexpr unsigned TILES = 1u << 24, BF16 = 1u << 22;
+    constexpr unsigned TILES = 1u << 24, BF16 = 1u << 22, INT8 = 1u << 25, ALL = TILES | BF16 | INT8;
     constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
     unsigned a, b, c, d;
-    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & TILES) == 0 || (d & BF16) == 0) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & ALL) != ALL) return false;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
   }();
   return may && may_use(Level::ALL) && avx512_kernels()->runs_here();
@@ -260,6 +441,12 @@ const Products* amx_products() {
   return may_use_tiles() ? &products : nullptr;
 }
 
+const Products* amx_whole_products(const Linear& a) {
+  static const Products products = {packed_floats8, pack8, linear8};
+  const bool fits = a.x && a.w_type == Type::I8 && a.group == a.k && a.k <= MOST_INPUTS;
+  return fits && may_use_tiles() ? &products : nullptr;
+}
+
 const ManyRows* amx_many_rows() {
   static const ManyRows many = {packed_floats, pack, SIDE, matmul};
   return may_use_tiles() ? &many : nullptr;
@@ -270,5 +457,6 @@ const ManyRows* amx_many_rows() {
 namespace ariel {
 const ManyRows* amx_many_rows() { return nullptr; }
 const Products* amx_products() { return nullptr; }
+const Products* amx_whole_products(const Linear&) { return nullptr; }
 }  // namespace ariel
 #endif

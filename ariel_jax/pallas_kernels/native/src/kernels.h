@@ -155,8 +155,10 @@ inline const ManyRows* bf16_many_rows() {
 // Of a few rows of bfloat16 with bfloat16 weights, and of rows with int8 or int4 weights in whole
 // numbers; null where the processor or the arguments are none for it.
 const Products* bf16_products(const Linear&);
-const Products* amx_products();  // of bf16_products, by tiles
 const Products* whole_products(const Linear&);
+// The same by tiles; the ones above take them where there are.
+const Products* amx_products();
+const Products* amx_whole_products(const Linear&);
 bool has_whole_products();
 
 const Kernels* generic_kernels();

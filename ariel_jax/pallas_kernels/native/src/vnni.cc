@@ -1,8 +1,4 @@
 // Products with int8 and int4 weights for processors with AVX512-VNNI, in whole numbers.
-//
-// A row of x is written as s * q with q of 24 bits, relative to its largest number, and q as three
-// signed digits of 8 bits: 65536 a + 256 b + c. An instruction then adds four products of a digit and
-// a weight, exactly. What is lost is the rounding of x to q, 2^-24 of the largest number of its row.
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -13,7 +9,7 @@
 #if defined(__x86_64__) && defined(__AVX512VNNI__)
 #include <immintrin.h>
 
-#include "vec512.h"
+#include "digits.h"
 
 namespace ariel {
 namespace {
@@ -22,7 +18,6 @@ constexpr int64_t STRIP = 2048;   // inputs of int8 weights whose sums stay whol
 constexpr int64_t BYTES = 64;     // of a register: 64 int8 weights or 128 int4 weights
 constexpr int64_t SOME_ROWS = 32; // whose sums are held at a time
 constexpr int64_t MOST_AHEAD = 8192;  // bytes: the first cache holds digits too
-constexpr float LARGEST = 8355700.f;  // below 127 * (65536 + 256 + 1)
 
 inline int64_t ceiling(int64_t n, int64_t by) { return (n + by - 1) / by; }
 inline __m512i load(const void* p) { return _mm512_loadu_si512(p); }
@@ -35,39 +30,6 @@ inline __m512i add(__m512i sum, __m512i positive, __m512i q) {
   return sum;
 }
 inline void keep(void* p, __m512i v) { _mm512_storeu_si512(p, v); }
-
-// What a row's sums are multiplied with: s, NaN where the row holds something that is no finite number,
-// and last 1, or 2^-100 where the row is so small that s would be too small for a float.
-struct Size {
-  float s, last;
-  float of(float sum, float scale) const { return sum * (s * scale) * last; }
-};
-
-// Digits of one row in the order of its inputs, zeros up to `width`.
-Size digits(const float* x, int64_t k, int64_t width, int8_t* a, int8_t* b, int8_t* c) {
-  __m512i most = _mm512_setzero_si512();
-  for (int64_t p = 0; p < k; p += 16) {
-    const __m512i bits = _mm512_castps_si512(Vec::load_some(x + p, std::min<int64_t>(16, k - p)).v);
-    most = _mm512_max_epu32(most, _mm512_and_si512(bits, _mm512_set1_epi32(0x7fffffff)));
-  }
-  const uint32_t largest = _mm512_reduce_max_epu32(most);
-  float top;
-  std::memcpy(&top, &largest, 4);
-  const bool finite = largest < 0x7f800000u;
-  const float lift = top < 1e-30f ? 0x1p100f : 1.f;
-  const __m512 up = _mm512_set1_ps(finite && top > 0 ? LARGEST / (top * lift) : 0.f);
-  const __m512i half = _mm512_set1_epi32(128);
-  for (int64_t p = 0; p < width; p += 16) {
-    const __m512 v = p < k ? Vec::load_some(x + p, std::min<int64_t>(16, k - p)).v : _mm512_setzero_ps();
-    const __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(_mm512_mul_ps(v, _mm512_set1_ps(lift)), up));
-    const __m512i q1 = _mm512_srai_epi32(_mm512_add_epi32(q, half), 8);
-    const __m512i q2 = _mm512_srai_epi32(_mm512_add_epi32(q1, half), 8);
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(a + p), _mm512_cvtepi32_epi8(q2));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(b + p), _mm512_cvtepi32_epi8(q1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(c + p), _mm512_cvtepi32_epi8(q));
-  }
-  return {finite ? top * lift / LARGEST : NAN, 1.f / lift};
-}
 
 // Rows are taken a few at a time. What a group of M rows needs lies together, M times what one needs:
 // a register with the sizes of each; then for each piece of inputs what the digits add up to with the offset
@@ -292,6 +254,7 @@ bool has_whole_products() {
 const Products* whole_products(const Linear& a) {
   static const Products eight = {packed_floats, pack, linear8}, four = {packed_floats, pack, linear4};
   if (!has_whole_products() || !a.x) return nullptr;
+  if (const Products* tiles = amx_whole_products(a)) return tiles;
   if (a.w_type == Type::I8 && a.group == a.k) return &eight;
   if (a.w_type == Type::I4 && fits4(a)) return &four;
   return nullptr;
