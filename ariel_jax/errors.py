@@ -49,6 +49,10 @@ class IntegrityError(ArielError, RuntimeError):
     """Stored or received data do not match their checksum, chain or signature."""
 
 
+class LedgerRollbackError(IntegrityError):
+    """A ledger lacks events that were seen before: an older copy of it was put in its place."""
+
+
 class PrivacyBudgetError(ArielError, RuntimeError):
     """A privacy budget does not cover what was asked; nothing was spent."""
 

@@ -1,6 +1,7 @@
 """The one door for matrix products with weights."""
 
 import jax
+import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 
@@ -16,6 +17,10 @@ class Linear(struct.PyTreeNode):
     w: jax.Array  # [out, in]; quantised: int8 [out, in], or uint8 [out, in / 2] of 4-bit numbers
     b: jax.Array | None = None  # [out]
     scale: jax.Array | None = None  # [out, groups] float32, of quantised weights only
+    tap: jax.Array | None = (
+        None  # [out, r] or [r, in]: a correction in a random projection, see `linear`
+    )
+    proj: jax.Array | None = None  # [in, r] or [out, r]: that projection
 
 
 def linear(x: jax.Array, p: Linear, *, out_dtype: DTypeLike | None = None) -> jax.Array:
@@ -27,6 +32,18 @@ def linear(x: jax.Array, p: Linear, *, out_dtype: DTypeLike | None = None) -> ja
         out_dtype: of the result; a wider one than x's saves a rounding. None keeps x's.
 
     Returns:
-        [..., out].
+        [..., out]. With a tap [out, r] and a projection P [in, r], `(x @ P) @ tap.T` is added; with a tap
+        [r, in] and P [out, r], `(x @ tap.T) @ P.T`: the weight stands for `w + tap @ P.T` or
+        `w + P @ tap`, and the gradient of a tap of zeros is the projected gradient of w.
     """
-    return linear_op(x, p.w, p.b, scale=p.scale, out_dtype=out_dtype)
+    y = linear_op(x, p.w, p.b, scale=p.scale, out_dtype=out_dtype)
+    if p.tap is None or p.proj is None:
+        return y
+    return y + _tapped(x, p.tap, p.proj, p.w.shape[0]).astype(y.dtype)
+
+
+def _tapped(x: jax.Array, tap: jax.Array, proj: jax.Array, n_out: int) -> jax.Array:
+    tap, proj = tap.astype(x.dtype), proj.astype(x.dtype)
+    if tap.shape == (n_out, proj.shape[1]):
+        return jnp.einsum("...r,or->...o", jnp.einsum("...i,ir->...r", x, proj), tap)
+    return jnp.einsum("...r,or->...o", jnp.einsum("...i,ri->...r", x, tap), proj)

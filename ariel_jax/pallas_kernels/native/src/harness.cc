@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "kernels.h"
@@ -297,6 +298,28 @@ void time_products(const Kernels& kernels, Type type, int64_t m, int64_t k, int6
   std::printf("%ldx%ld type %d m=%ld: %.3f ms %.1f GB/s\n", long(k), long(n), int(type), long(m), s * 1e3, bytes / s / 1e9);
 }
 
+// A small product while the helpers still look for work, and after they have fallen asleep.
+void time_states(const Kernels& kernels) {
+  constexpr int64_t k = 256, n = 768, calls = 400;
+  Lines<float> x(k, 1.f), w(n * k, 1.f), y(n, 0.f);
+  Linear a{};
+  a.x = x.at, a.w = w.at, a.y = y.at, a.m = 1, a.k = k, a.n = a.y_stride = n, a.group = k;
+  a.w_type = a.y_type = Type::F32;
+  a.packed = kernels.products.pack(a, nullptr);
+  for (int64_t pause_us : {0, 1000}) {
+    std::vector<double> seconds;
+    for (int64_t call = 0; call < calls; call++) {
+      if (pause_us) std::this_thread::sleep_for(std::chrono::microseconds(pause_us));
+      seconds.push_back(seconds_of(1, [&] {
+        parallel(n / 64, [&](int64_t i) { kernels.products.linear(a, i * 64, i * 64 + 64); });
+      }));
+    }
+    std::sort(seconds.begin(), seconds.end());
+    std::printf("%ldx%ld float32 m=1, helpers %s: median %.1f us, 9 of 10 below %.1f us\n", long(k), long(n),
+                pause_us ? "asleep" : "awake", seconds[calls / 2] * 1e6, seconds[calls * 9 / 10] * 1e6);
+  }
+}
+
 void time_many_rows(const ManyRows& use, const char* name, int64_t m, int64_t k, int64_t n) {
   Lines<uint16_t> x(m * k, 0x3f80), w(n * k, 0x3f80), y(m * n, 0);
   const double s = seconds_of(5, [&] {
@@ -372,6 +395,7 @@ int main(int argc, char**) {
     std::printf("many rows by %s checked, %d failures\n", name, failures);
   }
   if (argc > 1) {
+    time_states(*avx512_kernels());
     time_attentions(*avx512_kernels());
     for (auto shape : {std::pair<int64_t, int64_t>{2048, 8192}, {8192, 2048}, {768, 3072}, {256, 768}}) {
       for (Type type : {Type::F32, Type::BF16, Type::I8, Type::I4})

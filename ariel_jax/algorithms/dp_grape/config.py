@@ -1,0 +1,188 @@
+"""Settings of DP-GRAPE: what is projected, by what, and what becomes of the moments."""
+
+import dataclasses
+import re
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+
+from ariel_jax._checks import one_of, positive_int
+from ariel_jax.errors import ConfigError
+from ariel_jax.models.paths import flatten
+
+SIDES = ("smaller", "in", "larger")
+SCALES = ("unbiased", "authors")
+LAWS = ("gaussian", "rademacher")
+MOMENTS = ("keep", "reset", "transfer")
+MODES = ("project", "full", "frozen")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """What is fixed while a program runs; none of it enters the privacy guarantee.
+
+    Attributes:
+        rank: r, columns of the random projections.
+        refresh_every: F, optimiser steps between two draws of the projections; 0 never draws again.
+        side: which axis of a weight is projected. `smaller` (the authors' rule); always `in`; or the
+            `larger` one, which compresses harder.
+        scale: entries of the projections have variance 1/r (`unbiased`: E[P P^T] = I) or 1/r^2
+            (`authors`: what the released code draws, to replay its learning rates and clip norms).
+        law: of the entries. The experiments of the paper are Gaussian; `rademacher` has the same mean
+            and variance from cheaper bits.
+        moments: of the optimiser at a new draw: `keep` (the authors'), `reset`, or `transfer` of the
+            first one into the new space (the rule of Flora, Hao et al. 2024, arXiv 2402.03293).
+        project: regular expressions; the weights of linear layers whose path one of them finds are
+            projected.
+        frozen: regular expressions; leaves that are not trained. They win over `project`.
+        overrides: `(regular expression, rank)` pairs; the first that finds a path replaces `rank`.
+
+    Everything else is trained in full, in the same joint clip. Paths are as `layers.3.attn.q.w`.
+
+    References:
+        Mulrooney, Gupta, Flemings, Zhang, Annavaram, Razaviyayn, Zhang, 2025, arXiv 2506.15588, and the
+        code released with it.
+    """
+
+    rank: int = 16
+    refresh_every: int = 100
+    side: str = "smaller"
+    scale: str = "unbiased"
+    law: str = "gaussian"
+    moments: str = "keep"
+    project: tuple[str, ...] = (r"\.attn\.[qkvo]\.w$", r"\.mlp\.(up|gate|down)\.w$")
+    frozen: tuple[str, ...] = (r"^embed", r"^pos_embed$", r"^unembed")
+    overrides: tuple[tuple[str, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check the settings."""
+        positive_int(rank=self.rank)
+        if self.refresh_every != 0:
+            positive_int(refresh_every=self.refresh_every)
+        one_of(SIDES, side=self.side)
+        one_of(SCALES, scale=self.scale)
+        one_of(LAWS, law=self.law)
+        one_of(MOMENTS, moments=self.moments)
+
+    def mode(self, path: str) -> str:
+        """What becomes of a leaf: one of `MODES`."""
+        if any(re.search(pattern, path) for pattern in self.frozen):
+            return "frozen"
+        return "project" if any(re.search(pattern, path) for pattern in self.project) else "full"
+
+    def rank_of(self, path: str) -> int:
+        """The rank of one weight."""
+        return next((r for pattern, r in self.overrides if re.search(pattern, path)), self.rank)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Spec:
+    """How one weight `[..., out, in]` is projected.
+
+    Attributes:
+        path: its name.
+        side: `in`: P [in, r] and the projected gradient [out, r]; `out`: P [out, r] and [r, in].
+        rank: r.
+        shape: of the weight; a leading axis stands for stacked layers, each with a P of its own.
+    """
+
+    path: str
+    side: str
+    rank: int
+    shape: tuple[int, ...]
+
+    @property
+    def leaf_id(self) -> int:
+        """What the weight's draws are derived from: its path, not its place among others."""
+        return zlib.crc32(self.path.encode())
+
+    @property
+    def projection_shape(self) -> tuple[int, ...]:
+        """Of P."""
+        *stacked, n_out, n_in = self.shape
+        return (*stacked, n_in if self.side == "in" else n_out, self.rank)
+
+    @property
+    def projected_shape(self) -> tuple[int, ...]:
+        """Of the projected gradient R, of the tap and of the moments."""
+        *stacked, n_out, n_in = self.shape
+        return (*stacked, n_out, self.rank) if self.side == "in" else (*stacked, self.rank, n_in)
+
+
+@dataclasses.dataclass(frozen=True)
+class Specs:
+    """What becomes of every leaf of a tree; static.
+
+    Attributes:
+        projected: by path, in the order of the tree.
+        full: paths of leaves that are trained as they are.
+        frozen: paths of the others.
+    """
+
+    projected: tuple[Spec, ...]
+    full: tuple[str, ...]
+    frozen: tuple[str, ...]
+
+    def by_path(self) -> dict[str, Spec]:
+        """The projected weights by name."""
+        return {spec.path: spec for spec in self.projected}
+
+    def n_trained(self, params: Any) -> int:
+        """D: numbers in the projected gradients and in the leaves trained in full."""
+        leaves = flatten(params)
+        total = sum(leaves[path].size for path in self.full)
+        for spec in self.projected:
+            size = 1
+            for n in spec.projected_shape:
+                size *= n
+            total += size
+        return total
+
+
+def make_specs(params: Any, cfg: Config) -> Specs:
+    """Decides leaf by leaf.
+
+    Args:
+        params: the tree, arrays or shapes.
+        cfg: the settings.
+
+    Raises:
+        ConfigError: nothing is projected, a projected leaf is no matrix, or a rank does not fit.
+    """
+    leaves: Mapping[str, Any] = flatten(params)
+    projected, full, frozen = [], [], []
+    for path, leaf in leaves.items():
+        mode = cfg.mode(path)
+        if mode == "project":
+            projected.append(_spec(path, leaf, cfg))
+        else:
+            (full if mode == "full" else frozen).append(path)
+    if not projected:
+        matrices = [path for path, leaf in leaves.items() if len(leaf.shape) in (2, 3)]
+        raise ConfigError(
+            f"project={cfg.project} finds no weight that is not frozen. Matrices of this tree are "
+            f"{matrices[:12]}{' and more' if len(matrices) > 12 else ''}."
+        )
+    return Specs(tuple(projected), tuple(full), tuple(frozen))
+
+
+def _spec(path: str, leaf: Any, cfg: Config) -> Spec:
+    shape = tuple(leaf.shape)
+    if len(shape) not in (2, 3) or not jax.numpy.issubdtype(leaf.dtype, jax.numpy.floating):
+        raise ConfigError(
+            f"{path!r} is {leaf.dtype}{list(shape)} and no weight [out, in] (or stacked [L, out, in]) of "
+            "floats: leave it out of project=, or put it into frozen=."
+        )
+    n_out, n_in = shape[-2:]
+    is_in = {"smaller": n_in <= n_out, "in": True, "larger": n_in > n_out}[cfg.side]
+    side, dim, rank = (
+        ("in", n_in, cfg.rank_of(path)) if is_in else ("out", n_out, cfg.rank_of(path))
+    )
+    if not 0 < rank < dim:
+        raise ConfigError(
+            f"rank {rank} >= {dim} for {path!r}: it would project nothing away. Choose a smaller rank, an "
+            "override for this weight, or leave it out of project= to train it in full."
+        )
+    return Spec(path=path, side=side, rank=rank, shape=shape)

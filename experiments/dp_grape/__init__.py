@@ -1,0 +1,1 @@
+"""Experiments on private training with projected gradients."""

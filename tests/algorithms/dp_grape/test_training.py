@@ -1,0 +1,208 @@
+"""Private training on the common loop: one device or two, in parts or whole, killed or not."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from ariel_jax.algorithms import dp_grape
+from ariel_jax.algorithms.dp_grape import taps
+from ariel_jax.algorithms.dp_grape.training import (
+    PrivateGrad,
+    PrivateSource,
+    key_words,
+    private_optimizer,
+)
+from ariel_jax.errors import ConfigError
+from ariel_jax.layers.linear import Linear, linear
+from ariel_jax.models.paths import flatten
+from ariel_jax.privacy.batches import PoissonSource
+from ariel_jax.training import LoopConfig, programs, train
+
+CFG = dp_grape.Config(rank=2, refresh_every=3, project=(r"\.w$",), frozen=())
+N, ROWS, CLIP, SIGMA = 64, 16, 0.7, 0.8
+PUBLIC, SECRET = jax.random.key(1), jax.random.key(2)
+
+
+def example_loss(params, example, key):
+    """Of a regression through two layers."""
+    y = linear(jnp.tanh(linear(example["x"], params["a"])), params["b"])
+    return jnp.mean(jnp.square(y - example["y"]))
+
+
+def weights():
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: jnp.asarray(rng.standard_normal(shape) * 0.3, jnp.float32)
+    return {"a": Linear(w=draw(6, 8), b=draw(6)), "b": Linear(w=draw(3, 6), b=draw(3))}
+
+
+def source(**changes):
+    rng = np.random.default_rng(3)
+    records = {
+        "x": rng.standard_normal((N, 8)).astype(np.float32),
+        "y": rng.standard_normal((N, 3)).astype(np.float32),
+    }
+    draws = PoissonSource(**({"records": records, "probability": 1 / 8, "rows": ROWS} | changes))
+    return PrivateSource(draws=draws, clip_norm=CLIP)
+
+
+SPECS = dp_grape.make_specs(weights(), CFG)
+GRAD = PrivateGrad(loss=example_loss, specs=SPECS, cfg=CFG, key_data=key_words(PUBLIC))
+optimizer = functools.partial(
+    private_optimizer, optax.adam(0.02), CFG, SPECS, noise_multiplier=SIGMA, source=source(),
+    noise_key=SECRET, projection_key=PUBLIC,
+)  # fmt: skip
+
+
+def update(tx, *arguments):
+    """An optimiser's update; optax raises floats to integer powers, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        return tx.update(*arguments)
+
+
+def grads(params, batch, is_padding, grad_fn=GRAD, **options):
+    batch = jax.tree.map(jnp.asarray, batch)
+    return programs.grads(params, batch, jnp.asarray(is_padding), jax.random.key(0), grad_fn=grad_fn, **options)  # fmt: skip
+
+
+def test_a_step_is_that_of_the_specification():
+    """By hand: clip, sum, noise on the sum, division by the expected batch, Adam, projected back."""
+    params, made = weights(), source()
+    (batch, is_padding), _ = made.next({"step": 4, "seed": "11" * 32, "n": N})
+    tree, info = grads(params, batch, is_padding)
+    assert info["weight"] == ROWS
+    drawn = dp_grape.projections(PUBLIC, 1, SPECS, CFG)  # step 4 is in epoch 1
+    total = jax.tree.map(lambda a: np.zeros(a.shape), tree)
+    for i in np.flatnonzero(~is_padding):
+        example = jax.tree.map(lambda a, i=i: a[i], batch["examples"])
+        whole = flatten(jax.grad(example_loss)(params, example, None))
+        part = {s.path: np.asarray(dp_grape.project(s, whole[s.path], drawn[s.path])) for s in SPECS.projected}  # fmt: skip
+        part |= {path: np.asarray(whole[path]) for path in SPECS.full}
+        norm = np.sqrt(sum(np.square(v).sum() for v in part.values()))
+        total = {k: total[k] + part[k] * min(1, CLIP / norm) for k in total}
+    for path in total:
+        np.testing.assert_allclose(tree[path] * ROWS, total[path], rtol=1e-4, atol=1e-5)
+    tx = optimizer()
+    state = tx.init(params)
+    state = (state[0], state[1], state[2]._replace(step=jnp.int32(4)))
+    updates, _ = update(tx, tree, state, params)
+    zero = jax.tree.map(jnp.zeros_like, tree)
+    first = optimizer()
+    noise_alone, _ = update(first, zero, first.init(params), params)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(noise_alone))
+    inner = optax.adam(0.02)
+    from ariel_jax.privacy import noise
+
+    key = jax.random.fold_in(SECRET, 0)
+    noisy = noise.gaussian(
+        jax.tree.map(lambda a: jnp.asarray(a, jnp.float32), total), key, SIGMA * CLIP
+    )
+    small, _ = update(inner, jax.tree.map(lambda a: a / (N / 8), noisy), inner.init(zero))
+    flat = flatten(updates)
+    for spec in SPECS.projected:
+        wanted = dp_grape.project_back(spec, small[spec.path], drawn[spec.path])
+        np.testing.assert_allclose(flat[spec.path], wanted, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("how", ["microbatch", "microbatches", "mesh"])
+def test_the_gradient_does_not_depend_on_how_it_is_made(how):
+    params, made = weights(), source()
+    (batch, is_padding), _ = made.next({"step": 1, "seed": "22" * 32, "n": N})
+    wanted, _ = grads(params, batch, is_padding)
+    if how == "microbatch":
+        found, info = grads(params, batch, is_padding, dataclasses.replace(GRAD, microbatch=4))
+    elif how == "microbatches":
+        found, info = grads(params, batch, is_padding, microbatches=4)
+    else:
+        mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+        found, info = grads(params, batch, is_padding, mesh=mesh)
+    assert info["weight"] == ROWS
+    for path in wanted:
+        np.testing.assert_allclose(found[path], wanted[path], rtol=1e-5, atol=1e-6)
+
+
+def test_an_empty_draw_is_pure_noise():
+    params, made = weights(), source()
+    (batch, is_padding), _ = made.next(made.init())
+    tree, info = grads(params, batch, np.ones_like(is_padding))
+    assert all(not np.asarray(leaf).any() for leaf in jax.tree.leaves(tree))
+    assert info["loss"] == 0
+    tx = optimizer()
+    updates, _ = update(tx, tree, tx.init(params), params)
+    assert all(
+        np.isfinite(leaf).all() and np.asarray(leaf).any() for leaf in jax.tree.leaves(updates)
+    )
+
+
+def run(folder, steps, tx=None, made=None):
+    return train(
+        weights(), tx=tx or optimizer(), source=made or Fixed(source()), grad_fn=GRAD, folder=folder,
+        config=LoopConfig(steps=steps, log_every=1, checkpoint_every_s=0, seed=0),
+    )  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """A source whose secret seed is known, so that two runs can be compared."""
+
+    inner: PrivateSource
+
+    def init(self):
+        return {"step": 0, "seed": "33" * 32, "n": N}
+
+    def next(self, state):
+        return self.inner.next(state)
+
+
+def test_a_run_that_was_stopped_goes_on_to_the_same_bits_and_reuses_no_noise(tmp_path):
+    whole = run(tmp_path / "whole", 7)
+    run(tmp_path / "parts", 3)
+    parts = run(tmp_path / "parts", 7)
+    jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+    rows = [
+        json.loads(line) for line in (tmp_path / "parts" / "metrics.jsonl").read_text().splitlines()
+    ]
+    assert [row["step"] for row in rows] == list(range(1, 8))
+    steps = [state.step for state in _noise_states(tmp_path / "parts")]
+    assert steps == [7]
+
+
+def _noise_states(folder):
+    from ariel_jax.training import Checkpoints
+
+    params, tx = weights(), optimizer()
+    like = {
+        "params": params,
+        "opt_state": programs.init_optimizer(params, tx=tx),
+        "key": jax.random.key_data(jax.random.key(0)),
+    }
+    checkpoints = Checkpoints(folder / "checkpoints", keep=1)
+    _, state, _ = checkpoints.restore(like)
+    return [state["opt_state"][0]]
+
+
+def test_the_projections_of_a_step_are_those_that_it_is_projected_back_with():
+    """The optimiser's own count and the source's agree, over refreshes."""
+    tx, params, made = optimizer(), weights(), Fixed(source())
+    opt, cursor = tx.init(params), made.init()
+    for step in range(5):
+        (batch, is_padding), cursor = made.next(cursor)
+        assert int(batch["step"]) == step == int(opt[2].step)
+        assert int(taps.epoch_of(jnp.int32(step), CFG)) == step // 3
+        tree, _ = grads(params, batch, is_padding)
+        updates, opt = update(tx, tree, opt, params)
+        params = optax.apply_updates(params, updates)
+
+
+def test_what_would_not_be_private_is_refused():
+    with pytest.raises(ConfigError, match="keys of noise and projections are the same"):
+        optimizer(noise_key=PUBLIC)
+    with pytest.raises(ConfigError, match="noise_multiplier=0"):
+        optimizer(noise_multiplier=0)
+    with pytest.raises(ConfigError, match="clip_norm=0"):
+        PrivateSource(draws=source().draws, clip_norm=0)
