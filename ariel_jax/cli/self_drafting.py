@@ -62,8 +62,10 @@ def make(args: Any, model: hf.Model, prompts: list[list[int]]) -> tuple[Any, Any
             store=profile_store(),
             say=say,
         )
-    every = del_exit.look_every(costs)
-    extra = del_exit.tuning(how, model.cfg.n_layers, costs=costs, shadow_every=every)
+    every, idle = del_exit.look_every(costs), del_exit.idle_every(costs)
+    extra = del_exit.tuning(
+        how, model.cfg.n_layers, costs=costs, shadow_every=every, idle_every=idle
+    )
     return del_exit.SelfSpeculative(how, args.verifier or "coupled"), extra
 
 

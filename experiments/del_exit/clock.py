@@ -28,7 +28,11 @@ def measure(case: Case, loaded: Any, texts: dict[str, Any], settings: Settings) 
     every = common.look_every(settings, costs)
     ways = {"plain": PLAIN}
     for name in ("del",) if settings.is_tiny else ("del", "del-e"):
-        numbers = {"costs": costs, "shadow_every": every}
+        numbers = {
+            "costs": costs,
+            "shadow_every": every,
+            "idle_every": del_exit.idle_every(costs),
+        }
         ways[f"{name}, measured costs"] = counting.method(name, case.config, L, **numbers)
     ours = "del, measured costs"
     if not settings.is_tiny:

@@ -19,9 +19,10 @@ TWIN = pathlib.Path(__file__).parents[1] / "nano" / "twin"
 N_PROMPT, N_NEW, N_PROMPTS = 96, 128, 20
 CAPACITY = 256
 
-FLAGS = {"model": "nano", "exits": "", "look_every": ""}
-"""`--model` nano or a folder, `--exits 1,2,5` and `--look-every` rounds, chosen once for all domains;
-empty: `EXITS` for nano and `del_exit.default_exits` for others, and looks that take a tenth of a step."""
+FLAGS = {"model": "nano", "exits": "", "look_every": "", "omega": ""}
+"""`--model` nano or a folder; `--exits 1,2,5`, `--look-every` rounds and `--omega`, chosen once for all
+domains; empty: `EXITS` for nano and `del_exit.default_exits` for others, looks that take a tenth of a step,
+and the paper's 0.95."""
 
 WITH_TWIN = FLAGS | {"twin": ""}
 """`--twin`: the same model trained without early exits; empty: that of nano, and none for others."""
@@ -39,6 +40,7 @@ def config(settings: Settings) -> dict[str, Any]:
         "exits": list(_exits(settings, n_layers)),
         "max_draft": 2 if tiny else MAX_DRAFT,
         "row_buckets": [3] if tiny else [2, 4, MAX_DRAFT + 1],
+        "omega": _omega(settings),
         "weights": weights_sha256(settings.flags.get("model", "nano")),
     }
 
@@ -53,6 +55,16 @@ def _exits(settings: Settings, n_layers: int) -> tuple[int, ...]:
         return (1, 2)
     is_nano = settings.flags.get("model", "nano") == "nano"
     return EXITS if is_nano else del_exit.default_exits(n_layers)
+
+
+def _omega(settings: Settings) -> float:
+    named = settings.flags.get("omega", "")
+    try:
+        return float(named or 0.95)
+    except ValueError as error:
+        raise ConfigError(
+            f"--omega {named!r} is not allowed: pass a number above 0 and up to 1."
+        ) from error
 
 
 def weights_sha256(folder: str) -> str:

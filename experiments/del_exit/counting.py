@@ -152,7 +152,8 @@ def agreement(loaded: Any, prompts: list[list[int]], ours: Counted, plain: Count
 def method(
     name: str, case: dict[str, Any], n_layers: int, **numbers: Any
 ) -> tuple[del_exit.SelfSpeculative, Any]:
-    """The strategy and the numbers of a controller by name."""
+    """The strategy and the numbers of a controller by name; omega is the case's, if not given."""
+    numbers.setdefault("omega", case.get("omega", 0.95))
     how = del_exit.named(
         name,
         exits=tuple(case["exits"]),

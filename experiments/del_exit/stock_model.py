@@ -41,7 +41,14 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     every = common.look_every(settings, costs)
     ways = {
         "plain": counting.PLAIN,
-        "del": counting.method("del", case.config, L, costs=costs, shadow_every=every),
+        "del": counting.method(
+            "del",
+            case.config,
+            L,
+            costs=costs,
+            shadow_every=every,
+            idle_every=del_exit.idle_every(costs),
+        ),
     }
     ratios, found = counting.in_turn(loaded, texts, n_new, ways, case.config["n_rounds"])
     drafting = sum(int(aux.drafting[0]) for aux in found["del"].aux)

@@ -180,6 +180,11 @@ def look_every(costs: Costs) -> int:
     return int(np.clip(math.ceil(10 * float(costs.shadow) / float(costs.plain)), 1, 16))
 
 
+def idle_every(costs: Costs) -> int:
+    """Rounds between two looks while nothing is drafted, 32 to 512, so that they take a hundredth."""
+    return int(np.clip(math.ceil(100 * float(costs.shadow) / float(costs.plain)), 32, 512))
+
+
 def default_exits(n_layers: int) -> tuple[int, ...]:
     """Up to five exits over the first two thirds of a model, denser where drafts are cheap.
 
@@ -229,7 +234,7 @@ def tuning(
         omega: weight of the past at each round; 0.95 remembers about 20 rounds.
         shadow_every: rounds between two looks at all exits. Where the vocabulary is large beside
             the layers a look is dear.
-        idle_every: the same while nothing is drafted.
+        idle_every: the same while nothing is drafted; see `idle_every` for measured costs.
         exit: layer at which a given exit lies; default the first of `cfg.exits`.
         length: drafts of a given length, at most `cfg.max_draft`; default that.
         threshold: at which `draft_verify` begins.

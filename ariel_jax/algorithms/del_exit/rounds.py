@@ -346,6 +346,22 @@ def _look_back(job: Job, state: DecodeState, control: Control, out: jax.Array) -
     return passes.once(controller.due(job.tuning, state.aux.control, drafting=False), run, control)
 
 
+def _next_plan(
+    job: Job, before: DecodeState, state: DecodeState, control: Control, exit: jax.Array
+) -> Plan:
+    """The next round's; made anew only where something that it depends on may have changed."""
+
+    def make(plan: Plan) -> Plan:
+        return controller.plan(job.how, job.tuning, control, ~state.done)
+
+    old = before.aux.plan
+    if not job.how.looks or job.how.length_rule not in ("confidence", "planned"):
+        return make(old)
+    # Without drafts and without a look the estimates are those of the round before.
+    changed = (exit >= 0) | (control.since == 0) | (state.done != before.done).any()
+    return passes.once(changed, make, old)
+
+
 def _finish(
     job: Job,
     before: DecodeState,
@@ -379,7 +395,7 @@ def _finish(
     )
     aux = Aux(
         control=control,
-        plan=controller.plan(job.how, job.tuning, control, ~state.done),
+        plan=_next_plan(job, before, state, control, exit),
         rounds=aux.rounds + took_part,
         drafting=aux.drafting + (proposed > 0).astype(jnp.int32),
         loads=aux.loads + took_part * loads,

@@ -59,6 +59,9 @@ def test_a_round_costs_what_was_measured():
     assert del_exit.look_every(costs) == 3
     assert del_exit.look_every(costs.replace(shadow=jnp.float32(0))) == 1
     assert del_exit.look_every(costs.replace(shadow=jnp.float32(9))) == 16
+    assert del_exit.idle_every(costs) == 32
+    assert del_exit.idle_every(costs.replace(shadow=jnp.float32(0.7))) == 70
+    assert del_exit.idle_every(costs.replace(shadow=jnp.float32(9))) == 512
 
 
 def test_costs_are_measured_once_and_kept(tmp_path, monkeypatch):

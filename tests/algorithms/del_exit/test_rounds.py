@@ -260,11 +260,15 @@ class NoSpareRows:
     def initial(self, prompt_len, rows, limit):
         return prompt_len + 1
 
+    def next(self, capacity, need, limit):
+        return capacity + 1
+
 
 def test_more_drafts_than_spare_rows_are_refused(small):
     cfg, params, strategy = small.cfg, tiny_params(small.cfg), del_exit.SelfSpeculative(small.how)
-    with pytest.raises(CapacityError, match=f"needs {2 + small.how.rows}"):
-        start(cfg, params, [[1, 2]], max_new=9, strategy=strategy, capacity=NoSpareRows())
+    run = start(cfg, params, [[1, 2]], max_new=9, strategy=strategy, capacity=NoSpareRows())
+    with pytest.raises(CapacityError, match="chose a capacity of 4 rows, but the next step needs"):
+        run.advance()
     with pytest.raises(CapacityError, match="does not grow between phases"):
         phases.by_phases(
             cfg, params, [[1, 2]], strategy=strategy, max_new=90, capacity=Arithmetic(8, 8)

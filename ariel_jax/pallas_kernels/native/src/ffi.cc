@@ -99,11 +99,13 @@ ffi::Error read_product(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale
   return ffi::Error::Success();
 }
 
-// Columns that one part takes: enough work to pay for handing it out, a multiple of 16.
+// Columns that one part takes, a multiple of 16: enough work to pay for handing it out, and parts of nearly
+// one size, because a narrow layer has only two.
 int64_t columns_of_part(const Linear& a) {
-  const int64_t least = std::max<int64_t>(16, 65536 / (a.k * (1 + a.m / 4) + 1));
-  const int64_t step = std::min<int64_t>(std::max<int64_t>(least, a.n / (4 * pool_size())), a.n);
-  return (step + 15) / 16 * 16;
+  const int64_t least = std::max<int64_t>(16, 32768 / (a.k * (1 + a.m / 4) + 1));
+  const int64_t most = std::min<int64_t>(std::max<int64_t>(least, a.n / (4 * pool_size())), a.n);
+  const int64_t parts = (a.n + most - 1) / most;
+  return ((a.n + parts - 1) / parts + 15) / 16 * 16;
 }
 
 ffi::Error LinearCall(ffi::AnyBuffer x, ffi::AnyBuffer w, ffi::AnyBuffer scale, ffi::AnyBuffer bias,
