@@ -271,7 +271,7 @@ def test_more_drafts_than_spare_rows_are_refused(small):
         run.advance()
     with pytest.raises(CapacityError, match="does not grow between phases"):
         phases.by_phases(
-            cfg, params, [[1, 2]], strategy=strategy, max_new=90, capacity=Arithmetic(8, 8)
+            cfg, params, [[1, 2]], strategy=strategy, max_new=30, capacity=Arithmetic(8, 8)
         )
 
 
