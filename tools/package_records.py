@@ -12,7 +12,7 @@ import re
 import sys
 from typing import Any
 
-from ariel_jax.pallas_kernels.tune import PACKAGED, SAME
+from ariel_jax.pallas_kernels.tune import LEAST_GAIN, PACKAGED, SAME
 
 ROOT = pathlib.Path(__file__).parents[1]
 ADDITIONS = {"bfloat16_products": "bf16", "whole_products": "vnni", "tiles": "amx"}
@@ -69,7 +69,9 @@ def main() -> int:
     run = json.loads(pathlib.Path(sys.argv[1]).read_text())
     path = PACKAGED / f"{name_of(run)}.json"
     path.write_text(packaged(run))
-    slow = sum(row["seconds"]["native"] > 0.97 * row["seconds"]["reference"] for row in run["rows"])
+    slow = sum(
+        row["seconds"]["native"] > LEAST_GAIN * row["seconds"]["reference"] for row in run["rows"]
+    )
     print(table(run))
     print(f"\n{path.relative_to(ROOT)}: {len(run['rows'])} rows; on {slow} the kernel does not pay")
     return 0

@@ -259,7 +259,7 @@ class Speculative(WithoutChoice):
         positions = jnp.minimum(at, cfg.max_positions - 1)
         parents = None if tree.is_chain else tree.parents
         attend, carry = state.cache.attend(cfg.attention, at, active, parents=parents)
-        alone = is_coupled and only_the_likeliest(params, state)  # then no logits are kept
+        alone = is_coupled and only_the_likeliest(params, state)  # then nobody else sees logits
         ending = decoder.top1 if alone else decoder.unembed
         said, carry = decoder.apply(cfg, params, inputs, positions, attend, carry, ending=ending)
         if alone:

@@ -136,7 +136,7 @@ def emit(
         n: [B] int32 how many of them are valid, 0..S.
         logits: [B, S, V] that they were drawn from, for log-probabilities and the flag of rows
             in which the first n are NaN or infinite. Without log-probabilities [B, S, 1] will do:
-            something that is not finite where one of them is not.
+            the largest, which is NaN or infinite where one of them is NaN or plus infinity.
 
     Returns:
         (state, emitted [B] int32). The caller commits `emitted` rows to the cache.

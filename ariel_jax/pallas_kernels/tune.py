@@ -40,8 +40,10 @@ def key(op: str) -> dict[str, Any]:
 
     Times of other kernels than these say nothing: the sources of the native ones are part of it.
     """
+    here = native.describe()
+    used = {name: here.get(name) for name in SAME}  # ARIEL_JAX_INSTRUCTIONS may leave some out
     sources = compiling.fingerprint("")["sources"]
-    return {"what": "kernel times", "op": op, "sources": sources, **measure.fingerprint()}
+    return {"what": "kernel times", "op": op, "sources": sources, **used, **measure.fingerprint()}
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """What a private computation costs: prices by `dp_accounting`, noise for a target, and the tighter figure.
 
 Charged is Rényi differential privacy on `renyi.ORDERS`, because it adds up over systems that share an
-account; the epsilon of privacy loss distributions (PLD), which is 4 to 8 % smaller for a training run, is
+account; the epsilon of privacy loss distributions (PLD), which is smaller, is
 printed beside it and never charged.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from ariel_jax._checks import in_range, non_negative_int, one_of, positive, positive_int
 from ariel_jax.errors import ConfigError, PrivacyBudgetError, missing_extra
-from ariel_jax.privacy.renyi import FREE, ORDERS, RELATIONS, Price, epsilon
+from ariel_jax.privacy.renyi import FREE, ORDERS, RELATIONS, Price
 
 SAMPLERS = ("poisson", "fixed_without_replacement", "none")
 
@@ -32,6 +32,8 @@ class Plan:
         relation: between neighbouring data sets, one of `renyi.RELATIONS`.
         sampling_probability: of `poisson`.
         batch_size, dataset_size: of `fixed_without_replacement`; both are then public.
+        truncation: what draws that are cut add to delta over all steps: `PoissonSource.truncation` at the
+            epsilon of the *account* that is charged.
     """
 
     noise_multiplier: float
@@ -41,11 +43,13 @@ class Plan:
     sampling_probability: float | None = None
     batch_size: int | None = None
     dataset_size: int | None = None
+    truncation: float = 0.0
 
     def __post_init__(self) -> None:
         """Check the numbers and that sampler and relation go together."""
         positive(noise_multiplier=self.noise_multiplier)
         non_negative_int(steps=self.steps)
+        in_range(0, 1, ends="[)", truncation=self.truncation)
         one_of(SAMPLERS, sampler=self.sampler)
         one_of(RELATIONS, relation=self.relation)
         if self.sampler == "poisson":
@@ -94,13 +98,14 @@ class Plan:
         return Price(
             rdp=tuple(curve.tolist()),
             relation=self.relation,
+            delta=self.truncation,
             what=self.describe(),
             assumptions=self.assumptions(),
         )
 
     def epsilon(self, delta: float) -> float:
         """What is charged, at a delta."""
-        return epsilon(self.price().curve, delta)[0]
+        return self.price().epsilon(delta)
 
     def tight_epsilon(self, delta: float) -> float:
         """By privacy loss distributions: printed, never charged.
@@ -116,9 +121,13 @@ class Plan:
                 "batches of a fixed size have no accountant by privacy loss distributions: use "
                 "Plan.epsilon, or the sampler 'poisson'."
             )
+        if delta <= self.truncation:
+            return math.inf
         accounting = _dp_accounting()
         accountant = accounting.pld.PLDAccountant(self._relation(accounting))
-        return float(accountant.compose(self._event(accounting)).get_epsilon(delta))
+        return float(
+            accountant.compose(self._event(accounting)).get_epsilon(delta - self.truncation)
+        )
 
     def describe(self) -> str:
         """In words."""
@@ -182,7 +191,8 @@ def calibrate(plan: Plan, *, epsilon: float, delta: float) -> Plan:
 
     Guarantees:
         The steps of the returned plan fit into a budget of (epsilon, delta), and one step more does not.
-        The noise multiplier is within a relative 1e-4 of the least one.
+        The noise multiplier is within a relative 1e-4 of the least one, but not below 0.01, where one
+        step more may fit too.
 
     Raises:
         PrivacyBudgetError: no noise of up to 10,000 times the clip norm is enough.
@@ -191,24 +201,24 @@ def calibrate(plan: Plan, *, epsilon: float, delta: float) -> Plan:
     in_range(0, math.inf, ends="()", epsilon=epsilon)
     in_range(0, 1, ends="()", delta=delta)
 
-    def fits(noise: float) -> bool:
-        return plan.replace(noise_multiplier=noise).epsilon(delta) <= epsilon
+    def fits(noise: float, more: int = 0) -> bool:
+        longer = plan.replace(noise_multiplier=noise, steps=plan.steps + more)
+        return longer.epsilon(delta) <= epsilon
 
-    low, high = plan.noise_multiplier, plan.noise_multiplier
+    low = high = min(max(plan.noise_multiplier, LEAST_NOISE), MOST_NOISE)
     while not fits(high):
-        low, high = high, high * 2
-        if high > MOST_NOISE:
+        low, high = high, min(high * 2, MOST_NOISE)
+        if low == high:
             raise PrivacyBudgetError(
                 f"epsilon={epsilon:g} at delta={delta:g} is not reachable for {plan.steps} steps with "
                 f"noise of up to {MOST_NOISE:g} times the clip norm: take fewer steps, a smaller sample, "
                 "or a larger epsilon or delta."
             )
     while low == high or fits(low):
-        low = low / 2
+        high, low = low, low / 2
         if low < LEAST_NOISE:
-            return plan.replace(noise_multiplier=low)
-    # One step of S is worth about 1 / (2 S) of the noise.
-    while high / low > 1 + min(1e-4, 0.05 / max(plan.steps, 1)):
+            return plan.replace(noise_multiplier=high)
+    while high / low > 1 + 1e-4 or (fits(high, 1) and high / low > 1 + 1e-12):
         middle = math.sqrt(low * high)
         low, high = (low, middle) if fits(middle) else (middle, high)
     return plan.replace(noise_multiplier=high)

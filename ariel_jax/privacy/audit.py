@@ -178,7 +178,8 @@ def _auditor(
     inside: npt.ArrayLike, outside: npt.ArrayLike, epsilon: float, delta: float, significance: float
 ) -> tuple[Any, int]:
     positive(epsilon=epsilon)
-    in_range(0, 1, ends="()", delta=delta, significance=significance)
+    in_range(0, 1, ends="()", delta=delta)
+    in_range(0, 0.5, ends="()", significance=significance)
     a, b = np.asarray(inside, np.float64), np.asarray(outside, np.float64)
     if a.ndim != 1 or b.ndim != 1 or not a.size or not b.size or not np.isfinite([*a, *b]).all():
         raise ConfigError(

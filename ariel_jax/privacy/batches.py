@@ -70,8 +70,7 @@ class PoissonSource:
         must say so (`truncation`). The same state gives the same batch in every process.
 
     The state holds the secret seed of the draws. A price that counts on sampling is worth nothing to
-    those who know who was drawn: keep checkpoints secret. NumPy's generator is seeded with 256 bits, but it
-    is no cryptographic one.
+    those who know who was drawn: keep checkpoints secret. NumPy's generator is no cryptographic one.
     """
 
     records: Mapping[str, np.ndarray]
@@ -104,7 +103,11 @@ class PoissonSource:
 
     def init(self) -> dict[str, Any]:
         """The state before the first batch, with a fresh secret seed."""
-        return {"step": 0, "seed": secrets.token_hex(32), "n": self.n}
+        return {"step": 0, "seed": secrets.token_hex(32), **self._identity()}
+
+    def _identity(self) -> dict[str, Any]:
+        """What the accounting of a run depends on."""
+        return {"n": self.n, "probability": self.probability, "rows": self.rows}
 
     def draw(self, state: Mapping[str, Any]) -> np.ndarray:
         """Numbers of the records of a batch, in order; at most `rows`.
@@ -112,11 +115,12 @@ class PoissonSource:
         Raises:
             ConfigError: the state is of another data set.
         """
-        if state["n"] != self.n:
-            raise ConfigError(
-                f"this run drew from {state['n']} records and now there are {self.n}: its accounting "
-                "holds for those. Go on with the same data, or begin another run under the ledger."
-            )
+        for name, now in self._identity().items():
+            if state[name] != now:
+                raise ConfigError(
+                    f"this run drew with {name}={state[name]} and now it is {now}: its accounting holds for "
+                    "the former. Go on with the same, or begin another run under the ledger."
+                )
         words = np.frombuffer(bytes.fromhex(state["seed"]), np.uint32)
         generator = np.random.default_rng([*words.tolist(), state["step"]])
         # As many coins, drawn at once.

@@ -16,6 +16,10 @@ from ariel_jax.errors import ConfigError
 from ariel_jax.privacy.renyi import RELATIONS
 
 Tree = Any
+HIGHEST = jax.lax.Precision.HIGHEST
+_BLOCK = (
+    1024  # numbers whose squares are added at once: the rounding of a sum grows with its length
+)
 
 
 class ExampleLoss(Protocol):
@@ -53,12 +57,7 @@ class Stacked:
 
     def square_norms(self) -> jax.Array:
         """[B] float32."""
-        squares = [
-            jnp.sum(
-                jnp.square(leaf.astype(at_least_f32(leaf.dtype))), axis=tuple(range(1, leaf.ndim))
-            )
-            for leaf in jax.tree.leaves(self.tree)
-        ]
+        squares = [_square_norms(leaf) for leaf in jax.tree.leaves(self.tree)]
         return sum(squares[1:], squares[0])
 
     def weighted_sum(self, weights: jax.Array) -> Tree:
@@ -69,9 +68,20 @@ class Stacked:
             scale = weights.astype(wide).reshape(-1, *[1] * (leaf.ndim - 1))
             # An example whose gradient is no number has the weight 0, and 0 times NaN is none.
             kept = jnp.where(scale > 0, leaf.astype(wide), jnp.zeros((), wide))
-            return jnp.einsum("b...,b->...", kept, weights.astype(wide))
+            # At full precision: with fewer bits of each factor an example could count more than C.
+            return jnp.einsum("b...,b->...", kept, weights.astype(wide), precision=HIGHEST)
 
         return jax.tree.map(total, self.tree)
+
+
+def _square_norms(leaf: jax.Array) -> jax.Array:
+    """[B] sums of squares of [B, ...] in at least float32, in blocks, then the blocks in blocks."""
+    sums = jnp.square(leaf.astype(at_least_f32(leaf.dtype))).reshape(leaf.shape[0], -1)
+    while sums.shape[1] > 1:
+        size = min(_BLOCK, sums.shape[1])
+        blocks = jnp.pad(sums, ((0, 0), (0, -sums.shape[1] % size)))
+        sums = jnp.sum(blocks.reshape(leaf.shape[0], -1, size), axis=2)
+    return sums[:, 0] if leaf.size else jnp.zeros(leaf.shape[0], sums.dtype)
 
 
 class ClipInfo(struct.PyTreeNode):
@@ -132,8 +142,8 @@ class ClippedSum:
         microbatch: examples whose gradients exist at once; None for all of a batch.
 
     Guarantees:
-        An example changes the sum by at most the clip norm when it is added, removed or blanked, by
-        twice that when it is replaced; padding and examples whose gradient is no finite number add
+        An example changes the sum by at most the clip norm when it is added, removed or made padding, by
+        twice that when it is replaced by another; padding and examples whose gradient is no finite number add
         exactly 0. The sum does not depend on `microbatch` but for the order of additions.
     """
 

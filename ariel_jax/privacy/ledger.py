@@ -5,6 +5,7 @@ is a fold over its events: there is no second number that could disagree.
 """
 
 import dataclasses
+import hashlib
 import json
 import math
 import os
@@ -27,6 +28,7 @@ from ariel_jax.errors import (
 )
 from ariel_jax.privacy.renyi import FREE, ORDERS, RELATIONS, Price, epsilon
 
+GRID = hashlib.sha256(ORDERS.tobytes()).hexdigest()[:16]
 OPENED, RESERVED, SETTLED, VOIDED = "opened", "reserved", "settled", "voided"
 
 
@@ -120,9 +122,10 @@ class Ledger:
         processes may use one file. `verify` finds changed events; with `witness`, also a file that was
         put back to an earlier state.
 
-    The budget is charged in Rényi differential privacy on one grid of orders (a Rényi filter with
-    fixed orders: Feldman and Zrnic, 2021, arXiv 2008.11193), so releases may be chosen by what earlier
-    ones showed.
+    The budget is charged in Rényi differential privacy on one grid of orders. For releases whose prices were
+    fixed beforehand the least epsilon over the orders is a theorem. For prices that are chosen by what
+    earlier releases showed it is one for each order by itself (a Rényi filter: Feldman and Zrnic, 2021,
+    arXiv 2008.11193); that the best order may be picked at the end is then usual practice, not proved here.
     """
 
     def __init__(
@@ -159,7 +162,7 @@ class Ledger:
                 accounts = {t.account: t for t in map(_terms, _of_kind(self._log, OPENED))}
                 self.terms = self._find(accounts, terms)
                 if self.terms.account not in accounts:
-                    self._log.append(OPENED, dataclasses.asdict(self.terms))
+                    self._log.append(OPENED, dataclasses.asdict(self.terms) | {"orders": GRID})
             self._lock = threading.RLock()  # taken before the log's own
             self._seen = _Totals(self.terms.account)
             self._remember()
@@ -280,39 +283,41 @@ class Ledger:
 
     def open_tickets(self) -> list[Ticket]:
         """Reservations that are not settled, oldest first: a run that was cut off finds its own here."""
-        return list(self._totals().open.values())
+        with self._lock:
+            return list(self._totals().open.values())
 
     def epsilon(self) -> float:
         """Of what is spent and reserved, at the account's delta."""
-        return self._epsilon_of(self._totals(), FREE[self.terms.relation])
+        with self._lock:
+            return self._epsilon_of(self._totals(), FREE[self.terms.relation])
 
     def fits(self, price: Price) -> bool:
         """Whether `reserve` would take the price now."""
         if price.relation != self.terms.relation:
             return False
-        return self._epsilon_of(self._totals(), price) <= self.terms.epsilon
+        with self._lock:
+            return self._epsilon_of(self._totals(), price) <= self.terms.epsilon
 
     def most(self, price: Price, *, at_most: int) -> int:
         """How many releases of a price the budget still covers, up to a number; nothing is reserved."""
-        totals = self._totals()
         low, high = 0, at_most
         while low < high:
             middle = (low + high + 1) // 2
-            fits = self._epsilon_of(totals, price.times(middle)) <= self.terms.epsilon
-            low, high = (middle, high) if fits else (low, middle - 1)
+            low, high = (middle, high) if self.fits(price.times(middle)) else (low, middle - 1)
         return low
 
     def report(self) -> dict[str, Any]:
         """Terms, what is spent and reserved as epsilon, open reservations and why it is void, as JSON."""
-        totals = self._totals()
-        left = self.terms.delta - totals.spent_delta
-        return dataclasses.asdict(self.terms) | {
-            "epsilon_spent": epsilon(totals.spent, left)[0] if left > 0 else math.inf,
-            "epsilon_with_reservations": self._epsilon_of(totals, FREE[self.terms.relation]),
-            "open": [t.number for t in totals.open.values()],
-            "void": totals.void,
-            "orders": "renyi.ORDERS",
-        }
+        with self._lock:
+            totals = self._totals()
+            left = self.terms.delta - totals.spent_delta
+            return dataclasses.asdict(self.terms) | {
+                "epsilon_spent": epsilon(totals.spent, left)[0] if left > 0 else math.inf,
+                "epsilon_with_reservations": self._epsilon_of(totals, FREE[self.terms.relation]),
+                "open": [t.number for t in totals.open.values()],
+                "void": list(totals.void),
+                "orders": GRID,
+            }
 
     def head(self) -> tuple[int, str]:
         """Number and digest of the latest event: remember it to notice a file put back."""
@@ -378,13 +383,20 @@ class Ledger:
 
     def _remember(self) -> None:
         if self._witness is not None:
-            number, digest = self.head()
-            durable.write_json(self._witness, {"number": number, "digest": digest})
+            with self._log.transaction():  # of two processes the later one writes the later event
+                number, digest = self.head()
+                durable.write_json(self._witness, {"number": number, "digest": digest})
 
 
 def _terms(event: Event) -> Terms:
+    body = dict(event.body)
+    if (grid := body.pop("orders", None)) != GRID:
+        raise IntegrityError(
+            f"event {event.number} opens an account on the Rényi orders {grid} and this version has {GRID}: "
+            "open it with the version of ariel_jax that wrote it."
+        )
     try:
-        return Terms(**event.body)
+        return Terms(**body)
     except (TypeError, ConfigError) as error:
         raise IntegrityError(f"event {event.number} opens no account: {error}.") from error
 

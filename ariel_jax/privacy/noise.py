@@ -9,6 +9,7 @@ import optax
 
 from ariel_jax._checks import non_negative
 from ariel_jax._numerics import at_least_f32
+from ariel_jax.errors import ConfigError
 
 Tree = Any
 
@@ -37,7 +38,13 @@ def gaussian(tree: Tree, key: jax.Array, stddev: jax.Array | float) -> Tree:
     Guarantees:
         The noise of a leaf depends on the key, its path and its shape, not on how arrays are laid over
         devices or on other leaves.
+
+    Raises:
+        ConfigError: the paths of two leaves have one hash.
     """
+    names = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)]
+    if len({zlib.crc32(name.encode()) for name in names}) < len(names):
+        raise ConfigError(f"two of the leaves {names} would have the same noise: rename one.")
 
     def noisy(path: Any, leaf: jax.Array) -> jax.Array:
         wide = at_least_f32(leaf.dtype)

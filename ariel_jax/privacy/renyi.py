@@ -21,7 +21,7 @@ ORDERS: npt.NDArray[np.float64] = np.array(sorted(_GRID | {1.25, 1.75, 80, 96}),
 ORDERS.setflags(write=False)
 
 RELATIONS = ("add_remove", "zero_out", "replace_one")
-"""Neighbouring data sets: one record more or less; one record blanked; one record another one."""
+"""Neighbouring data sets: one record more or less; one that counts as nothing; one that is another one."""
 
 
 def epsilon(rdp: npt.ArrayLike, delta: float) -> tuple[float, float]:

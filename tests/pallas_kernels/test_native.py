@@ -69,7 +69,8 @@ def weights_of(kind, n_out, n_in):
     ],
 )
 def test_a_row_has_the_same_bits_whatever_rows_are_beside_it(kind, dtype):
-    x, (w, scale) = draw((32, 192), dtype), weights_of(kind, 70, 192)
+    n_in = 192 if kind in ("int8, groups", "int4") else 200
+    x, (w, scale) = draw((32, n_in), dtype), weights_of(kind, 70, n_in)
     x = x.at[7].multiply(jnp.asarray(np.inf, dtype)).at[9].multiply(jnp.asarray(1e-33, dtype))
 
     def product(rows):
@@ -127,12 +128,16 @@ def test_numbers_below_the_smallest_normal_one_do_not_depend_on_the_thread():
         assert len(np.unique(np.asarray(product(x, w)).view(np.uint32))) == 1
 
 
-def test_the_likeliest_tokens_have_the_same_bits_whatever_rows_are_beside_them():
-    x, w = draw((9, 64)), draw((9000, 64), seed=1)
-    together = vocab_top1(x, w, impl="native")
-    alone = [vocab_top1(x[i : i + 1], w, impl="native") for i in range(9)]
-    for one, all_of_them in zip(zip(*alone, strict=True), together, strict=True):
-        np.testing.assert_array_equal(np.concatenate(one), all_of_them)
+@pytest.mark.parametrize(
+    ("kind", "dtype"), [("float32", "float32"), ("bfloat16", "bfloat16"), ("int8", "float32")]
+)
+def test_the_likeliest_tokens_have_the_same_bits_whatever_rows_are_beside_them(kind, dtype):
+    x, (w, scale) = draw((49, 72), dtype), weights_of(kind, 3000, 72)
+    alone = [vocab_top1(x[i : i + 1], w, scale=scale, impl="native") for i in range(49)]
+    for rows in (2, 5, 6, 9, 17, 33, 40, 49):
+        together = vocab_top1(x[:rows], w, scale=scale, impl="native")
+        for one, all_of_them in zip(zip(*alone[:rows], strict=True), together, strict=True):
+            np.testing.assert_array_equal(np.concatenate(one), all_of_them)
 
 
 def test_drafts_that_hold_have_the_log_probabilities_of_plain_decoding_to_the_last_bits():
@@ -218,13 +223,17 @@ def test_many_rows_of_bfloat16_equal_the_reference(rows, n_in, n_out):
         np.testing.assert_array_equal(np.concatenate(alone), ours[jnp.asarray([0, 32])])
 
 
+OURS = ("ARIEL_JAX_INSTRUCTIONS", "ARIEL_JAX_THREADS", "OMP_NUM_THREADS")
+
+
 def in_a_process(*command, **environment):
+    outer = {name: value for name, value in os.environ.items() if name not in OURS}
     done = subprocess.run(
         [sys.executable, *command],
         capture_output=True,
         text=True,
         check=False,
-        env=os.environ | environment,
+        env=outer | environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
@@ -236,12 +245,14 @@ DESCRIBE = (
 ON_ONE = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
 
 
-@pytest.mark.parametrize("level", ["generic", "avx2", "avx512"])
+@pytest.mark.parametrize("level", ["generic", "avx2", "avx512", "avx512_vnni"])
 def test_every_instruction_set_keeps_the_contract_in_programs(level):
     found = json.loads(in_a_process("-c", DESCRIBE, ARIEL_JAX_INSTRUCTIONS=level))
     if native.describe()["instructions"] == "avx512":
-        assert found["instructions"] == level
-    assert not any(found[name] for name in ("tiles", "bfloat16_products", "whole_products"))
+        assert found["instructions"] == level.removesuffix("_vnni")
+    assert not found["tiles"]
+    if level != "avx512_vnni":
+        assert not any(found[name] for name in ("bfloat16_products", "whole_products"))
     contract = pathlib.Path(__file__).parents[1] / "contracts" / "test_kernels.py"
     alone = ("-p", "no:xdist", "-p", "no:cacheprovider", "-q", "-k", "native and numpy")
     said = in_a_process("-m", "pytest", *alone, str(contract), ARIEL_JAX_INSTRUCTIONS=level)
@@ -261,11 +272,9 @@ def test_threads_are_those_of_the_affinity_and_the_user(script, environment, thr
     assert found["threads"] == min(threads, len(os.sched_getaffinity(0)))
 
 
-def test_instructions_that_nobody_knows_are_refused(monkeypatch):
+def test_instructions_that_nobody_knows_are_refused(elsewhere, monkeypatch):
     monkeypatch.setenv("ARIEL_JAX_INSTRUCTIONS", "fast")
-    native._state.cache_clear()
-    assert "generic, avx2, avx512, all" in native.why_not()
-    native._state.cache_clear()
+    assert "generic, avx2, avx512, avx512_vnni, all" in native.why_not()
 
 
 def test_under_vmap_and_ahead_of_time():
@@ -391,6 +400,26 @@ def test_building_makes_a_library_that_loads(elsewhere, monkeypatch):
     np.testing.assert_allclose(
         linear(x, w, impl="native"), linear(x, w, impl="reference"), atol=1e-5
     )
+
+
+def test_a_compiler_that_does_not_know_newer_instructions_leaves_them_out(elsewhere, monkeypatch):
+    run, said = compiling._run, []
+
+    def refusing(command):
+        if "-mamx-tile" in command or "-mavx512bf16" in command:
+            raise compiling.CannotCompileError("unrecognized command-line option")
+        run(command)
+
+    monkeypatch.setattr(compiling, "_run", refusing)
+    monkeypatch.setattr(compiling, "FLAGS", ("-O0", *compiling.FLAGS[1:]))  # compiles sooner
+    native.build(say=said.append)
+    assert sum("is left out" in line for line in said) == 2
+    assert native.why_not() is None
+    assert not native.describe()["tiles"]
+    x, w = draw((3, 40), "bfloat16"), draw((20, 40), "bfloat16", seed=1)
+    ours = linear(x, w, impl="native", out_dtype=jnp.float32)
+    wanted = linear(x, w, impl="reference", out_dtype=jnp.float32)
+    np.testing.assert_allclose(ours, wanted, atol=1e-4)
 
 
 def test_without_a_compiler_the_reference_runs(elsewhere, monkeypatch):

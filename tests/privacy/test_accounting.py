@@ -5,7 +5,7 @@ import math
 import pytest
 
 from ariel_jax.errors import ConfigError, MissingExtraError, PrivacyBudgetError
-from ariel_jax.privacy import Ledger, Plan, Terms, accounting, calibrate, renyi
+from ariel_jax.privacy import Ledger, Plan, Terms, calibrate, renyi
 
 # (q, steps, delta, epsilon, sigma by Rényi divergence, by loss distributions): dp-accounting 0.6.0.
 TABLE = [
@@ -95,10 +95,23 @@ def test_a_calibrated_run_ends_exactly_at_its_planned_step(q, steps, tmp_path):
         assert ledger.epsilon() == pytest.approx(plan.epsilon(1e-5), rel=1e-9)
 
 
-def test_rank_and_refresh_do_not_enter():
-    assert {f.name for f in accounting.dataclasses.fields(Plan)}.isdisjoint(
-        {"rank", "refresh_every"}
-    )
+def test_a_budget_that_is_never_reached_gives_a_plan_that_keeps_to_it():
+    plan = calibrate(poisson(0.5, 3), epsilon=1e9, delta=1e-5)
+    assert plan.epsilon(1e-5) <= 1e9
+    assert plan.noise_multiplier == pytest.approx(0.01, rel=1.0)
+
+
+def test_draws_that_are_cut_take_from_delta():
+    plan = poisson(0.02, 300)
+    cut = plan.replace(truncation=4e-6)
+    assert cut.price().delta == 4e-6
+    assert cut.epsilon(1e-5) == pytest.approx(plan.epsilon(6e-6))
+    assert cut.epsilon(4e-6) == math.inf
+    assert cut.tight_epsilon(1e-5) == pytest.approx(plan.tight_epsilon(6e-6), rel=1e-6)
+    noisier = calibrate(cut, epsilon=2.0, delta=1e-5)
+    assert noisier.noise_multiplier > calibrate(plan, epsilon=2.0, delta=1e-5).noise_multiplier
+    with pytest.raises(ConfigError, match="truncation=1"):
+        plan.replace(truncation=1.0)
 
 
 def test_what_cannot_be_priced_is_refused(monkeypatch):

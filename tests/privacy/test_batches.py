@@ -19,7 +19,7 @@ def source(**changes):
 
 
 def test_every_record_is_drawn_by_its_own_coin():
-    made, state = source(), {"step": 0, "seed": "00" * 32, "n": N}
+    made, state = source(), {"step": 0, "seed": "00" * 32, "n": N, "probability": Q, "rows": 40}
     counts, together, sizes, steps = np.zeros(N), np.zeros((N, N)), [], 4000
     for _ in range(steps):
         drawn = made.draw(state)
@@ -97,7 +97,7 @@ def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ConfigError, match="rows=0"):
         source(rows=0)
     made = source()
-    with pytest.raises(ConfigError, match="drew from 199 records"):
+    with pytest.raises(ConfigError, match="drew with n=199"):
         made.next(made.init() | {"n": 199})
     with pytest.raises(ConfigError, match="failure=0"):
         batches.slots(N, Q, failure=0)

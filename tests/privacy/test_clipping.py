@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from ariel_jax.errors import ConfigError
-from ariel_jax.privacy import audit, calibrate, noise, secure_key
+from ariel_jax.privacy import audit, noise, secure_key
 from ariel_jax.privacy.accounting import Plan
 from ariel_jax.privacy.clipping import ClippedSum, Stacked, clip_and_sum
 
@@ -86,6 +86,22 @@ def test_no_example_counts_more_than_the_clip_norm(size, clip_norm):
         (total,), _ = clip_and_sum([Stacked(tree)], jnp.float32(clip_norm), alone)
         flat = np.concatenate([np.asarray(v, np.float64).ravel() for v in total.values()])
         assert np.linalg.norm(flat) <= clip_norm * (1 + 1e-6)
+
+
+def test_long_gradients_keep_the_bound_too():
+    """A plain sum of so many equal squares would be off by more than the margin."""
+    tree = jnp.full((1, 3_000_001), 0.1, jnp.float32)
+    (total,), _ = clip_and_sum([Stacked(tree)], jnp.float32(1.0), jnp.zeros(1, bool))
+    size = np.linalg.norm(np.asarray(total, np.float64))
+    assert 1 - 2e-6 <= size <= 1 + 1e-6
+
+
+def test_the_sum_is_asked_for_at_full_precision():
+    """Whatever the caller's default is: on GPU and TPU that has fewer bits."""
+    with jax.default_matmul_precision("bfloat16"):
+        run = lambda t, w: Stacked(t).weighted_sum(w)
+        text = jax.jit(run).lower(jnp.ones((3, 4)), jnp.ones(3)).as_text()
+    assert "HIGHEST" in text
 
 
 def test_parts_are_clipped_jointly():
@@ -287,6 +303,7 @@ def test_what_cannot_be_audited_is_refused():
         audit.of_releases(
             np.zeros((500, 2)), np.zeros((500, 2)), epsilon=1.0, delta=DELTA, direction=np.ones(3)
         )
+    with pytest.raises(ConfigError, match="significance"):
+        audit.of_scores([1.0], [1.0], epsilon=1.0, delta=DELTA, significance=0.6)
     with pytest.raises(ConfigError, match="epsilon=0"):
         audit.of_scores([1.0], [1.0], epsilon=0, delta=DELTA)
-    assert calibrate(Plan(noise_multiplier=1.0, steps=1, sampler="none"), epsilon=1.0, delta=DELTA)

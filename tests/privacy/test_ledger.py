@@ -256,6 +256,14 @@ def test_a_ledger_that_was_put_back_is_noticed(path, tmp_path):
         Ledger(path, witness=witness)
 
 
+def test_a_ledger_of_another_grid_of_orders_is_not_opened(path):
+    log = EventLog(path)
+    log.append("opened", TERMS.__dict__ | {"orders": "others"})
+    log.close()
+    with pytest.raises(IntegrityError, match="Rényi orders others"):
+        Ledger(path)
+
+
 def test_a_changed_ledger_is_not_opened(path):
     with Ledger(path, TERMS) as ledger:
         ledger.settle(ledger.reserve(ONE.times(5)))

@@ -165,6 +165,10 @@ def make_specs(params: Any, cfg: Config) -> Specs:
             f"project={cfg.project} finds no weight that is not frozen. Matrices of this tree are "
             f"{matrices[:12]}{' and more' if len(matrices) > 12 else ''}."
         )
+    if len({spec.leaf_id for spec in projected}) < len(projected):
+        raise ConfigError(
+            "two projected weights would have one projection: their paths have one hash."
+        )
     return Specs(tuple(projected), tuple(full), tuple(frozen))
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from ariel_jax._numerics import at_least_f32
 from ariel_jax.algorithms.dp_grape.config import Config, Spec, Specs
+from ariel_jax.errors import ConfigError
 from ariel_jax.layers.linear import Linear
 from ariel_jax.models.paths import flatten
 
@@ -78,8 +79,12 @@ def insert(
         trained: as `trained_leaves`; gradients flow to these.
         drawn: as `projections`.
         specs: which is which.
+
+    Raises:
+        ConfigError: a projected weight is not that of a `Linear`: it would not be trained.
     """
     by_path, full = specs.by_path(), set(specs.full)
+    tapped: set[str] = set()
 
     def visit(path: Any, node: Any) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -89,12 +94,19 @@ def insert(
             field: trained[f"{name}.{field}"] for field in ("w", "b") if f"{name}.{field}" in full
         }
         if f"{name}.w" in by_path:
+            tapped.add(f"{name}.w")
             fields |= {"tap": trained[f"{name}.w"], "proj": drawn[f"{name}.w"]}
         return node.replace(**fields)
 
-    return jax.tree_util.tree_map_with_path(
+    done = jax.tree_util.tree_map_with_path(
         visit, params, is_leaf=lambda node: isinstance(node, Linear)
     )
+    if missing := sorted(by_path.keys() - tapped):
+        raise ConfigError(
+            f"{missing} are no weights of a layers.linear.Linear, so they would not be trained: leave them "
+            "out of project=, or make the layers Linear."
+        )
+    return done
 
 
 def project(spec: Spec, full: jax.Array, drawn: jax.Array) -> jax.Array:

@@ -1,7 +1,6 @@
 """Private training on the common loop: what a step differentiates, and the transformation behind it."""
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
 from ariel_jax.algorithms.dp_grape.transform import transform
 from ariel_jax.errors import ConfigError
-from ariel_jax.privacy import noise
+from ariel_jax.privacy import noise, secure_key
 from ariel_jax.privacy.batches import PoissonSource
 from ariel_jax.privacy.clipping import ClippedSum
 
@@ -76,26 +75,52 @@ class PrivateSource:
     Attributes:
         draws: of the records.
         clip_norm: C.
+        expected_batch: what sums are divided by, a public number. Under `add_remove` the number of records
+            is private: do not compute it from that.
     """
 
     draws: PoissonSource
     clip_norm: float
+    expected_batch: float
 
     def __post_init__(self) -> None:
-        """Check the number."""
-        positive(clip_norm=self.clip_norm)
+        """Check the numbers."""
+        positive(clip_norm=self.clip_norm, expected_batch=self.expected_batch)
 
     def init(self) -> dict[str, Any]:
-        """The state before the first batch."""
-        return self.draws.init()
+        """The state before the first batch.
+
+        Raises:
+            ConfigError: several processes, which would draw several samples.
+        """
+        check_one_process()
+        return self.draws.init() | {"clip_norm": self.clip_norm}
 
     def next(
         self, state: dict[str, Any]
     ) -> tuple[tuple[dict[str, Any], np.ndarray], dict[str, Any]]:
-        """`((batch, is_padding), state)` after a state."""
+        """`((batch, is_padding), state)` after a state.
+
+        Raises:
+            ConfigError: the state is of another data set, sampler or clip norm.
+        """
+        if state["clip_norm"] != self.clip_norm:
+            raise ConfigError(
+                f"this run clipped at {state['clip_norm']} and now at {self.clip_norm}: its noise was made "
+                "for the former. Begin another run under the ledger."
+            )
         (examples, is_padding), after = self.draws.next(state)
         numbers = {"step": np.int32(state["step"]), "clip_norm": np.float32(self.clip_norm)}
         return ({"examples": examples, **numbers}, is_padding), after
+
+
+def check_one_process() -> None:
+    """Raises ConfigError where every process would draw its own sample and its own noise."""
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"private training runs in one process, on all its devices; here are {jax.process_count()}: each "
+            "would draw its own sample, and a record could count once in each."
+        )
 
 
 def key_words(key: jax.Array) -> tuple[int, ...]:
@@ -110,8 +135,8 @@ def private_optimizer(
     *,
     noise_multiplier: float,
     source: PrivateSource,
-    noise_key: jax.Array,
     projection_key: jax.Array,
+    noise_key: jax.Array | None = None,
 ) -> optax.GradientTransformation:
     """Noise on the clipped sum, division by the expected batch, and the optimiser in the projected space.
 
@@ -120,22 +145,23 @@ def private_optimizer(
         cfg: of the projections.
         specs: which weights are projected.
         noise_multiplier: sigma; the noise on the sum has the standard deviation sigma C.
-        source: of the batches that `PrivateGrad` sees.
-        noise_key: [] typed key, secret: `privacy.secure_key()`.
+        source: the one that the run takes its batches from, and no other.
         projection_key: [] typed key, public, the one of `PrivateGrad`.
+        noise_key: [] typed key, secret and for this run alone: two runs with one key release the same
+            noise. None draws one.
 
     Raises:
-        ConfigError: no noise, or one key for both.
+        ConfigError: no noise, one key for both, or several processes.
     """
     positive(noise_multiplier=noise_multiplier)
+    check_one_process()
+    noise_key = secure_key() if noise_key is None else noise_key
     if key_words(noise_key) == key_words(projection_key):
         raise ConfigError(
             "the keys of noise and projections are the same: the projections are public, and whoever knows "
             "their key could take the noise away. Draw the noise key with privacy.secure_key()."
         )
-    rows, expected = source.draws.rows, source.draws.n * source.draws.probability
-    if not math.isfinite(expected) or expected <= 0:
-        raise ConfigError(f"an expected batch of {expected} records cannot be divided by.")
+    rows, expected = source.draws.rows, source.expected_batch
     return optax.chain(
         noise.add_gaussian(noise_multiplier * source.clip_norm / rows, noise_key),
         optax.scale(rows / expected),

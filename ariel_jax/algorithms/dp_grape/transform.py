@@ -29,7 +29,8 @@ def transform(
     whatever follows in an `optax.chain` sees an ordinary tree.
 
     Args:
-        inner: such as `optax.scale_by_adam()` or a whole `optax.adam(1e-3)`.
+        inner: such as `optax.scale_by_adam()` or a whole `optax.adam(1e-3)`. For projected weights it sees
+            zeros as parameters: put weight decay behind this transformation, not into it.
         cfg: when projections are drawn anew, and what becomes of moments then.
         specs: which weights are projected.
         key: [] typed key of the projections. Public; it must be another one than that of the noise.

@@ -1,4 +1,4 @@
-"""`linear` by the native CPU kernels: for few rows, weights are read once for up to 8 of them."""
+"""`linear` by the native CPU kernels: for few rows, weights are read once for several of them."""
 
 import functools
 import math
@@ -104,7 +104,7 @@ def linear(
     With AVX512-VNNI, sums over int8 weights with a scale a row and over int4 weights are whole
     numbers of x rounded to 24 bits of the largest number of its row. With AVX512-BF16 or AMX, products
     of bfloat16 flush subnormal numbers to zero. A row has the same bits whatever rows are beside it,
-    up to 32; with AMX, whatever their number. Gradients are those of the reference.
+    up to 32; with AMX and bfloat16, whatever their number. Gradients are those of the reference.
     """
     nothing = jnp.zeros(0, jnp.float32)
     b, scale = nothing if b is None else b, nothing if scale is None else scale

@@ -28,7 +28,7 @@ from ariel_jax.pallas_kernels.native import compiling
 TARGETS = ("ariel_linear", "ariel_top1", "ariel_attend", "ariel_write_rows")
 _loaded: dict[str, Any] = {}  # by hash: a target can be registered once in a process
 DTYPES = ("float32", "bfloat16")  # of activations, weights that are not quantised, and caches
-INSTRUCTIONS = ("generic", "avx2", "avx512", "all")  # of ARIEL_JAX_INSTRUCTIONS
+INSTRUCTIONS = ("generic", "avx2", "avx512", "avx512_vnni", "all")  # of ARIEL_JAX_INSTRUCTIONS
 NOT_BUILT = "they are not built; run: ariel-jax kernels build"
 
 
@@ -97,7 +97,7 @@ def target(name: str) -> str:
 
 @functools.cache
 def _state() -> tuple[Any, str | None]:
-    asked = os.environ.get("ARIEL_JAX_INSTRUCTIONS", "all")
+    asked = os.environ.get("ARIEL_JAX_INSTRUCTIONS") or "all"
     if asked not in INSTRUCTIONS:
         return None, f"ARIEL_JAX_INSTRUCTIONS is {asked!r}: it takes {', '.join(INSTRUCTIONS)}"
     reasons = []

@@ -32,6 +32,8 @@ FILES: dict[str, tuple[str, ...]] = {
     "vnni.cc": (*_AVX512, "-mavx512vnni"),
     "amx.cc": (*_AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
 }
+# Those of newer instructions: a compiler that does not know them leaves them out, and the others are taken.
+OPTIONAL = ("bf16.cc", "vnni.cc", "amx.cc")
 COMPILERS = ("g++", "clang++", "c++")
 MACHINE = "x86_64"
 
@@ -91,7 +93,14 @@ def library(headers: str, *, say: Callable[[str], None] = lambda text: None) -> 
             say(f"compiling {name}")
             made = os.path.join(temporary, f"{name}.o")
             source = str(SOURCES / name)
-            _run([compiler(), *FLAGS, *flags, f"-I{headers}", "-c", source, "-o", made])
+            command = [compiler(), *FLAGS, f"-I{headers}", "-c", source, "-o", made]
+            try:
+                _run([*command, *flags])
+            except CannotCompileError as error:
+                if name not in OPTIONAL:
+                    raise
+                say(f"{name} is left out, this compiler does not know its instructions: {error}")
+                _run(command)
             objects.append(made)
         path = pathlib.Path(temporary) / "kernels.so"
         _run([compiler(), "-shared", *objects, "-o", str(path), "-pthread"])

@@ -312,6 +312,15 @@ def test_it_stands_in_a_chain_and_traces_once(lm):
         update(chain, g, state)
 
 
+def test_a_weight_that_no_linear_holds_is_not_projected():
+    params = {"layer": {"w": jnp.ones((6, 5))}}
+    cfg = dp_grape.Config(rank=2, project=(r"layer\.w$",), frozen=())
+    specs = dp_grape.make_specs(params, cfg)
+    drawn = dp_grape.projections(jax.random.key(0), 0, specs, cfg)
+    with pytest.raises(ConfigError, match="would not be trained"):
+        dp_grape.insert(params, dp_grape.trained_leaves(params, specs), drawn, specs)
+
+
 def test_bad_settings_are_refused(lm):
     params = lm[0]
     with pytest.raises(ConfigError, match=r"rank 32 >= 32 for 'layers\.0\.attn\.q\.w'"):

@@ -39,6 +39,12 @@ struct alignas(64) Config {
   }
 };
 
+inline void configure() {
+  const Config config;
+  asm volatile("" ::"m"(config));  // to the compiler the instruction reads its first bytes only
+  _tile_loadconfig(&config);
+}
+
 // The sixteen registers are a square of 32-bit numbers: turned about its diagonal.
 inline void transpose(__m512i* r) {
   __m512i t[16];
@@ -180,8 +186,7 @@ inline void fetch_begin(const void* at, int64_t bytes) {
 
 template <int ROWS>
 void few_rows(const Linear& a, int64_t group, int64_t n0, int64_t n1) {
-  const Config config;
-  _tile_loadconfig(&config);
+  configure();
   alignas(64) float sums[4 * SIDE * SIDE];
   alignas(64) uint16_t last[TILE];
   const int64_t steps = steps_of(a), whole = a.k / INPUTS, next_rows = steps * TILE;
@@ -342,8 +347,7 @@ inline void keep_digits(const Linear& a, const int32_t* sums, const Head& head, 
 
 template <int TILES>
 void few_rows8(const Linear& a, const char* packed, int64_t group, int64_t n0, int64_t n1) {
-  const Config config;
-  _tile_loadconfig(&config);
+  configure();
   alignas(64) int32_t sums[6 * SIDE * SIDE];
   alignas(64) int8_t copied[NUMBERS];
   constexpr int64_t EACH = TILES > 3 ? 3 : TILES;
@@ -369,6 +373,7 @@ void few_rows8(const Linear& a, const char* packed, int64_t group, int64_t n0, i
         _mm512_store_si512(copied + i * BYTES, i < n ? _mm512_maskz_loadu_epi8(some, at + i * a.k + s * BYTES) : _mm512_setzero_si512());
       asm volatile("" ::: "memory");
       add_digits<TILES>(copied, BYTES, x + s * EACH * NUMBERS, next_group);
+      asm volatile("" ::: "memory");
     }
     store_sums<TILES>(sums);
     for (int64_t g = 0; g < (TILES > 3 ? 2 : 1); g++) {
@@ -398,8 +403,7 @@ void matmul(const Linear& a, int64_t n0, int64_t n1) {
   if (int64_t(kept.size()) < STRIP / SIDE * steps * TILE + line) kept.resize(STRIP / SIDE * steps * TILE + line);
   uint16_t* weights = reinterpret_cast<uint16_t*>((reinterpret_cast<uintptr_t>(kept.data()) + 63) / 64 * 64);
   const uint16_t* x = reinterpret_cast<const uint16_t*>(a.packed);
-  const Config config;
-  _tile_loadconfig(&config);
+  configure();
   alignas(64) float sums[4 * SIDE * SIDE];
   for (int64_t from = n0; from < n1; from += STRIP) {
     const int64_t to = std::min(n1, from + STRIP);
@@ -424,14 +428,15 @@ void matmul(const Linear& a, int64_t n0, int64_t n1) {
 
 // Whether the processor has it and Linux lets this process use its registers.
 bool may_use_tiles() {
-  static const bool may = [] {
+  // Asked for last: Linux then gives every thread room for the tiles.
+  static const bool may = may_use(Level::ALL) && avx512_kernels()->runs_here() && [] {
     constexpr unsigned TILES = 1u << 24, BF16 = 1u << 22, INT8 = 1u << 25, ALL = TILES | BF16 | INT8;
     constexpr long REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
     unsigned a, b, c, d;
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (d & ALL) != ALL) return false;
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
   }();
-  return may && may_use(Level::ALL) && avx512_kernels()->runs_here();
+  return may;
 }
 
 }  // namespace

@@ -116,18 +116,21 @@ void matmul(const Linear& a, int64_t n0, int64_t n1) {
 }  // namespace
 
 bool multiplies_here() {
-  return may_use(Level::ALL) && __builtin_cpu_supports("avx512bf16") && avx512_kernels()->runs_here();
+  return may_use(Level::AVX512_VNNI) && __builtin_cpu_supports("avx512bf16") && avx512_kernels()->runs_here();
 }
 const ManyRows* avx512_many_rows() {
   static const ManyRows many = {[](const Linear&) { return int64_t(0); }, nullptr, 1, matmul};
   return multiplies_here() ? &many : nullptr;
 }
-const Products* bf16_products(const Linear& a) {
+const Products* avx512_bf16_products(const Linear& a) {
   static const Products products = {pairs_floats, pack_pairs, linear_of<RowPairs, Scaled::NO>};
-  if (const Products* tiles = amx_products(); tiles && a.x16 && a.w_type == Type::BF16) return tiles;
   // With one input left over in the last of a register's pairs, `at` would read the next row's first.
   const bool even_or_tail = a.k % (2 * W) != 2 * W - 1;
   return a.x16 && a.w_type == Type::BF16 && even_or_tail && multiplies_here() ? &products : nullptr;
+}
+const Products* bf16_products(const Linear& a) {
+  const Products* tiles = a.x16 && a.w_type == Type::BF16 ? amx_products() : nullptr;
+  return tiles ? tiles : avx512_bf16_products(a);
 }
 
 }  // namespace ariel
@@ -135,5 +138,6 @@ const Products* bf16_products(const Linear& a) {
 namespace ariel {
 const ManyRows* avx512_many_rows() { return nullptr; }
 const Products* bf16_products(const Linear&) { return nullptr; }
+const Products* avx512_bf16_products(const Linear&) { return nullptr; }
 }  // namespace ariel
 #endif

@@ -21,7 +21,7 @@ namespace {
 
 std::mt19937 rng(1);
 int failures = 0;
-int64_t compared = 0, flips = 0;
+int64_t compared = 0, flips = 0, taken[3];
 
 float draw() { return std::normal_distribution<float>()(rng); }
 std::vector<float> draws(int64_t n) {
@@ -46,7 +46,8 @@ int64_t bytes_of(Type type, int64_t n) {
   return type == Type::F32 ? 4 * n : type == Type::BF16 ? 2 * n : type == Type::I8 ? n : n / 2;
 }
 
-// Weights of one type, exactly as many bytes as there are: a sanitizer sees a read beyond them.
+// Weights of one type, exactly as many bytes as there are: a sanitizer sees a read beyond them (but for those
+// of tiles, which it cannot see).
 struct Weights {
   std::vector<uint8_t> raw;
   std::vector<float> scale;
@@ -77,12 +78,13 @@ struct Weights {
   }
 };
 
-// `fast`: by the products that are taken instead where the processor has them.
-void check_products(const Kernels& kernels, bool fast, Type type, int64_t m, int64_t k, int64_t n, int64_t group) {
+// By the products that every instruction set has, or by those that are taken instead where there are.
+enum class By { PLAIN, REGISTERS, TILES };
+void check_products(const Kernels& kernels, By which, Type type, int64_t m, int64_t k, int64_t n, int64_t group) {
   auto x = draws(m * k);
   const auto bias = draws(n);
   std::vector<uint16_t> x16;
-  if (fast && type == Type::BF16)
+  if (which != By::PLAIN && type == Type::BF16)
     for (auto& v : x) x16.push_back(to_bf16(v)), v = from_bf16(x16.back());
   const Weights w(type, n, k, group);
   std::vector<float> y(m * n);
@@ -90,9 +92,11 @@ void check_products(const Kernels& kernels, bool fast, Type type, int64_t m, int
   a.x = x.data(), a.w = w.raw.data(), a.scale = w.scale.data(), a.bias = bias.data(), a.y = y.data();
   a.m = m, a.k = k, a.n = a.y_stride = n, a.group = group, a.w_type = type, a.y_type = Type::F32;
   a.x16 = x16.empty() ? nullptr : x16.data();
-  const Products* by = fast ? bf16_products(a) : &kernels.products;
-  if (!by) by = whole_products(a);
+  const Products* by = &kernels.products;
+  if (which == By::REGISTERS) by = type == Type::BF16 ? avx512_bf16_products(a) : vnni_products(a);
+  if (which == By::TILES) by = type == Type::BF16 ? amx_products() : amx_whole_products(a);
   if (!by) return;
+  taken[int(which)]++;
   std::vector<float> packed(by->packed_floats(a));
   a.packed = by->pack(a, packed.data());
   parallel((n + 15) / 16, [&](int64_t i) { by->linear(a, i * 16, std::min(n, i * 16 + 16)); });
@@ -372,19 +376,20 @@ int main(int argc, char**) {
   for (const Kernels* kernels : {generic_kernels(), avx2_kernels(), avx512_kernels()}) {
     if (!kernels || !kernels->runs_here()) continue;
     for (Type type : {Type::F32, Type::BF16, Type::I8, Type::I4})
-      for (int64_t m : {1, 2, 3, 5, 8, 17, 32, 33})
+      for (int64_t m : {1, 2, 3, 5, 8, 17, 32, 33, 40})
         for (int64_t k : {1, 7, 31, 32, 37, 63, 96, 128, 160, 1696, 2112})
           for (int64_t n : {1, 2, 7, 67, 130}) {
             if (type == Type::I4 && k % 32) continue;
-            for (bool fast : {false, true}) {
-              if (fast && kernels != avx512_kernels()) continue;
-              check_products(*kernels, fast, type, m, k, n, k);
+            for (By by : {By::PLAIN, By::REGISTERS, By::TILES}) {
+              if (by != By::PLAIN && kernels != avx512_kernels()) continue;
+              check_products(*kernels, by, type, m, k, n, k);
               for (int64_t group : {32, 64, 128})
-                if ((type == Type::I4 || type == Type::I8) && k % group == 0) check_products(*kernels, fast, type, m, k, n, group);
+                if ((type == Type::I4 || type == Type::I8) && k % group == 0) check_products(*kernels, by, type, m, k, n, group);
             }
           }
     check_attentions(*kernels);
-    std::printf("%s checked, %d failures\n", kernels->name, failures);
+    std::printf("%s checked, %d failures; products in registers %ld, by tiles %ld\n", kernels->name, failures,
+                long(taken[1]), long(taken[2]));
   }
   const std::pair<const char*, const ManyRows*> many[] = {{"avx512", avx512_many_rows()}, {"amx", amx_many_rows()}};
   for (auto [name, use] : many) {

@@ -10,13 +10,15 @@ namespace ariel {
 enum class Type : int32_t { F32 = 0, BF16 = 1, I8 = 2, I4 = 3 };
 
 // The instructions that may be used, where the processor has them: ARIEL_JAX_INSTRUCTIONS, or all of them.
-enum class Level { GENERIC, AVX2, AVX512, ALL };
+// AVX512_VNNI adds VNNI and BF16, ALL the tiles of AMX.
+enum class Level { GENERIC, AVX2, AVX512, AVX512_VNNI, ALL };
 inline bool may_use(Level wanted) {
   static const Level most = [] {
     const char* text = std::getenv("ARIEL_JAX_INSTRUCTIONS");
     if (text && !std::strcmp(text, "generic")) return Level::GENERIC;
     if (text && !std::strcmp(text, "avx2")) return Level::AVX2;
     if (text && !std::strcmp(text, "avx512")) return Level::AVX512;
+    if (text && !std::strcmp(text, "avx512_vnni")) return Level::AVX512_VNNI;
     return Level::ALL;
   }();
   return wanted <= most;
@@ -156,7 +158,9 @@ inline const ManyRows* bf16_many_rows() {
 // numbers; null where the processor or the arguments are none for it.
 const Products* bf16_products(const Linear&);
 const Products* whole_products(const Linear&);
-// The same by tiles; the ones above take them where there are.
+// What these two choose from: tiles, where there are, else registers.
+const Products* avx512_bf16_products(const Linear&);
+const Products* vnni_products(const Linear&);
 const Products* amx_products();
 const Products* amx_whole_products(const Linear&);
 bool has_whole_products();

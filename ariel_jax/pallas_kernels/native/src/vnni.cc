@@ -247,23 +247,27 @@ bool fits4(const Linear& a) {
 
 bool has_whole_products() {
   static const bool here =
-      may_use(Level::ALL) && __builtin_cpu_supports("avx512vnni") && avx512_kernels()->runs_here();
+      may_use(Level::AVX512_VNNI) && __builtin_cpu_supports("avx512vnni") && avx512_kernels()->runs_here();
   return here;
 }
 
-const Products* whole_products(const Linear& a) {
+const Products* vnni_products(const Linear& a) {
   static const Products eight = {packed_floats, pack, linear8}, four = {packed_floats, pack, linear4};
   if (!has_whole_products() || !a.x) return nullptr;
-  if (const Products* tiles = amx_whole_products(a)) return tiles;
   if (a.w_type == Type::I8 && a.group == a.k) return &eight;
   if (a.w_type == Type::I4 && fits4(a)) return &four;
   return nullptr;
+}
+const Products* whole_products(const Linear& a) {
+  const Products* tiles = amx_whole_products(a);
+  return tiles ? tiles : vnni_products(a);
 }
 
 }  // namespace ariel
 #else
 namespace ariel {
 const Products* whole_products(const Linear&) { return nullptr; }
+const Products* vnni_products(const Linear&) { return nullptr; }
 bool has_whole_products() { return false; }
 }  // namespace ariel
 #endif
