@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import zlib
 
 import jax
 import jax.numpy as jnp
@@ -397,7 +398,9 @@ def test_many_request_lengths_compile_only_the_distinct_shapes(
     tiny: tuple[DecoderConfig, DecoderParams], strategy, extra
 ):
     cfg, params = tiny
-    cfg = cfg.replace(norm_eps=2e-5)  # no other test has compiled for it, so counts are exact
+    # Nobody else has compiled for it, another strategy's plain steps neither, so counts are exact.
+    own = zlib.crc32(repr(strategy).encode()) % 997
+    cfg = cfg.replace(norm_eps=2e-5 * (1 + own / 1e4))
     rng = np.random.default_rng(0)
     before = programs.TRACES.copy()
     segments, prefills, first = set(), set(), set()
