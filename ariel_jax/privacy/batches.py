@@ -11,8 +11,6 @@ import numpy as np
 from ariel_jax._checks import in_range, positive_int
 from ariel_jax.errors import ConfigError
 
-Tree = Any
-
 
 def slots(n: int, probability: float, *, multiple: int = 1, failure: float = 1e-12) -> int:
     """Rows that a Poisson sample fits into, but for a probability of `failure`.

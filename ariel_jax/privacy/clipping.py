@@ -17,9 +17,8 @@ from ariel_jax.privacy.renyi import RELATIONS
 
 Tree = Any
 HIGHEST = jax.lax.Precision.HIGHEST
-_BLOCK = (
-    1024  # numbers whose squares are added at once: the rounding of a sum grows with its length
-)
+# Numbers whose squares are added at once: the rounding of a sum grows with its length.
+_BLOCK = 1024
 
 
 class ExampleLoss(Protocol):
@@ -88,9 +87,8 @@ class ClipInfo(struct.PyTreeNode):
     """What became of each example. These numbers are not private: do not release them."""
 
     loss: jax.Array  # [B] float32, 0 for padding
-    norm: (
-        jax.Array
-    )  # [B] float32 before clipping, 0 for padding; not finite where the example counted 0
+    # [B] float32 before clipping, 0 for padding; not finite where the example counted 0.
+    norm: jax.Array
 
 
 def clip_weights(square_norms: jax.Array, clip_norm: jax.Array, is_padding: jax.Array) -> jax.Array:

@@ -6,18 +6,7 @@ import pytest
 
 from ariel_jax.errors import ConfigError, MissingExtraError, PrivacyBudgetError
 from ariel_jax.privacy import Ledger, Plan, Terms, calibrate, renyi
-
-# (q, steps, delta, epsilon, sigma by Rényi divergence, by loss distributions): dp-accounting 0.6.0.
-TABLE = [
-    (0.02, 3000, 2e-5, 1, 4.354, 4.005),
-    (0.02, 3000, 2e-5, 2, 2.410, 2.241),
-    (0.02, 3000, 2e-5, 4, 1.435, 1.354),
-    (0.02, 3000, 2e-5, 8, 0.962, 0.920),
-    (0.0625, 1000, 1e-5, 2, 4.362, 4.050),
-    (0.0625, 1000, 1e-5, 6, 1.797, 1.695),
-    (0.008, 2000, 1e-5, 2, 1.062, 1.005),
-    (0.008, 2000, 1e-5, 6, 0.690, 0.658),
-]
+from experiments.dp_grape.accounting import TABLE
 
 
 def poisson(q, steps, noise=1.0, **options):

@@ -1,6 +1,7 @@
 """Settings of DP-GRAPE: what is projected, by what, and what becomes of the moments."""
 
 import dataclasses
+import math
 import re
 import zlib
 from collections.abc import Mapping
@@ -16,7 +17,6 @@ SIDES = ("smaller", "in", "larger")
 SCALES = ("unbiased", "authors")
 LAWS = ("gaussian", "rademacher")
 MOMENTS = ("keep", "reset", "transfer")
-MODES = ("project", "full", "frozen")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,7 +67,7 @@ class Config:
         one_of(MOMENTS, moments=self.moments)
 
     def mode(self, path: str) -> str:
-        """What becomes of a leaf: one of `MODES`."""
+        """What becomes of a leaf: `project`, `full` or `frozen`."""
         if any(re.search(pattern, path) for pattern in self.frozen):
             return "frozen"
         return "project" if any(re.search(pattern, path) for pattern in self.project) else "full"
@@ -132,13 +132,8 @@ class Specs:
     def n_trained(self, params: Any) -> int:
         """D: numbers in the projected gradients and in the leaves trained in full."""
         leaves = flatten(params)
-        total = sum(leaves[path].size for path in self.full)
-        for spec in self.projected:
-            size = 1
-            for n in spec.projected_shape:
-                size *= n
-            total += size
-        return total
+        projected = sum(math.prod(spec.projected_shape) for spec in self.projected)
+        return projected + sum(leaves[path].size for path in self.full)
 
 
 def make_specs(params: Any, cfg: Config) -> Specs:
@@ -181,9 +176,8 @@ def _spec(path: str, leaf: Any, cfg: Config) -> Spec:
         )
     n_out, n_in = shape[-2:]
     is_in = {"smaller": n_in <= n_out, "in": True, "larger": n_in > n_out}[cfg.side]
-    side, dim, rank = (
-        ("in", n_in, cfg.rank_of(path)) if is_in else ("out", n_out, cfg.rank_of(path))
-    )
+    side, dim = ("in", n_in) if is_in else ("out", n_out)
+    rank = cfg.rank_of(path)
     if not 0 < rank < dim:
         raise ConfigError(
             f"rank {rank} >= {dim} for {path!r}: it would project nothing away. Choose a smaller rank, an "
