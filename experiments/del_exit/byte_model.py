@@ -8,6 +8,9 @@ million parameters in 12 layers of width 160, 7.7 MB in bfloat16. RUNS must lie 
 the corpus (about 130 MB, built by whichever of the two comes first), RECIPE/checkpoints and the finished
 RECIPE/model. The same command continues a run that was stopped. The experiments of this folder measure it
 with `--model RUNS/layerskip/model --twin RUNS/plain/model`.
+
+On a GPU a step is mostly waiting for the next kernel, so that larger batches cost next to nothing:
+`--steps 5000 --tokens-per-batch 16384 --smallest-microbatch 16384` sees ten times as much text.
 """
 
 import argparse
@@ -24,8 +27,9 @@ from experiments.nano.tokenizer import SPECIAL_TOKENS
 
 VOCAB_SIZE = 256 + len(SPECIAL_TOKENS)  # a tokenizer of so many entries has learned no merge
 STEPS = 2000
+TOKENS_PER_BATCH = 4096
 MIXTURE = {"code": 0.4, "english": 0.3, "templates": 0.3}
-LENGTHS = ((0, 256), (1600, 512), (1900, 1024))
+LENGTHS = ((0.0, 256), (0.8, 512), (0.95, 1024))  # from this share of the steps on
 MOST_BYTES = 8_000_000
 CHECKOUT = Path(__file__).resolve().parents[2]
 
@@ -49,9 +53,20 @@ def byte_config() -> Any:
     )
 
 
-def subject() -> train.Subject:
-    """The decoder and its share of each domain."""
-    return train.Subject(cfg=byte_config(), mixture=MIXTURE, lengths=LENGTHS)
+def subject(
+    steps: int = STEPS,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    smallest_microbatch: int = train.SMALLEST_MICROBATCH,
+) -> train.Subject:
+    """The decoder, its share of each domain, and the sizes of a run of `steps`."""
+    lengths = {round(share * steps): length for share, length in LENGTHS}
+    return train.Subject(
+        cfg=byte_config(),
+        mixture=MIXTURE,
+        lengths=tuple(lengths.items()),
+        tokens_per_batch=tokens_per_batch,
+        smallest_microbatch=smallest_microbatch,
+    )
 
 
 def build_corpus(out: Path, documents: Sequence[corpus.Document] | None = None) -> Path:
@@ -108,7 +123,7 @@ def run(
         recipe=recipe,
         steps=steps,
         export=out / recipe / "model",
-        subject=what or subject(),
+        subject=what or subject(steps),
     )
 
 
@@ -120,9 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder outside the checkout")
     parser.add_argument("--recipe", choices=("layerskip", "plain"), default="layerskip")
     parser.add_argument("--steps", type=int, default=STEPS)
+    parser.add_argument("--tokens-per-batch", type=int, default=TOKENS_PER_BATCH)
+    parser.add_argument("--smallest-microbatch", type=int, default=train.SMALLEST_MICROBATCH)
     options = parser.parse_args(arguments)
     try:
-        finished = run(options.out, recipe=options.recipe, steps=options.steps)
+        what = subject(options.steps, options.tokens_per_batch, options.smallest_microbatch)
+        finished = run(options.out, recipe=options.recipe, steps=options.steps, what=what)
     except ArielError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

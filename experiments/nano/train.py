@@ -70,12 +70,14 @@ class Subject:
         mixture: share of each domain.
         lengths: `((first_step, sequence length), ...)`.
         tokens_per_batch: of a step.
+        smallest_microbatch: tokens; what trains fastest depends on the device.
     """
 
     cfg: Any = None
     mixture: Mapping[str, float] = dataclasses.field(default_factory=lambda: MIXTURE)
     lengths: tuple[tuple[int, int], ...] = LENGTHS
     tokens_per_batch: int = TOKENS_PER_BATCH
+    smallest_microbatch: int = SMALLEST_MICROBATCH
 
 
 def _stages(steps: int, lengths: tuple[tuple[int, int], ...] = LENGTHS) -> list[tuple[int, int]]:
@@ -139,7 +141,7 @@ def run(
             folder=out / recipe,
             config=LoopConfig(
                 steps=last,
-                microbatches=max(1, per_batch // max(length, SMALLEST_MICROBATCH)),
+                microbatches=max(1, per_batch // max(length, subject.smallest_microbatch)),
                 seed=SEED,
             ),
         )
