@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ariel_jax.errors import ConfigError
 from ariel_jax.layers.attention import Attend, Carry
 from ariel_jax.layers.linear import dequantize, linear
 from ariel_jax.layers.mlp import activate
@@ -148,11 +149,37 @@ def trunk(
     *,
     first: int = 0,
     last: int | None = None,
+    remat: bool = False,
 ) -> tuple[jax.Array, Carry]:
-    """Blocks `first` up to (not including) `last` over x [B, T, D]; None means all of them."""
-    for i in range(first, cfg.n_layers if last is None else last):
-        x, carry = block(cfg, params.layers[i], i, x, positions, attend, carry)
-    return x, carry
+    """Blocks `first` up to (not including) `last` over x [B, T, D]; None means all of them.
+
+    Stacked layers are scanned, so that a program's length does not grow with their number; all of
+    them then run, with the attention of the first. With `remat` a backward pass computes each block
+    again from its input instead of keeping what is inside.
+
+    Raises:
+        ConfigError: stacked layers of several kinds, or only some of them.
+    """
+
+    def run(p: BlockParams, i: int, x: jax.Array, carry: Carry) -> tuple[jax.Array, Carry]:
+        return block(cfg, p, i, x, positions, attend, carry)
+
+    run = jax.checkpoint(run, static_argnums=1) if remat else run
+    if not isinstance(params.layers, BlockParams):
+        for i in range(first, cfg.n_layers if last is None else last):
+            x, carry = run(params.layers[i], i, x, carry)
+        return x, carry
+    kinds = {cfg.attention(i) for i in range(cfg.n_layers)}
+    if len(kinds) > 1 or first or last not in (None, cfg.n_layers):
+        raise ConfigError(
+            f"stacked layers run all together and attend alike; asked for are layers {first} to "
+            f"{last or cfg.n_layers} of {cfg.n_layers}, of {len(kinds)} kinds. Use unstack_layers."
+        )
+
+    def step(both: tuple[jax.Array, Carry], p: BlockParams) -> tuple[tuple[jax.Array, Carry], None]:
+        return run(p, 0, *both), None
+
+    return jax.lax.scan(step, (x, carry), params.layers)[0]
 
 
 def before_head(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> jax.Array:

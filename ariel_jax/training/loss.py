@@ -32,7 +32,8 @@ def head_cross_entropy(
 
     Cost:
         Three products of R x V x D in all, gradients included (they are formed in the forward
-        pass, where the probabilities are at hand); memory for the logits of 1,024 rows.
+        pass, where the probabilities are at hand); memory for the logits of 1,024 rows. Where only
+        `hidden` is differentiated, two products, and no gradient [V, D] is formed.
     """
     result: Any = _head(softcap, hidden, weights, targets, row_weights.astype(jnp.float32))
     total, nll = result
@@ -55,38 +56,41 @@ def _head(
     return jnp.sum(nll * row_weights), nll
 
 
-def _forward(
-    softcap: float | None,
-    hidden: jax.Array,
-    weights: jax.Array,
-    targets: jax.Array,
-    row_weights: jax.Array,
-):
+def _forward(softcap: float | None, *arguments: Any):
+    """With `symbolic_zeros` every argument says whether it is differentiated."""
+    hidden, weights, targets, row_weights = (argument.value for argument in arguments)
+    is_trained = arguments[1].perturbed
     R = targets.shape[0]
 
-    def chunk(d_weights: jax.Array, rows: tuple[jax.Array, ...]):
-        nll, d_rows, d_part = _nll_and_gradients(softcap, weights, *rows)
-        return d_weights + d_part, (nll, d_rows)
+    def chunk(d_weights: jax.Array | None, rows: tuple[jax.Array, ...]):
+        nll, slope, d_rows = _nll_and_gradients(softcap, weights, *rows)
+        if d_weights is not None:
+            wide = jnp.float32
+            d_weights += jnp.einsum("rv,rd->vd", slope, rows[0], preferred_element_type=wide)
+        return d_weights, (nll, d_rows)
 
-    start = jnp.zeros(weights.shape, jnp.float32)
+    start = jnp.zeros(weights.shape, jnp.float32) if is_trained else None
     d_weights, (nll, d_hidden) = jax.lax.scan(chunk, start, _split(hidden, targets, row_weights))
     nll = nll.reshape(-1)[:R]
     d_hidden = d_hidden.reshape(-1, hidden.shape[1])[:R].astype(hidden.dtype)
-    return (jnp.sum(nll * row_weights), nll), (d_hidden, d_weights.astype(weights.dtype), nll)
+    d_weights = None if d_weights is None else d_weights.astype(weights.dtype)
+    return (jnp.sum(nll * row_weights), nll), (d_hidden, d_weights, nll)
 
 
 def _backward(softcap: float | None, saved: Any, cotangents: Any):
     d_hidden, d_weights, nll = saved
     scale, _ = cotangents
+    if isinstance(scale, jax.custom_derivatives.SymbolicZero):
+        scale = jnp.zeros(scale.shape, scale.dtype)
     return (
         d_hidden * scale.astype(d_hidden.dtype),
-        d_weights * scale.astype(d_weights.dtype),
+        None if d_weights is None else d_weights * scale.astype(d_weights.dtype),
         None,
         nll * scale,
     )
 
 
-_head.defvjp(_forward, _backward)
+_head.defvjp(_forward, _backward, symbolic_zeros=True)
 
 
 def _split(*arrays: jax.Array) -> tuple[jax.Array, ...]:
@@ -127,7 +131,7 @@ def _nll_and_gradients(
     targets: jax.Array,
     row_weights: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Returns nll [r], and the gradients of `sum(row_weights * nll)` in hidden and weights."""
+    """Returns nll [r], and the gradients of `sum(row_weights * nll)` in logits [r, V] and hidden."""
     nll, probabilities, cap_slope = _nll(softcap, weights, hidden, targets, row_weights)
     is_target = jnp.arange(weights.shape[0], dtype=targets.dtype)[None, :] == targets[:, None]
     weight = row_weights[:, None]
@@ -135,5 +139,4 @@ def _nll_and_gradients(
     slope = slope.astype(hidden.dtype)
     head = weights.astype(hidden.dtype)
     d_hidden = jnp.einsum("rv,vd->rd", slope, head, preferred_element_type=jnp.float32)
-    d_weights = jnp.einsum("rv,rd->vd", slope, hidden, preferred_element_type=jnp.float32)
-    return nll, d_hidden, d_weights
+    return nll, slope, d_hidden

@@ -108,10 +108,13 @@ class LMGrad:
     Attributes:
         cfg: the decoder.
         layerskip: the recipe, or None.
+        remat: the backward pass computes each block again: a third more work, and memory for the
+            inputs of the blocks and the inside of one.
     """
 
     cfg: DecoderConfig
     layerskip: LayerSkip | None = None
+    remat: bool = False
 
     def __post_init__(self) -> None:
         if self.layerskip is not None and self.cfg.n_layers < 2:
@@ -127,7 +130,8 @@ class LMGrad:
         check_not_quantized(params, "training")
 
         def loss(params: DecoderParams) -> tuple[jax.Array, Info]:
-            return lm_loss(self.cfg, params, batch, is_padding, key=key, layerskip=self.layerskip)
+            options: Any = {"key": key, "layerskip": self.layerskip, "remat": self.remat}
+            return lm_loss(self.cfg, params, batch, is_padding, **options)
 
         (_, info), tree = jax.value_and_grad(loss, has_aux=True)(params)
         return tree, info
@@ -141,16 +145,18 @@ def lm_loss(
     *,
     key: jax.Array,
     layerskip: LayerSkip | None = None,
+    remat: bool = False,
 ) -> tuple[jax.Array, Info]:
     """Mean cross-entropy of the next token, in nats.
 
     Args:
         cfg: the decoder.
-        params: its weights, `layers` as a tuple.
+        params: its weights; `layers` as a tuple, or stacked where there is no recipe.
         batch: sequences of T tokens with their targets.
         is_padding: [B] bool; such rows count nothing.
         key: consumed, by layer dropout.
         layerskip: the recipe, or None for the plain loss.
+        remat: see `LMGrad`.
 
     Returns:
         (loss, info): float32 scalar; info holds `loss`, `loss_last`, `weight` (targets learned),
@@ -166,7 +172,9 @@ def lm_loss(
     row_weights = (learned.astype(jnp.float32) / jnp.maximum(count, 1.0)).reshape(-1)
     targets = jnp.where(learned, batch.targets, 0).reshape(-1)
     with params.precision.scope():
-        last, early, exit_layer = _hidden(cfg, params, batch, key=key, layerskip=layerskip)
+        last, early, exit_layer = _hidden(
+            cfg, params, batch, key=key, layerskip=layerskip, remat=remat
+        )
         weights = head(params).w
         if layerskip is None or early is None:
             rows = decoder.before_head(cfg, params, last).reshape(B * T, -1)
@@ -243,24 +251,27 @@ def _hidden(
     *,
     key: jax.Array,
     layerskip: LayerSkip | None,
+    remat: bool,
 ) -> tuple[jax.Array, jax.Array | None, jax.Array]:
     """(residual after the last layer, after the exit, the exit): [B, T, D], [B, T, D], []."""
     B, T = batch.tokens.shape
     positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
     attend = training_attend(cfg.attention, T)
     x = decoder.embed(cfg, params, batch.tokens, positions)
-    exit_layer = jnp.int32(cfg.n_layers)
+    if layerskip is None:
+        x, _ = decoder.trunk(cfg, params, x, positions, attend, None, remat=remat)
+        return x, None, jnp.int32(cfg.n_layers)
     skip, early = None, None
-    if layerskip is not None:
-        turns = jnp.asarray(layerskip.rotation(cfg.n_layers), jnp.int32)
-        exit_layer = turns[batch.step % turns.shape[0]]
-        if layerskip.max_dropout:
-            chance = layerskip.skip_probabilities(cfg.n_layers, batch.step)
-            skip = jax.random.uniform(key, (cfg.n_layers, B)) < chance[:, None]
+    turns = jnp.asarray(layerskip.rotation(cfg.n_layers), jnp.int32)
+    exit_layer = turns[batch.step % turns.shape[0]]
+    if layerskip.max_dropout:
+        chance = layerskip.skip_probabilities(cfg.n_layers, batch.step)
+        skip = jax.random.uniform(key, (cfg.n_layers, B)) < chance[:, None]
     for i in range(cfg.n_layers):
-        y, _ = decoder.block(cfg, params.layers[i], i, x, positions, attend, None)
+        one = {"first": i, "last": i + 1, "remat": remat}
+        y, _ = decoder.trunk(cfg, params, x, positions, attend, None, **one)
         x = y if skip is None else _skipping(skip[i], x, y)
-        if layerskip is not None and i + 1 < cfg.n_layers:
+        if i + 1 < cfg.n_layers:
             early = x if early is None else jnp.where(exit_layer == i + 1, x, early)
     return x, early, exit_layer
 

@@ -11,6 +11,7 @@ from ariel_jax.layers.attention import (
     causal_attention,
 )
 from ariel_jax.models import decoder
+from ariel_jax.models.params import stack_layers, unstack_layers
 from ariel_jax.testing import tiny_config, tiny_params
 from ariel_jax.training import programs
 from ariel_jax.training.loss import head_cross_entropy
@@ -213,6 +214,51 @@ def test_head_cross_entropy_equals_log_softmax(softcap):
     np.testing.assert_allclose(nll, expected_nll, atol=1e-5)
     gradient = jax.jit(jax.grad(lambda *a: 2 * ours(*a)[0], argnums=(0, 1)))(hidden, weights)
     assert_close(gradient, jax.grad(lambda *a: 2 * slow(*a)[0], argnums=(0, 1))(hidden, weights))
+
+
+def test_a_frozen_head_has_no_gradient_formed():
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.standard_normal((3, 5, 6)), jnp.float32)
+    weights = jnp.asarray(rng.standard_normal((17, 6)), jnp.float32)
+    targets = jnp.asarray(rng.integers(0, 17, (3, 5)), jnp.int32)
+
+    def of_example(hidden, weights, targets):
+        return head_cross_entropy(hidden, weights, targets, jnp.ones(5, jnp.float32))[0]
+
+    def frozen(hidden):
+        return jax.vmap(jax.grad(of_example), (0, None, 0))(hidden, weights, targets)
+
+    def trained(hidden):
+        both = jax.vmap(jax.grad(of_example, (0, 1)), (0, None, 0))(hidden, weights, targets)
+        return both[0] + 0 * jnp.sum(both[1])
+
+    programs = {f: jax.jit(f).lower(hidden).as_text() for f in (frozen, trained)}
+    assert "tensor<3x17x6xf32>" not in programs[frozen]
+    assert "tensor<3x17x6xf32>" in programs[trained]  # what would be seen
+    np.testing.assert_allclose(jax.jit(frozen)(hidden), jax.jit(trained)(hidden), rtol=1e-6)
+
+
+@pytest.mark.parametrize("variant", ["llama", "gemma2"])
+def test_computing_blocks_again_and_scanning_them_change_no_gradient(
+    variant, batch, no_padding, key
+):
+    cfg = tiny_config(variant)
+    params = tiny_params(cfg, seed=2)
+
+    def loss(params, remat):
+        return lm_loss(cfg, params, batch, jnp.asarray(no_padding), key=key, remat=remat)[0]
+
+    gradient = jax.jit(jax.grad(loss), static_argnums=1)
+    plain = gradient(params, False)
+    assert_close(gradient(params, True), plain)
+    assert "remat" in str(jax.make_jaxpr(jax.grad(loss), static_argnums=1)(params, True))
+    stacked = stack_layers(params)
+    if len({cfg.attention(i) for i in range(cfg.n_layers)}) > 1:
+        with pytest.raises(ConfigError, match="of 2 kinds"):
+            loss(stacked, False)
+        return
+    for remat in (False, True):
+        assert_close(unstack_layers(gradient(stacked, remat)), plain)
 
 
 @pytest.mark.parametrize(
