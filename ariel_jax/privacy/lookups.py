@@ -1,0 +1,56 @@
+"""Gradients of tables that examples only look rows up in, without one [V, D] for each example."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ariel_jax._numerics import at_least_f32
+from ariel_jax.privacy.clipping import HIGHEST, Stacked
+
+
+@dataclasses.dataclass(frozen=True)
+class LookedUp:
+    """The `clipping.Part` of one table; make it with `LookedUp.of`.
+
+    Rows that an example looks up several times are added before anything is squared or weighted. Added
+    later, two large opposite gradients of one row could each be scaled by a weight that only fits their
+    small sum, and their rounding could exceed the bound of clipping.
+
+    Attributes:
+        name: of the table among the leaves.
+        ids: [B, T] int32 rows looked up.
+        merged: [B, T, D] gradient of each different row of an example, at the first place where it is looked
+            up, and 0 at the others.
+        n_rows: V.
+    """
+
+    name: str
+    ids: jax.Array
+    merged: jax.Array
+    n_rows: int
+
+    @classmethod
+    def of(cls, name: str, ids: jax.Array, gradients: jax.Array, n_rows: int) -> "LookedUp":
+        """From the gradients [B, T, D] of what was looked up."""
+        T = ids.shape[1]
+        same = ids[:, :, None] == ids[:, None, :]
+        earlier = jnp.tril(jnp.ones((T, T), bool), -1)[None]
+        is_first = ~jnp.any(same & earlier, axis=2)
+        wide = at_least_f32(gradients.dtype)
+        picks = (same & is_first[:, :, None]).astype(wide)
+        merged = jnp.einsum("bts,bsd->btd", picks, gradients.astype(wide), precision=HIGHEST)
+        return cls(name, ids, merged, n_rows)
+
+    def square_norms(self) -> jax.Array:
+        """[B] float32."""
+        return Stacked(self.merged).square_norms()
+
+    def weighted_sum(self, weights: jax.Array) -> dict[str, Any]:
+        """`{name: [V, D]}`."""
+        wide = self.merged.dtype
+        scale = weights.astype(wide)[:, None, None]
+        kept = jnp.where(scale > 0, self.merged, jnp.zeros((), wide)) * scale
+        table = jnp.zeros((self.n_rows, kept.shape[2]), wide)
+        return {self.name: table.at[self.ids].add(kept, mode="drop")}
