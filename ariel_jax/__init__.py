@@ -17,14 +17,21 @@ _HOME = {
     "SamplingParams": "ariel_jax.decode",
     "Upfront": "ariel_jax.decode",
     "generate": "ariel_jax.decode",
+    "load_encoder": "ariel_jax.models.hf",
     "load_pretrained": "ariel_jax.models.hf",
+    "save_encoder": "ariel_jax.models.hf",
     "save_pretrained": "ariel_jax.models.hf",
 }
 
 if TYPE_CHECKING:
     from ariel_jax.decode import Arithmetic, Autoregressive, SamplingParams, Upfront, generate
     from ariel_jax.errors import ArielError
-    from ariel_jax.models.hf import load_pretrained, save_pretrained
+    from ariel_jax.models.hf import (
+        load_encoder,
+        load_pretrained,
+        save_encoder,
+        save_pretrained,
+    )
 
 __all__ = [
     "ArielError",
@@ -34,7 +41,9 @@ __all__ = [
     "Upfront",
     "__version__",
     "generate",
+    "load_encoder",
     "load_pretrained",
+    "save_encoder",
     "save_pretrained",
 ]
 

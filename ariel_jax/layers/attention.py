@@ -159,6 +159,52 @@ def causal(options: Callable[[int], AttentionOptions]) -> Attend:
     return attend
 
 
+def bidirectional_attention(
+    q: jax.Array, k: jax.Array, v: jax.Array, mask: jax.Array | None = None, *, scale: float
+) -> jax.Array:
+    """Each position attends to all positions that exist, before and after it.
+
+    Args:
+        q: [B, T, N, H] float.
+        k: [B, S, K, H] keys, N a multiple of K.
+        v: [B, S, K, H] values.
+        mask: [B, S] bool, which keys exist; None for all.
+        scale: factor on the scores.
+
+    Returns:
+        [B, T, N, H] in q's dtype; scores, softmax and sums run in at least float32.
+
+    Guarantees:
+        A key that does not exist has a weight of exactly 0. Where no key of a row exists, the result
+        is finite and means nothing.
+    """
+    B, T, N, H = q.shape
+    K = k.shape[2]
+    wide = at_least_f32(q.dtype)
+    rows = q.reshape(B, T, K, N // K, H)
+    scores = jnp.einsum("btkgh,bskh->bkgts", rows, k, preferred_element_type=wide)
+    scores = scores * jnp.asarray(scale, wide)
+    if mask is not None:
+        scores = jnp.where(mask[:, None, None, None, :], scores, jnp.asarray(HIDDEN, wide))
+    weights = jax.nn.softmax(scores, axis=-1).astype(v.dtype)
+    out = jnp.einsum("bkgts,bskh->btkgh", weights, v, preferred_element_type=wide)
+    return out.astype(q.dtype).reshape(B, T, N, H)
+
+
+def bidirectional(scale: float, mask: jax.Array | None = None) -> Attend:
+    """The `attend` of encoders: every position sees every other; the carry passes through unchanged.
+
+    Args:
+        scale: factor on the scores, of all layers.
+        mask: [B, T] bool, which positions exist; None for all.
+    """
+
+    def attend(layer: int, q: jax.Array, k: jax.Array, v: jax.Array, carry: Carry):
+        return bidirectional_attention(q, k, v, mask, scale=scale), carry
+
+    return attend
+
+
 def merge_attention(
     out_a: jax.Array, lse_a: jax.Array, out_b: jax.Array, lse_b: jax.Array
 ) -> tuple[jax.Array, jax.Array]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,53 @@ from ariel_jax.layers.rope import RopeConfig
 
 Family = Literal["gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma2"]
 FAMILIES: tuple[str, ...] = ("gpt2", "opt", "llama", "mistral", "qwen2", "qwen3", "gemma2")
+
+
+class BlockConfig(Protocol):
+    """What a transformer block asks of a configuration: decoders and encoders run the same blocks.
+
+    The attributes are those of `DecoderConfig`.
+    """
+
+    @property
+    def n_heads(self) -> int:
+        """Heads of queries."""
+        ...
+
+    @property
+    def n_kv_heads(self) -> int:
+        """Heads of keys and values."""
+        ...
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        ...
+
+    @property
+    def norm(self) -> Literal["rms", "rms_plus_one", "layer"]:
+        """Which normalisation."""
+        ...
+
+    @property
+    def norm_eps(self) -> float:
+        """Added under its square root."""
+        ...
+
+    @property
+    def norm_place(self) -> Literal["pre", "post", "sandwich"]:
+        """Where it stands."""
+        ...
+
+    @property
+    def rope(self) -> RopeConfig | None:
+        """Rotary settings, or None."""
+        ...
+
+    @property
+    def act(self) -> Literal["silu", "gelu_tanh", "gelu", "relu"]:
+        """Activation of the feed-forward."""
+        ...
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

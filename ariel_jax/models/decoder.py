@@ -15,12 +15,12 @@ from ariel_jax.layers.linear import dequantize, linear
 from ariel_jax.layers.mlp import activate
 from ariel_jax.layers.norms import Norm, norm
 from ariel_jax.layers.rope import rotate
-from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.config import BlockConfig, DecoderConfig
 from ariel_jax.models.params import BlockParams, DecoderParams, head
 from ariel_jax.pallas_kernels.vocab_top1 import vocab_top1
 
 
-def _norm(cfg: DecoderConfig, p: Norm, x: jax.Array) -> jax.Array:
+def _norm(cfg: BlockConfig, p: Norm, x: jax.Array) -> jax.Array:
     return norm(cfg.norm, cfg.norm_eps, p, x)
 
 
@@ -63,12 +63,12 @@ def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
 
 
 def block_in(
-    cfg: DecoderConfig, p: BlockParams, x: jax.Array, positions: jax.Array
+    cfg: BlockConfig, p: BlockParams, x: jax.Array, positions: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
     """The half of a block before attention.
 
     Args:
-        cfg: the decoder.
+        cfg: the decoder, or an encoder.
         p: the block's weights.
         x: [B, T, D] residual stream.
         positions: [B, T] int32.
@@ -89,7 +89,7 @@ def block_in(
     return x, q, k, v
 
 
-def mlp(cfg: DecoderConfig, p: BlockParams, x: jax.Array) -> jax.Array:
+def mlp(cfg: BlockConfig, p: BlockParams, x: jax.Array) -> jax.Array:
     """The feed-forward of one block, without norms or residual: [B, T, D] -> [B, T, D]."""
     up = linear(x, p.mlp.up)
     if p.mlp.gate is None:
@@ -97,11 +97,11 @@ def mlp(cfg: DecoderConfig, p: BlockParams, x: jax.Array) -> jax.Array:
     return linear(activate(cfg.act, linear(x, p.mlp.gate)) * up, p.mlp.down)
 
 
-def block_out(cfg: DecoderConfig, p: BlockParams, h: jax.Array, mixed: jax.Array) -> jax.Array:
+def block_out(cfg: BlockConfig, p: BlockParams, h: jax.Array, mixed: jax.Array) -> jax.Array:
     """The half of a block after attention.
 
     Args:
-        cfg: the decoder.
+        cfg: the decoder, or an encoder.
         p: the block's weights.
         h: [B, T, D] residual from `block_in`.
         mixed: [B, T, N, H] attention output.
@@ -124,7 +124,7 @@ def block_out(cfg: DecoderConfig, p: BlockParams, h: jax.Array, mixed: jax.Array
 
 
 def block(
-    cfg: DecoderConfig,
+    cfg: BlockConfig,
     p: BlockParams,
     layer: int,
     x: jax.Array,

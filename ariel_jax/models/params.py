@@ -1,6 +1,6 @@
 """The decoder's weights: plain frozen pytrees, addressed by path, one leaf per stored tensor."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -60,6 +60,9 @@ class DecoderParams(struct.PyTreeNode):
     precision: Precision = struct.field(pytree_node=False, default=Precision())
 
 
+Params = TypeVar("Params", bound=Any)
+
+
 def head(params: DecoderParams) -> Linear:
     """The output projection: `unembed`, or the token embedding where they are tied."""
     if params.unembed is not None:
@@ -67,13 +70,13 @@ def head(params: DecoderParams) -> Linear:
     return Linear(w=params.embed, scale=params.embed_quant_scale)
 
 
-def stack_layers(params: DecoderParams) -> DecoderParams:
-    """The same weights with `layers` as one BlockParams of `[L, ...]` leaves."""
+def stack_layers(params: Params) -> Params:
+    """The same weights, of a decoder or an encoder, with `layers` as one BlockParams of `[L, ...]` leaves."""
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params.layers)
     return params.replace(layers=stacked)
 
 
-def unstack_layers(params: DecoderParams) -> DecoderParams:
+def unstack_layers(params: Params) -> Params:
     """The inverse of `stack_layers`: `layers` as a tuple of L BlockParams."""
     n_layers = jax.tree.leaves(params.layers)[0].shape[0]
     leaves, treedef = jax.tree.flatten(params.layers)

@@ -1,13 +1,15 @@
-"""A decoder's weights by path: `layers.3.attn.q.w` names a leaf of `DecoderParams`."""
+"""A model's weights by path: `layers.3.attn.q.w` names a leaf of `DecoderParams` or `EncoderParams`."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 
+from ariel_jax.errors import ConfigError
 from ariel_jax.layers.linear import Linear
 from ariel_jax.layers.norms import Norm
 from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.encoder import EncoderConfig, EncoderParams, init_encoder
 from ariel_jax.models.params import (
     AttnParams,
     BlockParams,
@@ -15,18 +17,54 @@ from ariel_jax.models.params import (
     MlpParams,
     init_params,
 )
+from ariel_jax.models.vit import ViTConfig, ViTParams, init_vit
+
+AnyConfig = DecoderConfig | EncoderConfig | ViTConfig
 
 
-def abstract(cfg: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Path and shape of every weight of a decoder."""
-    params = jax.eval_shape(lambda key: init_params(cfg, key=key), jax.random.key(0))
-    return {path: leaf.shape for path, leaf in flatten(params).items()}
+def _shapes(cfg: AnyConfig) -> Any:
+    """The tree of weights of a model, shapes only."""
+
+    def init(key: jax.Array) -> Any:
+        if isinstance(cfg, EncoderConfig):
+            return init_encoder(cfg, key=key)
+        return init_vit(cfg, key=key) if isinstance(cfg, ViTConfig) else init_params(cfg, key=key)
+
+    return jax.eval_shape(init, jax.random.key(0))
 
 
-def flatten(params: DecoderParams) -> dict[str, Any]:
+def abstract(cfg: AnyConfig) -> dict[str, tuple[int, ...]]:
+    """Path and shape of every weight of a model."""
+    return {path: leaf.shape for path, leaf in flatten(_shapes(cfg)).items()}
+
+
+def flatten(params: Any) -> dict[str, Any]:
     """The leaves of an unstacked tree by path, such as `layers.3.attn.q.w`."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def check_shapes(cfg: AnyConfig, leaves: Mapping[str, Any]) -> None:
+    """Raise ConfigError unless weights by path are those that a config calls for."""
+    wanted, given = abstract(cfg), {path: tuple(leaf.shape) for path, leaf in leaves.items()}
+    differing = sorted(
+        path for path in wanted.keys() | given if wanted.get(path) != given.get(path)
+    )
+    if differing:
+        path = differing[0]
+        raise ConfigError(
+            f"config and weights do not belong together: {path} is {given.get(path)} and must be "
+            f"{wanted.get(path)} ({len(differing)} such leaves; None: there is none). Pass the config "
+            "that the weights were made for, with layers as a tuple."
+        )
+
+
+def assemble_encoder(
+    cfg: EncoderConfig | ViTConfig, leaves: Mapping[str, Any]
+) -> EncoderParams | ViTParams:
+    """The tree whose `flatten` is `leaves`; the precision is left at its default."""
+    tree = jax.tree.structure(_shapes(cfg))
+    return tree.unflatten([leaves[path] for path in abstract(cfg)])
 
 
 def assemble(cfg: DecoderConfig, leaves: Mapping[str, Any]) -> DecoderParams:

@@ -1,8 +1,12 @@
 """Published model sizes by name, for benchmarks with random weights and for estimates."""
 
+from typing import TypeVar
+
 from ariel_jax.errors import ConfigError
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.encoder import EncoderConfig
+from ariel_jax.models.vit import ViTConfig
 
 
 def _gpt2(n_layers: int, d_model: int, n_heads: int) -> DecoderConfig:
@@ -41,15 +45,15 @@ def _llama32(n_layers: int, d_model: int, n_heads: int, head_dim: int) -> Decode
     )
 
 
-def _opt_125m() -> DecoderConfig:
+def _opt(n_layers: int, d_model: int, n_heads: int) -> DecoderConfig:
     return DecoderConfig.create(
         family="opt",
-        n_layers=12,
-        d_model=768,
-        n_heads=12,
-        n_kv_heads=12,
-        head_dim=64,
-        d_ff=3072,
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        n_kv_heads=n_heads,
+        head_dim=d_model // n_heads,
+        d_ff=4 * d_model,
         vocab_size=50272,
         max_positions=2048,
         norm="layer",
@@ -63,17 +67,66 @@ def _opt_125m() -> DecoderConfig:
     )
 
 
+def _bert(n_layers: int, d_model: int, n_heads: int) -> EncoderConfig:
+    return EncoderConfig.create(
+        family="bert",
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        d_ff=4 * d_model,
+        vocab_size=30522,
+        max_positions=512,
+    )
+
+
+def _roberta(n_layers: int, d_model: int, n_heads: int) -> EncoderConfig:
+    return EncoderConfig.create(
+        family="roberta",
+        n_layers=n_layers,
+        d_model=d_model,
+        n_heads=n_heads,
+        d_ff=4 * d_model,
+        vocab_size=50265,
+        max_positions=512,
+        n_types=1,
+        positions="tokens",
+        pos_offset=2,
+        norm_eps=1e-5,
+    )
+
+
 PRESETS: dict[str, DecoderConfig] = {
     "gpt2-124m": _gpt2(12, 768, 12),
     "gpt2-355m": _gpt2(24, 1024, 16),
-    "opt-125m": _opt_125m(),
+    "opt-125m": _opt(12, 768, 12),
+    "opt-1.3b": _opt(24, 2048, 32),
+    "opt-2.7b": _opt(32, 2560, 32),
+    "opt-6.7b": _opt(32, 4096, 32),
     "llama-3.2-1b": _llama32(16, 2048, 32, 64),
     "llama-3.2-3b": _llama32(28, 3072, 24, 128),
 }
 
 
+ENCODER_PRESETS: dict[str, EncoderConfig] = {
+    "bert-base-uncased": _bert(12, 768, 12),
+    "minilm-l6": _bert(6, 384, 12),
+    "roberta-large": _roberta(24, 1024, 16),
+}
+VIT_PRESETS: dict[str, ViTConfig] = {
+    "vit-b16": ViTConfig.create(n_layers=12, d_model=768, n_heads=12, d_ff=3072),
+}
+
+Config = TypeVar("Config")
+
+
+def _chosen(name: str, presets: dict[str, Config], what: str) -> Config:
+    if name not in presets:
+        raise ConfigError(f"there is no {what} {name!r}; choose one of {', '.join(presets)}.")
+    return presets[name]
+
+
 def preset(name: str) -> DecoderConfig:
-    """The configuration of a published model.
+    """The configuration of a published decoder.
 
     Args:
         name: a key of `PRESETS`.
@@ -81,6 +134,28 @@ def preset(name: str) -> DecoderConfig:
     Raises:
         ConfigError: no such preset; the message lists them.
     """
-    if name not in PRESETS:
-        raise ConfigError(f"there is no preset {name!r}; choose one of {', '.join(PRESETS)}.")
-    return PRESETS[name]
+    return _chosen(name, PRESETS, "preset")
+
+
+def encoder_preset(name: str) -> EncoderConfig:
+    """The configuration of a published encoder of texts, without a classifier.
+
+    Args:
+        name: a key of `ENCODER_PRESETS`.
+
+    Raises:
+        ConfigError: no such preset; the message lists them.
+    """
+    return _chosen(name, ENCODER_PRESETS, "encoder preset")
+
+
+def vit_preset(name: str) -> ViTConfig:
+    """The configuration of a published vision transformer, without a classifier.
+
+    Args:
+        name: a key of `VIT_PRESETS`.
+
+    Raises:
+        ConfigError: no such preset; the message lists them.
+    """
+    return _chosen(name, VIT_PRESETS, "ViT preset")

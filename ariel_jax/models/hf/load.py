@@ -11,18 +11,16 @@ import numpy as np
 from ariel_jax import backend
 from ariel_jax.errors import CheckpointError, ConfigError
 from ariel_jax.models import paths
-from ariel_jax.models.config import DecoderConfig, Precision
+from ariel_jax.models.config import Precision
 from ariel_jax.models.hf import config_map, quantized, weight_map
+from ariel_jax.models.hf.leaves import load_leaves
 from ariel_jax.models.hf.model import GenerationDefaults, Model
-from ariel_jax.models.hf.safetensors_io import ALIGNMENT, Checkpoint, aligned_empty, read_json
+from ariel_jax.models.hf.safetensors_io import Checkpoint, read_json
 from ariel_jax.models.hf.tokenizer import NoTokenizer, Tokenizer, check_vocabulary
-from ariel_jax.models.hf.weight_map import Source
-from ariel_jax.models.params import DecoderParams
 from ariel_jax.models.sharding import leaf_specs
 
 ASSETS = pathlib.Path(__file__).parents[2] / "assets"
 SHIPPED = ("nano",)
-_FLOATS = ("float64", "float32", "bfloat16", "float16")
 
 # Settings of generation_config.json that are read, by our name.
 _SAMPLING = {
@@ -83,11 +81,12 @@ def load_pretrained(
     Raises:
         CheckpointError: a file is missing, damaged or not understood: unsupported architecture,
             unknown config attribute, missing or unknown tensor, wrong shape, missing or truncated
-            shard, vocabularies that disagree. The message names it.
+            shard, vocabularies that disagree. The message names it. So is an encoder: see
+            `load_encoder`.
         ConfigError: a precision that cannot be had, a mesh with other axes, or a mesh for quantised
             weights.
     """
-    folder = _folder(folder_or_name)
+    folder = model_folder(folder_or_name)
     attributes = read_json(folder / "config.json")
     cfg = config_map.parse(attributes, str(folder / "config.json"))
     how = quantized.parse(attributes.get("quantization_config"), str(folder / "config.json"))
@@ -96,7 +95,7 @@ def load_pretrained(
             f"{folder} holds quantised weights, which cannot be spread over a mesh. Pass mesh=None, "
             "or load the model that they were made from."
         )
-    tokenizer = _tokenizer(folder, cfg)
+    tokenizer = load_tokenizer(folder, cfg.vocab_size)
     generation = _generation(folder, attributes, tokenizer)
     checkpoint = Checkpoint(folder)
     stored = {name: info.shape for name, info in checkpoint.items()}
@@ -107,10 +106,14 @@ def load_pretrained(
         kept = sources["embed" if how is None else "layers.0.attn_norm.scale"]
         precision = default_precision(platform, checkpoint[kept.key].dtype)
     exact = {} if how is None else how.dtypes(sources)
-    params = _load_params(cfg, checkpoint, sources, exact, precision, platform, mesh)
+    specs = None if mesh is None else leaf_specs(cfg, mesh)
+    leaves = load_leaves(
+        checkpoint, sources, precision, platform, exact=exact, mesh=mesh, specs=specs
+    )
+    params = paths.assemble(cfg, leaves)
     return Model(
         cfg=cfg,
-        params=params,
+        params=params.replace(precision=precision),  # pyright: ignore[reportAttributeAccessIssue] flax.struct
         tokenizer=tokenizer,
         generation=generation,
         source=folder,
@@ -129,7 +132,12 @@ def default_precision(platform: str, stored: np.dtype) -> Precision:
     return Precision.f32()
 
 
-def _folder(folder_or_name: str | pathlib.Path) -> pathlib.Path:
+def model_folder(folder_or_name: str | pathlib.Path) -> pathlib.Path:
+    """The folder that a user means.
+
+    Raises:
+        CheckpointError: it has no `config.json`.
+    """
     name = str(folder_or_name)
     folder = ASSETS / name if name in SHIPPED else pathlib.Path(folder_or_name)
     try:
@@ -147,11 +155,16 @@ def _folder(folder_or_name: str | pathlib.Path) -> pathlib.Path:
     return folder
 
 
-def _tokenizer(folder: pathlib.Path, cfg: DecoderConfig) -> Tokenizer | NoTokenizer:
+def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> Tokenizer | NoTokenizer:
+    """The tokenizer of a folder, if it has one.
+
+    Raises:
+        CheckpointError: it is damaged, or not that of a model with `vocab_size` tokens.
+    """
     if not (folder / "tokenizer.json").is_file():
         return NoTokenizer(str(folder))
-    tokenizer = Tokenizer.from_folder(folder)
-    check_vocabulary(tokenizer, cfg.vocab_size)
+    tokenizer = Tokenizer.frommodel_folder(folder)
+    check_vocabulary(tokenizer, vocab_size)
     return tokenizer
 
 
@@ -237,80 +250,3 @@ def _check_tied(
                 f"{folder}: config.json says tie_word_embeddings, but {head!r} differs from "
                 f"{embed!r}. Set tie_word_embeddings to false if the head is meant to be used."
             )
-
-
-def _load_params(
-    cfg: DecoderConfig,
-    checkpoint: Checkpoint,
-    sources: dict[str, Source],
-    exact: dict[str, np.dtype],
-    precision: Precision,
-    platform: str,
-    mesh: jax.sharding.Mesh | None,
-) -> DecoderParams:
-    dtype = precision.dtype("param")
-    if dtype.name not in _FLOATS:
-        raise ConfigError(
-            f"precision.param={precision.param!r} is not allowed: pass one of {', '.join(_FLOATS)}."
-        )
-    if dtype == np.float64 and jnp.result_type(float) != np.float64:
-        raise ConfigError(
-            "precision.param='float64' needs jax.config.update('jax_enable_x64', True) first."
-        )
-    for path, found in sources.items():
-        stored = checkpoint[found.key].dtype.name
-        allowed = (exact[path].name,) if path in exact else _FLOATS
-        if stored not in allowed:
-            raise CheckpointError(
-                f"tensor {found.key!r} is stored as {stored}; allowed: {', '.join(allowed)}. Of "
-                "quantised checkpoints only those of this library are supported, with the "
-                "config.json that was saved beside them; use the original."
-            )
-    specs = None if mesh is None else leaf_specs(cfg, mesh)
-    leaves: dict[str, jax.Array] = {}
-    # Largest first: what a tensor needs beside its result is then needed while little is loaded.
-    for path in sorted(sources, key=lambda p: -checkpoint[sources[p].key].nbytes):
-        if mesh is None or specs is None:
-            wanted = exact.get(path, dtype)
-            leaves[path] = _to_device(checkpoint, sources[path], wanted, platform)
-        else:
-            sharding = jax.sharding.NamedSharding(mesh, specs[path])
-            leaves[path] = _to_mesh(checkpoint, sources[path], dtype, sharding)
-    params = paths.assemble(cfg, leaves)
-    return params.replace(precision=precision)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
-
-
-def _to_device(checkpoint: Checkpoint, found: Source, dtype: np.dtype, platform: str) -> jax.Array:
-    stored = checkpoint.view(found.key)
-    is_aligned = stored.ctypes.data % ALIGNMENT == 0
-    if platform == "cpu" and found.is_whole and stored.dtype == dtype and is_aligned:
-        return jax.device_put(stored, may_alias=True)
-    if found.is_whole:
-        host = checkpoint.copy(found.key, dtype)
-    else:
-        part = found.pick(stored)
-        host = aligned_empty(part.shape, dtype)
-        host[...] = part
-        checkpoint.release(found.key)
-    # The copy is ours alone and aligned, so jax may keep it instead of copying once more.
-    array = jax.device_put(host, may_alias=True)
-    if platform != "cpu":
-        array.block_until_ready()  # else host copies of many tensors wait for their transfer
-    return array
-
-
-def _to_mesh(
-    checkpoint: Checkpoint, found: Source, dtype: np.dtype, sharding: jax.sharding.NamedSharding
-) -> jax.Array:
-    part = found.pick(checkpoint.view(found.key))
-
-    def shard(index: Any) -> np.ndarray:
-        piece = part[index]
-        host = aligned_empty(piece.shape, dtype)
-        host[...] = piece
-        return host
-
-    array = jax.make_array_from_callback(part.shape, sharding, shard)
-    array.block_until_ready()
-    checkpoint.release(found.key)
-    return array

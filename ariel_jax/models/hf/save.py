@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from ariel_jax.models import paths
 from ariel_jax.models.hf import config_write, quantized, safetensors_io, weight_map
 from ariel_jax.models.hf.model import GenerationDefaults, Model
 from ariel_jax.models.hf.tokenizer import Tokenizer
+from ariel_jax.models.quantization import Quantization
 
 _OWN_FILES = frozenset(
     {
@@ -59,30 +61,42 @@ def save_pretrained(
         config["early_exit"] = {"exits": list(model.early_exits)}
     if how is not None:
         config["quantization_config"] = quantized.to_hf(how)
-    groups = weight_map.to_stored(model.cfg, leaves, how)
-    shapes = weight_map.stored_shapes(model.cfg, how)
+    with durable.replacing_directory(target) as new:
+        write_json(new / "config.json", config)
+        write_json(new / "generation_config.json", _generation_json(model.generation))
+        if isinstance(model.tokenizer, Tokenizer):
+            write_tokenizer(new, model.tokenizer)
+        write_weights(new, model.cfg, leaves, how, max_shard_bytes=max_shard_bytes)
+
+
+def write_weights(
+    folder: pathlib.Path,
+    cfg: paths.AnyConfig,
+    leaves: Mapping[str, Any],
+    how: Quantization | None = None,
+    *,
+    max_shard_bytes: int,
+) -> None:
+    """Writes the weights of a model, by path, into a new folder; see `save_pretrained`."""
+    groups = weight_map.to_stored(cfg, leaves, how)
+    shapes = weight_map.stored_shapes(cfg, how)
     tensors = {
         key: (shapes[key], np.dtype(leaves[group[0][0]].dtype)) for key, group in groups.items()
     }
-    with durable.replacing_directory(target) as new:
-        _write_json(new / "config.json", config)
-        _write_json(new / "generation_config.json", _generation_json(model.generation))
-        if isinstance(model.tokenizer, Tokenizer):
-            _write_tokenizer(new, model.tokenizer)
-        shards = safetensors_io.split_shards(tensors, max_shard_bytes)
-        where: dict[str, str] = {}
-        for name, keys in zip(safetensors_io.names(shards), shards, strict=True):
-            with open(new / name, "wb") as file:
-                safetensors_io.write(
-                    file,
-                    {key: tensors[key] for key in keys},
-                    lambda key: weight_map.join(groups[key], leaves),
-                )
-            where |= dict.fromkeys(keys, name)
-        if len(shards) > 1:
-            total = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in tensors.values())
-            index = {"metadata": {"total_size": total}, "weight_map": where}
-            _write_json(new / "model.safetensors.index.json", index)
+    shards = safetensors_io.split_shards(tensors, max_shard_bytes)
+    where: dict[str, str] = {}
+    for name, keys in zip(safetensors_io.names(shards), shards, strict=True):
+        with open(folder / name, "wb") as file:
+            safetensors_io.write(
+                file,
+                {key: tensors[key] for key in keys},
+                lambda key: weight_map.join(groups[key], leaves),
+            )
+        where |= dict.fromkeys(keys, name)
+    if len(shards) > 1:
+        total = sum(int(np.prod(shape)) * kind.itemsize for shape, kind in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": where}
+        write_json(folder / "model.safetensors.index.json", index)
 
 
 def check_target(folder: pathlib.Path) -> None:
@@ -132,12 +146,14 @@ def _generation_json(generation: GenerationDefaults) -> dict[str, Any]:
     return {k: v for k, v in {**_ids(generation), **settings}.items() if v is not None}
 
 
-def _write_tokenizer(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
+def write_tokenizer(folder: pathlib.Path, tokenizer: Tokenizer) -> None:
+    """Writes `tokenizer.json` and `tokenizer_config.json` into a folder."""
     text = tokenizer.backend.to_str(pretty=True)
     (folder / "tokenizer.json").write_text(text + "\n", encoding="utf-8")
     settings = {"tokenizer_class": "PreTrainedTokenizerFast", **tokenizer.settings}
-    _write_json(folder / "tokenizer_config.json", settings)
+    write_json(folder / "tokenizer_config.json", settings)
 
 
-def _write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+def write_json(path: pathlib.Path, value: dict[str, Any]) -> None:
+    """Writes a JSON object as transformers lays it out."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,6 @@
 """Names of tensors in Hugging Face files, one table per family, both ways.
 
-A path such as `layers.3.attn.q.w` addresses a leaf of `DecoderParams`, see `models.paths`. Every tensor of a file is
+A path such as `layers.3.attn.q.w` addresses a leaf of a model, see `models.paths`. Every tensor of a file is
 used, or known to be derived from others, or refused by name.
 """
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from ariel_jax.errors import CheckpointError, ConfigError
 from ariel_jax.models.config import DecoderConfig
-from ariel_jax.models.paths import abstract
+from ariel_jax.models.encoder import EncoderConfig
+from ariel_jax.models.paths import AnyConfig, abstract
 from ariel_jax.models.quantization import Quantization, is_weight, scale_path
+from ariel_jax.models.vit import ViTConfig
 
 SCALE_SUFFIX = "_scale"  # of the tensor that holds the scales of quantised weights
 
@@ -28,28 +30,45 @@ class Source:
         transposed: stored `[in, out]` (GPT-2's Conv1D).
         part: which of `parts` equal pieces of the out axis it is.
         parts: 3 for GPT-2's fused query, key and value.
+        ones: axes of length 1 before the others.
+        kernel: (p, C) of a convolution over patches, stored [out, C, p, p]; the leaf's inputs are the
+            pixels of a patch row by row, of each pixel its channels.
     """
 
     key: str
     transposed: bool = False
     part: int = 0
     parts: int = 1
+    ones: int = 0
+    kernel: tuple[int, int] | None = None
 
     def stored_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """Shape of the tensor in the file, for a leaf of `shape`."""
-        whole = (shape[0] * self.parts, *shape[1:])
+        if self.kernel is not None:
+            p, n_channels = self.kernel
+            return (shape[0], n_channels, p, p)
+        whole = (*(1,) * self.ones, shape[0] * self.parts, *shape[1:])
         return whole[::-1] if self.transposed else whole
 
     def pick(self, stored: np.ndarray) -> np.ndarray:
-        """The leaf, as a view of the stored tensor."""
-        whole = stored.T if self.transposed else stored
+        """The leaf, as a view of the stored tensor (a copy of a kernel)."""
+        if self.kernel is not None:
+            return stored.transpose(0, 2, 3, 1).reshape(stored.shape[0], -1)
+        whole = stored.T if self.transposed else stored.reshape(stored.shape[self.ones :])
         n = whole.shape[0] // self.parts
         return whole[self.part * n : (self.part + 1) * n]
+
+    def unpick(self, whole: np.ndarray) -> np.ndarray:
+        """The stored tensor, of all its leaves along the out axis: the inverse of `pick`."""
+        if self.kernel is not None:
+            p, n_channels = self.kernel
+            return whole.reshape(-1, p, p, n_channels).transpose(0, 3, 1, 2)
+        return whole.T if self.transposed else whole.reshape((1,) * self.ones + whole.shape)
 
     @property
     def is_whole(self) -> bool:
         """Whether the leaf is the stored tensor as it is."""
-        return not self.transposed and self.parts == 1
+        return not self.transposed and self.parts == 1 and not self.ones and self.kernel is None
 
 
 def _conv(key: str, part: int = 0, parts: int = 1) -> dict[str, Source]:
@@ -136,6 +155,51 @@ _GEMMA2 = _LLAMA | _table(
     layers__mlp_norm=_norm(f"{_L}.pre_feedforward_layernorm"),
     layers__mlp_post_norm=_norm(f"{_L}.post_feedforward_layernorm"),
 )
+
+
+def _bert(base: str) -> dict[str, Source]:
+    layer = base + ".encoder.layer.{}"
+    return {
+        "embed": Source(key=f"{base}.embeddings.word_embeddings.weight"),
+        "pos_embed": Source(key=f"{base}.embeddings.position_embeddings.weight"),
+        "embed_types": Source(key=f"{base}.embeddings.token_type_embeddings.weight"),
+        **_table(
+            input_norm=_norm(f"{base}.embeddings.LayerNorm"),
+            layers__attn__q=_linear(f"{layer}.attention.self.query"),
+            layers__attn__k=_linear(f"{layer}.attention.self.key"),
+            layers__attn__v=_linear(f"{layer}.attention.self.value"),
+            layers__attn__o=_linear(f"{layer}.attention.output.dense"),
+            layers__attn_norm=_norm(f"{layer}.attention.output.LayerNorm"),
+            layers__mlp__up=_linear(f"{layer}.intermediate.dense"),
+            layers__mlp__down=_linear(f"{layer}.output.dense"),
+            layers__mlp_norm=_norm(f"{layer}.output.LayerNorm"),
+            pooler=_linear(f"{base}.pooler.dense"),
+            classifier=_linear("classifier"),
+        ),
+    }
+
+
+_ROBERTA_CLASSIFIER = _table(
+    pooler=_linear("classifier.dense"), classifier=_linear("classifier.out_proj")
+)
+_V = "vit.encoder.layer.{}"
+_VIT = {
+    "embed_class": Source(key="vit.embeddings.cls_token", ones=2),
+    "pos_embed": Source(key="vit.embeddings.position_embeddings", ones=1),
+    **_table(
+        patch=_linear("vit.embeddings.patch_embeddings.projection"),
+        layers__attn_norm=_norm(f"{_V}.layernorm_before"),
+        layers__attn__q=_linear(f"{_V}.attention.attention.query"),
+        layers__attn__k=_linear(f"{_V}.attention.attention.key"),
+        layers__attn__v=_linear(f"{_V}.attention.attention.value"),
+        layers__attn__o=_linear(f"{_V}.attention.output.dense"),
+        layers__mlp_norm=_norm(f"{_V}.layernorm_after"),
+        layers__mlp__up=_linear(f"{_V}.intermediate.dense"),
+        layers__mlp__down=_linear(f"{_V}.output.dense"),
+        final_norm=_norm("vit.layernorm"),
+        classifier=_linear("classifier"),
+    ),
+}
 TABLES: dict[str, dict[str, Source]] = {
     "gpt2": _GPT2,
     "opt": _OPT,
@@ -144,34 +208,72 @@ TABLES: dict[str, dict[str, Source]] = {
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
     "gemma2": _GEMMA2,
+    "bert": _bert("bert"),
+    "roberta": _bert("roberta"),
+    "vit": _VIT,
 }
-# What transformers puts before the names of the base model when it is part of a language model.
-_PREFIX = {family: "transformer." if family == "gpt2" else "model." for family in TABLES}
-# Buffers that old versions stored: causal masks and rotary tables, both recomputed from the config.
+# What transformers puts before the names of the base model when it is part of a larger one.
+_PREFIX = dict.fromkeys(TABLES, "model.") | {
+    "gpt2": "transformer.",
+    "bert": "bert.",
+    "roberta": "roberta.",
+    "vit": "vit.",
+}
+# Buffers that old versions stored: causal masks, rotary tables and counts of positions, all recomputed
+# from the config.
 _DERIVED = {
     "gpt2": re.compile(r"(transformer\.)?h\.\d+\.attn\.(bias|masked_bias)"),
     "opt": re.compile(r"(?!)"),
+    "bert": re.compile(r"(bert\.)?embeddings\.position_ids"),
+    # The pooler that RoBERTa's classifier does without is in files of old versions nevertheless.
+    "roberta": re.compile(r"(roberta\.)?embeddings\.position_ids|roberta\.pooler\.dense\.\w+"),
+    "vit": re.compile(r"(?!)"),
 } | dict.fromkeys(
     ("llama", "mistral", "qwen2", "qwen3", "gemma2"),
     re.compile(r"(model\.)?(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq"),
 )
 
+# Heads of another task, which an encoder without a classifier leaves behind.
+_LEFT_BEHIND = {
+    "bert": re.compile(r"cls\..*"),
+    "roberta": re.compile(r"lm_head\..*"),
+    "vit": re.compile(r"(vit\.)?pooler\.dense\.\w+"),
+}
 
-def source(family: str, path: str) -> Source:
-    """Where the leaf at `path` lies in a file of `family`."""
+
+def _table_of(cfg: AnyConfig) -> dict[str, Source]:
+    table = TABLES[cfg.family]
+    if isinstance(cfg, ViTConfig):
+        kernel = (cfg.patch_size, cfg.n_channels)
+        return table | {"patch.w": dataclasses.replace(table["patch.w"], kernel=kernel)}
+    if isinstance(cfg, EncoderConfig) and cfg.family == "roberta" and cfg.n_classes is not None:
+        return table | _ROBERTA_CLASSIFIER
+    return table
+
+
+def _is_ignored(cfg: AnyConfig, key: str) -> bool:
+    """Whether a tensor that no leaf is made of changes nothing that the model computes."""
+    is_encoder = not isinstance(cfg, DecoderConfig) and cfg.n_classes is None
+    left = is_encoder and _LEFT_BEHIND[cfg.family].fullmatch(key)
+    return bool(left or _DERIVED[cfg.family].fullmatch(key))
+
+
+def source(table: Mapping[str, Source], path: str) -> Source:
+    """Where the leaf at `path` lies in the files that a table describes."""
     layer = re.match(r"layers\.(\d+)\.(.*)", path)
     if layer is None:
-        return TABLES[family][path]
-    found = TABLES[family][f"layers.{layer[2]}"]
+        return table[path]
+    found = table[f"layers.{layer[2]}"]
     return dataclasses.replace(found, key=found.key.format(layer[1]))
 
 
 def _leaves(
-    cfg: DecoderConfig, how: Quantization | None
+    cfg: AnyConfig, how: Quantization | None
 ) -> Iterator[tuple[str, Source, tuple[int, ...]]]:
-    """Every leaf of a decoder: its path, where it lies, and the shape of the tensor there."""
+    """Every leaf of a model: its path, where it lies, and the shape of the tensor there."""
+    table = _table_of(cfg)
     for path, shape in abstract(cfg).items():
-        found = source(cfg.family, path)
+        found = source(table, path)
         if how is None or not is_weight(path):
             yield path, found, found.stored_shape(shape)
             continue
@@ -188,16 +290,29 @@ def _leaves(
         yield scale_path(path), scales, scales.stored_shape((shape[0], n_groups))
 
 
+def has_pooler(family: str, stored: Collection[str]) -> bool:
+    """Whether a file of an encoder without a classifier holds the pooler, which config.json does not say."""
+    key = TABLES[family]["pooler.w"].key
+    return key in stored or key.removeprefix(_PREFIX[family]) in stored
+
+
+def _current(stored: Mapping[str, tuple[int, ...]]) -> dict[str, str]:
+    """The names in a file by their names of today: the first BERTs have other words in their norms."""
+    words = {"LayerNorm.gamma": "LayerNorm.weight", "LayerNorm.beta": "LayerNorm.bias"}
+    pattern = re.compile(r"LayerNorm\.(gamma|beta)$")
+    return {pattern.sub(lambda found: words[found[0]], name): name for name in stored}
+
+
 def resolve(
-    cfg: DecoderConfig,
+    cfg: AnyConfig,
     stored: Mapping[str, tuple[int, ...]],
     where: str,
     how: Quantization | None = None,
 ) -> tuple[dict[str, Source], tuple[str, ...]]:
-    """Matches the tensors of a checkpoint with the weights of a decoder.
+    """Matches the tensors of a checkpoint with the weights of a model.
 
     Args:
-        cfg: the decoder.
+        cfg: the model.
         stored: shape of every tensor in the files, by name.
         where: how to call the checkpoint in messages.
         how: its weights are quantised; None where they are not.
@@ -212,9 +327,11 @@ def resolve(
     # Files of the base model alone (the published GPT-2 among them) leave the prefix out.
     bare = not any(name.startswith(prefix) for name in stored)
     sources, used = {}, set()
+    names = _current(stored) if cfg.family == "bert" else {}
     for path, found, expected in _leaves(cfg, how):
         if bare:
             found = dataclasses.replace(found, key=found.key.removeprefix(prefix))
+        found = dataclasses.replace(found, key=names.get(found.key, found.key))
         sources[path] = found
         used.add(found.key)
         if found.key not in stored:
@@ -229,13 +346,14 @@ def resolve(
                 "models; download both again."
             )
     left = set(stored) - used
-    tied = ("lm_head.weight",) if cfg.tie_embed and "lm_head.weight" in left else ()
-    unknown = sorted(k for k in left - set(tied) if not _DERIVED[cfg.family].fullmatch(k))
+    is_tied = isinstance(cfg, DecoderConfig) and cfg.tie_embed and "lm_head.weight" in left
+    tied = ("lm_head.weight",) if is_tied else ()
+    unknown = sorted(k for k in left - set(tied) if not _is_ignored(cfg, k))
     if unknown:
         raise CheckpointError(
-            f"{where} has tensors that a {cfg.family} decoder of this config does not use: "
+            f"{where} has tensors that a {cfg.family} model of this config does not use: "
             f"{_some(unknown)}. Config and weights are of different models, or the checkpoint has "
-            "parts (a classifier, an adapter) that are not supported. Use the plain language model."
+            "parts (another head, an adapter) that are not supported. Use the plain model."
         )
     return sources, tied
 
@@ -245,15 +363,13 @@ def _some(names: Collection[str]) -> str:
     return f"{listed[:6]}" + (f" and {len(listed) - 6} more" if len(listed) > 6 else "")
 
 
-def stored_shapes(
-    cfg: DecoderConfig, how: Quantization | None = None
-) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in a file of this decoder, quantised or not."""
+def stored_shapes(cfg: AnyConfig, how: Quantization | None = None) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor in a file of this model, quantised or not."""
     return {found.key: shape for _, found, shape in _leaves(cfg, how)}
 
 
 def to_stored(
-    cfg: DecoderConfig, leaves: Mapping[str, Any], how: Quantization | None = None
+    cfg: AnyConfig, leaves: Mapping[str, Any], how: Quantization | None = None
 ) -> dict[str, list[tuple[str, Source]]]:
     """For every tensor of a file, the leaves that it is made of, in order of their parts."""
     sources = {path: found for path, found, _ in _leaves(cfg, how)}
@@ -266,4 +382,4 @@ def to_stored(
 def join(group: list[tuple[str, Source]], leaves: Mapping[str, Any]) -> np.ndarray:
     """The stored tensor made of a `to_stored` group, on the host."""
     whole = np.concatenate([np.asarray(leaves[path]) for path, _ in group])
-    return whole.T if group[0][1].transposed else whole
+    return group[0][1].unpick(whole)
