@@ -134,6 +134,7 @@ class Ledger:
         terms: Terms | None = None,
         *,
         witness: str | os.PathLike[str] | None = None,
+        new_witness: bool = False,
         timeout_s: float = 30.0,
     ):
         """Opens an account, and makes it if the file has none of its name.
@@ -141,14 +142,15 @@ class Ledger:
         Args:
             path: the file; made, for this user only, if it is not there.
             terms: of the account; None for the file's only one.
-            witness: a file that remembers the latest event seen, best on another disk; made if it is
-                not there.
+            witness: a file that remembers the latest event seen, best on another disk; made beside the
+                first account.
+            new_witness: make the witness of a ledger that has been used already.
             timeout_s: how long to wait for another process that is writing.
 
         Raises:
             ConfigError: the account has other terms, or `terms` is None and there is not exactly one.
             LedgerRollbackError: the file lacks events that the witness has seen.
-            IntegrityError: the file was changed, or is no ledger.
+            IntegrityError: the file was changed, or is no ledger, or its witness is gone.
             StorageError: it cannot be read or written.
         """
         if terms is None and not pathlib.Path(path).exists():
@@ -157,7 +159,7 @@ class Ledger:
         self._witness = None if witness is None else pathlib.Path(witness)
         try:
             self._log.verify()
-            self._check_witness()
+            self._check_witness(new_witness)
             with self._log.transaction():
                 accounts = {t.account: t for t in map(_terms, _of_kind(self._log, OPENED))}
                 self.terms = self._find(accounts, terms)
@@ -358,8 +360,18 @@ class Ledger:
             seen.add(self._log.events(after=seen.last))
             return seen
 
-    def _check_witness(self) -> None:
-        if self._witness is None or not self._witness.exists():
+    def _check_witness(self, new_witness: bool) -> None:
+        if self._witness is None:
+            return
+        if not self._witness.exists():
+            used = [event for event in self._log.events() if event.kind != OPENED]
+            if used and not new_witness:
+                raise IntegrityError(
+                    f"the witness {self._witness} of the ledger {self.path} is not there, and the ledger "
+                    f"has {len(used)} events that it should have seen: without it nobody knows whether "
+                    "the ledger was put back. Bring it back, or, if this is the first one or you know "
+                    "that the ledger is the latest, pass new_witness=True."
+                )
             return
         try:
             seen = json.loads(self._witness.read_text())
@@ -399,6 +411,19 @@ def _terms(event: Event) -> Terms:
         return Terms(**body)
     except (TypeError, ConfigError) as error:
         raise IntegrityError(f"event {event.number} opens no account: {error}.") from error
+
+
+def accounts(path: str | os.PathLike[str]) -> dict[str, Terms]:
+    """The terms of every account of a ledger file, by name; none where there is no file.
+
+    Raises:
+        IntegrityError: the file is no ledger, or one of another version.
+        StorageError: it cannot be read.
+    """
+    if not pathlib.Path(path).exists():
+        return {}
+    with EventLog(path) as log:
+        return {terms.account: terms for terms in map(_terms, _of_kind(log, OPENED))}
 
 
 def _of_kind(log: EventLog, kind: str) -> Iterable[Event]:

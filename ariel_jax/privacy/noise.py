@@ -71,14 +71,22 @@ def add_gaussian(stddev: float, key: jax.Array) -> optax.GradientTransformation:
         stddev: of the noise.
         key: [] typed key; it lies in the state and so in checkpoints: keep those secret.
 
+    Guarantees:
+        The key stands in the state alone, never as a constant in a program: `init` refuses to be
+        compiled. The state holds a copy, which a step may give up (donate).
+
     Raises:
         ConfigError: a negative standard deviation.
     """
     non_negative(stddev=stddev)
 
     def init(params: optax.Params) -> NoiseState:
-        del params
-        return NoiseState(step=jnp.zeros((), jnp.int32), key=key)
+        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+            raise ConfigError(
+                "the optimiser's first state holds the key of the noise, and a compiled program would keep "
+                "it as a constant: call init outside of jit, and pass the state to what is compiled."
+            )
+        return NoiseState(step=jnp.zeros((), jnp.int32), key=jax.random.clone(key))
 
     def update(
         updates: optax.Updates, state: NoiseState, params: optax.Params | None = None

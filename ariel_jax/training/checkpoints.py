@@ -19,10 +19,11 @@ class Checkpoints:
     Guarantees:
         A checkpoint appears under its name only when it is complete; one that could not be written
         leaves the earlier ones as they were. Only of one beyond `keep`, which a save removes when
-        the newer ones are complete, a part may stay when that is cut short.
+        the newer ones are complete, a part may stay when that is cut short. With `private`, no other
+        user may enter the folder, and checkpoints are files that only this user may read.
     """
 
-    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2):
+    def __init__(self, folder: str | os.PathLike[str], *, keep: int = 2, private: bool = False):
         import orbax.checkpoint as ocp
 
         # Orbax logs every save, and failures that this class raises as its own error.
@@ -30,8 +31,11 @@ class Checkpoints:
         self.folder = pathlib.Path(folder).absolute()
         self._ocp = ocp
         self._failures = 0
+        self._private = private
         with self._explained("open"):
             self.folder.mkdir(parents=True, exist_ok=True)
+            if private:
+                self.folder.chmod(0o700)
             # Orbax would do it in the background, and refuse every save if it fails.
             if jax.process_index() == 0:
                 self._remove_unfinished("*")
@@ -108,6 +112,8 @@ class Checkpoints:
                     ),
                 )
                 self._manager.wait_until_finished()
+                if self._private:
+                    _make_private(self.folder / str(step))
         except CheckpointError as error:
             self._failures += 1
             # Its writers may still be at work; what they leave now goes when the folder is opened.
@@ -156,6 +162,12 @@ class Checkpoints:
     def close(self) -> None:
         """Releases what Orbax holds."""
         self._manager.close()
+
+
+def _make_private(top: pathlib.Path) -> None:
+    top.chmod(0o700)
+    for path in top.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def _abstract(leaf: Any) -> jax.ShapeDtypeStruct:

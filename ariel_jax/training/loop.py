@@ -2,11 +2,12 @@
 
 import contextlib
 import dataclasses
+import functools
 import os
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +24,7 @@ from ariel_jax.training.placement import any_process, place_batch, place_key, pl
 from ariel_jax.training.step import GradFn, Info, Tree
 
 Reduce = Callable[[Tree, int], tuple[Tree, bool]]
+Public = Callable[[int], Mapping[str, float]]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,8 @@ class LoopConfig:
         keep: checkpoints kept.
         log_every: steps between rows of `metrics.jsonl`.
         seed: of the keys that `grad_fn` gets.
+        log_private_stats: write what a private run knows of its data (losses, norms) to
+            `metrics.jsonl`. No guarantee covers those numbers.
     """
 
     steps: int
@@ -45,6 +49,7 @@ class LoopConfig:
     keep: int = 2
     log_every: int = 10
     seed: int = 0
+    log_private_stats: bool = False
 
     def __post_init__(self) -> None:
         positive_int(
@@ -77,6 +82,16 @@ def identity(tree: Tree, step: int) -> tuple[Tree, bool]:
     return tree, True
 
 
+def is_private(grad_fn: Any, source: Any) -> bool:
+    """Whether what a run sees of its data may not be shown: either of the two says so."""
+    return any(getattr(part, "is_private", False) for part in (grad_fn, source))
+
+
+def no_numbers(step: int) -> Mapping[str, float]:
+    """The public numbers of a run that has none beside its metrics."""
+    return {}
+
+
 def train(
     params: Tree,
     *,
@@ -88,6 +103,7 @@ def train(
     reduce: Reduce = identity,
     mesh: jax.sharding.Mesh | None = None,
     resume: bool = True,
+    public: Public = no_numbers,
 ) -> TrainResult:
     """Trains until `config.steps`, from the newest checkpoint in `folder` if there is one.
 
@@ -103,9 +119,17 @@ def train(
         mesh: with an axis `data`, over which the rows of a batch are split, and perhaps others over
             which `params` already lie; None trains on one device.
         resume: False refuses a folder that holds checkpoints.
+        public: further numbers for the row of a step, which may be shown to anyone.
 
     Returns:
         The parameters, the step and whether a signal came.
+
+    A run is private if `grad_fn` or `source` has a true attribute `is_private`. What its gradients
+    say of the data is then not written, unless `config.log_private_stats`; `reduce` is refused,
+    because it would see the sum before the noise; the optimiser's first state is made outside of any
+    program, so that the key of the noise stands in none; the folder is for this user only; and a
+    checkpoint is written before the first step, so that a run that is killed makes the same draws
+    and the same noise again.
 
     Guarantees:
         A run that is killed at any moment and started again with the same arguments ends with the
@@ -115,10 +139,25 @@ def train(
     Raises:
         CheckpointError: a checkpoint cannot be written or read; earlier ones are still there.
         ConfigError: the folder holds checkpoints and `resume` is False, the rows of a batch
-            cannot be divided over devices and microbatches, or `params` are quantised.
+            cannot be divided over devices and microbatches, `params` are quantised, or a private
+            run has a `reduce`.
     """
     check_not_quantized(params, "training")
-    run = _Run(params, tx=tx, source=source, folder=pathlib.Path(folder), config=config, mesh=mesh)
+    private = is_private(grad_fn, source)
+    if private and reduce is not identity:
+        raise ConfigError(
+            "reduce= would see the sum of private gradients before noise is added to it: leave it out, "
+            "or make it a part of the optimiser, behind the noise."
+        )
+    run = _Run(
+        params,
+        tx=tx,
+        source=source,
+        folder=pathlib.Path(folder),
+        config=config,
+        mesh=mesh,
+        private=private,
+    )
     run.restore(resume)
     with Progress(config.steps, run.step) as progress, _until_signal() as signalled:
         stop = False
@@ -126,8 +165,9 @@ def train(
             info, ok = run.advance(grad_fn, reduce)
             reports = run.step % config.log_every == 0 or run.step == config.steps
             if reports:
-                row = run.report(info, ok)
-                progress.update(run.step, f"loss {row['loss']:.4f}" if "loss" in row else None)
+                row = run.report(info, ok, public(run.step))
+                shown = [f"{name} {row[name]:.4f}" for name in ("loss", "epsilon") if name in row]
+                progress.update(run.step, ", ".join(shown) or None)
             if reports or jax.process_count() == 1:
                 stop, is_due = any_process(signalled(), run.checkpoint_is_due())
                 if is_due:
@@ -149,11 +189,15 @@ class _Run:
         folder: pathlib.Path,
         config: LoopConfig,
         mesh: jax.sharding.Mesh | None,
+        private: bool,
     ):
         self.tx, self.source, self.folder, self.config, self.mesh = tx, source, folder, config, mesh
-        self.checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep)
+        self.private = private
+        self.checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep, private=private)
         self.params = place_params(params, mesh)
-        self.opt_state = place_params(programs.init_optimizer(self.params, tx=tx), mesh)
+        # A program would keep the key of the noise as a constant.
+        init = tx.init if private else functools.partial(programs.init_optimizer, tx=tx)
+        self.opt_state = place_params(init(self.params), mesh)
         self.key_data = place_key(jax.random.key_data(jax.random.key(config.seed)), mesh)
         self.step, self.cursor = 0, source.init()
 
@@ -167,6 +211,8 @@ class _Run:
             self.step, state, self.cursor = self.checkpoints.restore(self._state())
             self.params, self.opt_state = state["params"], state["opt_state"]
             self.key_data = state["key"]
+        elif self.private:
+            self.checkpoints.save(0, self._state(), self.cursor)
         self.log = None
         if jax.process_index() == 0:
             self.log = MetricsLog(self.folder / "metrics.jsonl", step=self.step)
@@ -199,8 +245,12 @@ class _Run:
         self.step += 1
         return info, bool(ok)
 
-    def report(self, info: Info, ok: bool) -> dict[str, Any]:
-        row = _row(self.step, info, ok)
+    def report(self, info: Info, ok: bool, public: Mapping[str, float]) -> dict[str, Any]:
+        if self.private and not self.config.log_private_stats:
+            row: dict[str, Any] = {"step": self.step}
+        else:
+            row = _row(self.step, info, ok)
+        row |= public
         now = time.monotonic()
         row["s_per_step"] = round((now - self.reported_at) / (self.step - self.reported_step), 4)
         self.reported_at, self.reported_step = now, self.step

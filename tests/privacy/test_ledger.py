@@ -1,5 +1,6 @@
 """Budgets are never exceeded, whatever is reserved, settled, cut off or put back."""
 
+import json
 import math
 import os
 import shutil
@@ -22,6 +23,7 @@ from ariel_jax.errors import (
     PrivacyBudgetError,
 )
 from ariel_jax.privacy import Ledger, Terms, gaussian, renyi
+from ariel_jax.privacy.ledger import accounts
 
 TERMS = Terms(account="visits by patient", relation="add_remove", epsilon=2.0, delta=1e-5)
 ONE = gaussian(noise_multiplier=10.0, relation="add_remove")
@@ -254,6 +256,42 @@ def test_a_ledger_that_was_put_back_is_noticed(path, tmp_path):
     witness.write_text("{")
     with pytest.raises(IntegrityError, match="cannot be read"):
         Ledger(path, witness=witness)
+
+
+def test_a_witness_that_is_gone_is_not_made_anew_in_silence(path, tmp_path):
+    witness = tmp_path / "witness.json"
+    with Ledger(path, TERMS, witness=witness):
+        pass
+    witness.unlink()
+    with Ledger(path, witness=witness) as ledger:  # nothing could have been spent twice
+        assert witness.exists()
+        ledger.reserve(ONE)
+    witness.unlink()
+    for options in ({}, {"new_witness": False}):
+        with pytest.raises(
+            IntegrityError, match=r"has 1 events that it should have seen.*new_witness"
+        ):
+            Ledger(path, witness=witness, **options)
+        assert not witness.exists()
+    with Ledger(path, witness=witness, new_witness=True) as ledger:
+        ledger.reserve(ONE)
+        head = list(ledger.head())
+
+    seen = json.loads(witness.read_text())
+    assert [seen["number"], seen["digest"]] == head
+    # It does not forgive a ledger that was put back.
+    Ledger(path, witness=witness, new_witness=True).close()
+    with Ledger(tmp_path / "other.sqlite", TERMS):
+        pass
+    with pytest.raises(LedgerRollbackError):
+        Ledger(tmp_path / "other.sqlite", witness=witness, new_witness=True)
+
+
+def test_the_accounts_of_a_file_are_listed(path):
+    assert accounts(path) == {}
+    assert not path.exists()
+    Ledger(path, TERMS).close()
+    assert accounts(path) == {TERMS.account: TERMS}
 
 
 def test_a_ledger_of_another_grid_of_orders_is_not_opened(path):

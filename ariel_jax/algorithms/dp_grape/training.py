@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ from ariel_jax._checks import positive
 from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
 from ariel_jax.algorithms.dp_grape.transform import transform
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import ConfigError, PrivacyBudgetError
 from ariel_jax.privacy import noise, secure_key
 from ariel_jax.privacy.batches import PoissonSource
 from ariel_jax.privacy.clipping import ClippedSum
@@ -43,6 +43,7 @@ class PrivateGrad:
     cfg: Config
     key_data: tuple[int, ...]
     microbatch: int | None = None
+    is_private: ClassVar[bool] = True
 
     def __call__(
         self, params: Tree, batch: Mapping[str, Any], is_padding: jax.Array, key: jax.Array
@@ -77,11 +78,14 @@ class PrivateSource:
         clip_norm: C.
         expected_batch: what sums are divided by, a public number. Under `add_remove` the number of records
             is private: do not compute it from that.
+        steps: batches that are paid for; None for no limit.
     """
 
     draws: PoissonSource
     clip_norm: float
     expected_batch: float
+    steps: int | None = None
+    is_private: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -103,7 +107,13 @@ class PrivateSource:
 
         Raises:
             ConfigError: the state is of another data set, sampler or clip norm.
+            PrivacyBudgetError: all batches that are paid for were drawn.
         """
+        if self.steps is not None and state["step"] >= self.steps:
+            raise PrivacyBudgetError(
+                f"batch {state['step'] + 1} of a run of {self.steps}: no price covers it. Plan for more "
+                "steps and reserve that price before the run begins."
+            )
         if state["clip_norm"] != self.clip_norm:
             raise ConfigError(
                 f"this run clipped at {state['clip_norm']} and now at {self.clip_norm}: its noise was made "

@@ -43,7 +43,7 @@ def transform(
     def init(params: Any) -> GrapeState:
         return GrapeState(
             step=jnp.zeros((), jnp.int32),
-            key=key,
+            key=jax.random.clone(key),  # a step gives its state up
             inner=inner.init(taps.trained_leaves(params, specs)),
         )
 

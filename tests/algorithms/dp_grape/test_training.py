@@ -204,7 +204,7 @@ def _noise_states(folder):
     params, tx = weights(), optimizer()
     like = {
         "params": params,
-        "opt_state": programs.init_optimizer(params, tx=tx),
+        "opt_state": tx.init(params),
         "key": jax.random.key_data(jax.random.key(0)),
     }
     checkpoints = Checkpoints(folder / "checkpoints", keep=1)
