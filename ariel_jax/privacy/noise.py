@@ -73,7 +73,7 @@ def add_gaussian(stddev: float, key: jax.Array) -> optax.GradientTransformation:
 
     Guarantees:
         The key stands in the state alone, never as a constant in a program: `init` refuses to be
-        compiled. The state holds a copy, which a step may give up (donate).
+        compiled unless the key is an argument there. The state holds a copy, which a step may give up (donate).
 
     Raises:
         ConfigError: a negative standard deviation.
@@ -81,10 +81,11 @@ def add_gaussian(stddev: float, key: jax.Array) -> optax.GradientTransformation:
     non_negative(stddev=stddev)
 
     def init(params: optax.Params) -> NoiseState:
-        if any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params)):
+        compiled = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
+        if compiled and not isinstance(key, jax.core.Tracer):
             raise ConfigError(
                 "the optimiser's first state holds the key of the noise, and a compiled program would keep "
-                "it as a constant: call init outside of jit, and pass the state to what is compiled."
+                "it as a constant: call init outside of jit, or make the key an argument of what is compiled."
             )
         return NoiseState(step=jnp.zeros((), jnp.int32), key=jax.random.clone(key))
 

@@ -23,18 +23,24 @@ class Step:
         self.examples = what.batch(B)
         draws = PoissonSource(records=self.examples, probability=0.5, rows=B)
         source = PrivateSource(draws=draws, clip_norm=1.0, expected_batch=float(B))
-        built = methods.build(
-            method,
-            params=jax.eval_shape(what.init),
-            loss=what.loss,
-            source=source,
-            noise_multiplier=0.0 if method == "adam" else 1.0,
-            learning_rate=1e-4,
-            cfg=dp_grape.Config(rank=what.rank),
-            projection_key=jax.random.key(1),
-            noise_key=jax.random.key(2),
-        )
-        self.built = built
+
+        public = jax.random.key(1)
+
+        def build(noise_key: Any) -> methods.Method:
+            return methods.build(
+                method,
+                params=jax.eval_shape(what.init),
+                loss=what.loss,
+                source=source,
+                noise_multiplier=0.0 if method == "adam" else 1.0,
+                learning_rate=1e-4,
+                cfg=dp_grape.Config(rank=what.rank),
+                projection_key=public,
+                noise_key=noise_key,
+            )
+
+        self.init = lambda params, key: build(key).tx.init(params)
+        built = build(jax.random.key(2))
         numbers = {"step": np.int32(0), "clip_norm": np.float32(1.0)}
         self.batch = {"examples": self.examples, **numbers}
         self.is_padding = np.zeros(B, bool)
@@ -45,7 +51,7 @@ class Step:
             return optax.apply_updates(params, updates), state
 
         params = jax.eval_shape(what.init)
-        state = jax.eval_shape(built.tx.init, params)
+        state = jax.eval_shape(self.init, params, jax.random.key(2))
         self.n_trained = built.n_trained
         program = jax.jit(step, donate_argnums=(0, 1))
         lowered = program.lower(params, state, self.batch, self.is_padding, jax.random.key(0))
@@ -61,7 +67,7 @@ class Step:
     def seconds(self, n_rounds: int) -> Iterator[float]:
         """The time of each of some steps, behind one that is not counted."""
         params = jax.jit(self.what.init)()
-        state = jax.jit(self.built.tx.init)(params)
+        state = jax.jit(self.init)(params, jax.random.key(2))
         batch, is_padding = jax.device_put((self.batch, self.is_padding))
         for i in range(n_rounds + 1):
             jax.block_until_ready((params, state))

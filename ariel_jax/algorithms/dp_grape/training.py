@@ -135,7 +135,8 @@ def check_one_process() -> None:
 
 def key_words(key: jax.Array) -> tuple[int, ...]:
     """A typed key as what can stand in a static argument. Only for keys that are public."""
-    return tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
+    with jax.ensure_compile_time_eval():  # also while a program is traced
+        return tuple(int(word) for word in np.asarray(jax.random.key_data(key)).ravel())
 
 
 def private_optimizer(
@@ -166,7 +167,8 @@ def private_optimizer(
     positive(noise_multiplier=noise_multiplier)
     check_one_process()
     noise_key = secure_key() if noise_key is None else noise_key
-    if key_words(noise_key) == key_words(projection_key):
+    is_known = not isinstance(noise_key, jax.core.Tracer)
+    if is_known and key_words(noise_key) == key_words(projection_key):
         raise ConfigError(
             "the keys of noise and projections are the same: the projections are public, and whoever knows "
             "their key could take the noise away. Draw the noise key with privacy.secure_key()."
