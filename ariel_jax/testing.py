@@ -15,9 +15,12 @@ from ariel_jax._checks import one_of, positive_int
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models import paths
 from ariel_jax.models.config import DecoderConfig, Precision
-from ariel_jax.models.hf import Model, Tokenizer, save_pretrained
+from ariel_jax.models.encoder import EncoderConfig
+from ariel_jax.models.hf import EncoderModel, Model, Tokenizer, save_pretrained
 from ariel_jax.models.hf.model import GenerationDefaults
+from ariel_jax.models.hf.tokenizer import NoTokenizer
 from ariel_jax.models.params import DecoderParams
+from ariel_jax.models.vit import ViTConfig
 
 TOY_VOCAB_SIZE = 320
 TOY_SPECIAL_TOKENS = ("<|endoftext|>", "<|user|>", "<|assistant|>", "<|end|>")
@@ -147,6 +150,11 @@ def tiny_params(
         precision: dtypes; default float32.
     """
     precision = precision or Precision()
+    params = paths.assemble(cfg, _tiny_leaves(cfg, seed, precision))
+    return params.replace(precision=precision)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
+
+
+def _tiny_leaves(cfg: paths.AnyConfig, seed: int, precision: Precision) -> dict[str, jax.Array]:
     rng = np.random.default_rng(seed)
     dtype = precision.dtype("param")
 
@@ -162,9 +170,49 @@ def tiny_params(
             values = gain * values * shape[-1] ** -0.5
         return jax.device_put(values.astype(dtype))
 
-    leaves = {path: draw(path, shape) for path, shape in paths.abstract(cfg).items()}
-    params = paths.assemble(cfg, leaves)
-    return params.replace(precision=precision)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
+    return {path: draw(path, shape) for path, shape in paths.abstract(cfg).items()}
+
+
+ENCODER_VARIANTS: tuple[str, ...] = ("bert", "roberta", "vit")
+_ENCODER_SIZES: dict[str, Any] = {"n_layers": 2, "d_model": 32, "n_heads": 4, "d_ff": 48}
+_TEXTS: dict[str, Any] = {**_ENCODER_SIZES, "vocab_size": TOY_VOCAB_SIZE, "max_positions": 32}
+
+
+def tiny_encoder(
+    variant: str = "bert", *, seed: int = 0, precision: Precision | None = None, **changes: Any
+) -> EncoderModel:
+    """A tiny random encoder with three classes, as `load_encoder` would return it.
+
+    Weights as by `tiny_params`. Texts have at most 32 tokens of the toy tokenizer, images 12 by 12
+    pixels of 3 channels in patches of 4 by 4.
+
+    Args:
+        variant: `bert`, `roberta` or `vit`.
+        seed: of the weights.
+        precision: dtypes; default float32.
+        **changes: fields of `EncoderConfig` or `ViTConfig` to set otherwise.
+
+    Raises:
+        ConfigError: no such variant, or fields that do not fit together.
+    """
+    one_of(ENCODER_VARIANTS, variant=variant)
+    fields: dict[str, Any] = {"family": variant, "n_classes": 3}
+    if variant == "vit":
+        fields |= {**_ENCODER_SIZES, "image_size": 12, "patch_size": 4}
+        cfg = ViTConfig.create(**(fields | changes))
+    else:
+        fields |= _TEXTS
+        if variant == "roberta":
+            fields |= {"n_types": 1, "positions": "tokens", "pos_offset": 2, "norm_eps": 1e-5}
+        cfg = EncoderConfig.create(**(fields | changes))
+    precision = precision or Precision()
+    params = paths.assemble_encoder(cfg, _tiny_leaves(cfg, seed, precision))
+    return EncoderModel(
+        cfg=cfg,
+        params=params.replace(precision=precision),  # pyright: ignore[reportAttributeAccessIssue] flax.struct
+        tokenizer=NoTokenizer("the tiny ViT") if variant == "vit" else toy_tokenizer(),
+        labels=tuple(f"class {i}" for i in range(cfg.n_classes or 0)),
+    )
 
 
 def toy_tokenizer(*, vocab_size: int = TOY_VOCAB_SIZE) -> Tokenizer:

@@ -5,7 +5,6 @@ may be padded, mapped over and differentiated example by example. There is no dr
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import jax
@@ -22,7 +21,7 @@ from ariel_jax.layers.norms import Norm, norm
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import BlockConfig, Precision
 from ariel_jax.models.decoder import block
-from ariel_jax.models.params import AttnParams, BlockParams, MlpParams
+from ariel_jax.models.params import BlockParams, drawer, new_block, new_linear, new_norm
 
 ENCODER_FAMILIES: tuple[str, ...] = ("bert", "roberta")
 POOLS: tuple[str, ...] = ("mean", "first")
@@ -336,46 +335,6 @@ def with_classifier(
     pooler = params.pooler or new_linear(weight, D, D)
     classifier = new_linear(weight, n_classes, D)
     return cfg, params.replace(pooler=pooler, classifier=classifier)  # pyright: ignore[reportAttributeAccessIssue] flax.struct
-
-
-Drawer = Callable[..., jax.Array]
-
-
-def drawer(key: jax.Array, n: int, precision: Precision) -> Drawer:
-    """A function of a shape that draws up to n weights, normal with a standard deviation of 0.02."""
-    dtype = precision.dtype("param")
-    keys: Iterator[jax.Array] = iter(jax.random.split(key, n))
-
-    def weight(*shape: int) -> jax.Array:
-        draw = jax.random.normal(next(keys), shape, at_least_f32(dtype))
-        return (draw * 0.02).astype(dtype)
-
-    return weight
-
-
-def new_linear(weight: Drawer, n_out: int, n_in: int, *, bias: bool = True) -> Linear:
-    """A linear layer with weights from `weight` and biases of zero."""
-    w = weight(n_out, n_in)
-    return Linear(w=w, b=jnp.zeros(n_out, w.dtype) if bias else None)
-
-
-def new_norm(width: int, precision: Precision) -> Norm:
-    """A layer norm that scales by one."""
-    dtype = precision.dtype("param")
-    return Norm(scale=jnp.ones(width, dtype), bias=jnp.zeros(width, dtype))
-
-
-def new_block(
-    weight: Drawer, D: int, F: int, precision: Precision, *, qkv_bias: bool = True
-) -> BlockParams:
-    """A block of width D with a feed-forward of width F; draws six weights."""
-    q, k, v = (new_linear(weight, D, D, bias=qkv_bias) for _ in range(3))
-    return BlockParams(
-        attn_norm=new_norm(D, precision),
-        attn=AttnParams(q=q, k=k, v=v, o=new_linear(weight, D, D)),
-        mlp_norm=new_norm(D, precision),
-        mlp=MlpParams(up=new_linear(weight, F, D), down=new_linear(weight, D, F)),
-    )
 
 
 def init_encoder(

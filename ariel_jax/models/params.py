@@ -1,5 +1,6 @@
 """The decoder's weights: plain frozen pytrees, addressed by path, one leaf per stored tensor."""
 
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import jax
@@ -147,6 +148,46 @@ def init_params(
         embed_in=linear(D, E, False) if E != D else None,
         embed_out=linear(E, D, False) if E != D else None,
         precision=precision,
+    )
+
+
+Drawer = Callable[..., jax.Array]
+
+
+def drawer(key: jax.Array, n: int, precision: Precision) -> Drawer:
+    """A function of a shape that draws up to n weights, normal with a standard deviation of 0.02."""
+    dtype = precision.dtype("param")
+    keys: Iterator[jax.Array] = iter(jax.random.split(key, n))
+
+    def weight(*shape: int) -> jax.Array:
+        draw = jax.random.normal(next(keys), shape, at_least_f32(dtype))
+        return (draw * 0.02).astype(dtype)
+
+    return weight
+
+
+def new_linear(weight: Drawer, n_out: int, n_in: int, *, bias: bool = True) -> Linear:
+    """A linear layer with weights from `weight` and biases of zero."""
+    w = weight(n_out, n_in)
+    return Linear(w=w, b=jnp.zeros(n_out, w.dtype) if bias else None)
+
+
+def new_norm(width: int, precision: Precision) -> Norm:
+    """A layer norm that scales by one."""
+    dtype = precision.dtype("param")
+    return Norm(scale=jnp.ones(width, dtype), bias=jnp.zeros(width, dtype))
+
+
+def new_block(
+    weight: Drawer, D: int, F: int, precision: Precision, *, qkv_bias: bool = True
+) -> BlockParams:
+    """A block of width D with a feed-forward of width F; draws six weights."""
+    q, k, v = (new_linear(weight, D, D, bias=qkv_bias) for _ in range(3))
+    return BlockParams(
+        attn_norm=new_norm(D, precision),
+        attn=AttnParams(q=q, k=k, v=v, o=new_linear(weight, D, D)),
+        mlp_norm=new_norm(D, precision),
+        mlp=MlpParams(up=new_linear(weight, F, D), down=new_linear(weight, D, F)),
     )
 
 

@@ -17,14 +17,8 @@ from ariel_jax.layers.linear import Linear, linear
 from ariel_jax.layers.norms import Norm, norm
 from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import Precision
-from ariel_jax.models.encoder import (
-    check_blocks,
-    drawer,
-    new_block,
-    new_linear,
-    new_norm,
-    run_blocks,
-)
+from ariel_jax.models.encoder import check_blocks, run_blocks
+from ariel_jax.models.params import drawer, new_block, new_linear, new_norm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,16 @@ METHODS = ("adam", "dp-adam", "ghost", "dp-grape")
 CURVE = (1, 8, 32, 128)
 RANKS = (4, 16, 64)
 LARGE = {"vit-b16": 32, "roberta-large": 64, "opt-1.3b": 8, "opt-2.7b": 8, "opt-6.7b": 8}
+_ALL, _FIT = METHODS, ("adam", "ghost", "dp-grape")
+ON_GPU = (
+    ("roberta-large", False, _ALL),
+    ("vit-b16", False, _ALL),
+    ("opt-6.7b", True, ("dp-grape",)),
+    ("opt-1.3b", True, _ALL),
+    ("opt-2.7b", True, _FIT),
+    ("roberta-large", True, _ALL),
+    ("vit-b16", True, _ALL),
+)  # the most telling first; an ordinary step of the largest model needs more than 100 GB
 BELOW = {("vit-b16", True): (0.15, 1.05), ("roberta-large", False): (0.22, 0.95)}
 
 
@@ -45,9 +55,22 @@ def cases(settings: Settings) -> Sequence[Case]:
                 "methods": ["adam", "dp-grape"] if tiny else list(METHODS),
             }
             found.append(_case(f"curve of {name}", name, remat, 150.0, **sizes))
-        for name, B in LARGE.items() if not tiny else ():
+        for name, B in LARGE.items() if settings.scale == "cpu" else ():
             sizes = {"batches": [B], "ranks": [None], "methods": list(METHODS)}
             found.append(_case(name, name, remat, 60.0, **sizes))
+    if settings.scale == "gpu":
+        found += [
+            _case(
+                name,
+                name,
+                remat,
+                60.0,
+                batches=[2 if tiny else LARGE[name]],
+                ranks=[None],
+                methods=[*names],
+            )
+            for name, remat, names in ON_GPU
+        ]
     for name in ("decoder", "vit")[1 if tiny else 0 :]:
         sizes = {"batches": [2 if tiny else 32], "ranks": [4 if tiny else 16]}
         sizes |= {"methods": list(METHODS), "n_rounds": 1 if tiny else 7}

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -64,9 +65,20 @@ class Step:
         whole = found.argument_size_in_bytes + found.output_size_in_bytes
         return whole + found.temp_size_in_bytes - found.alias_size_in_bytes
 
+    def random(self) -> Any:
+        """Weights: normal 0.02, norms 1. One draw for each leaf, so that it compiles soon."""
+        leaves, tree = jax.tree_util.tree_flatten_with_path(jax.eval_shape(self.what.init))
+        made = []
+        for i, (path, leaf) in enumerate(leaves):
+            key = jax.random.fold_in(jax.random.key(0), i)
+            is_norm = jax.tree_util.keystr(path).endswith(".scale")
+            drawn = jnp.ones if is_norm else lambda s, d, k=key: 0.02 * jax.random.normal(k, s, d)
+            made.append(drawn(leaf.shape, leaf.dtype))
+        return tree.unflatten(made)
+
     def seconds(self, n_rounds: int) -> Iterator[float]:
         """The time of each of some steps, behind one that is not counted."""
-        params = jax.jit(self.what.init)()
+        params = jax.jit(self.random)()
         state = jax.jit(self.init)(params, jax.random.key(2))
         batch, is_padding = jax.device_put((self.batch, self.is_padding))
         for i in range(n_rounds + 1):

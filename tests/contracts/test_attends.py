@@ -5,7 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ariel_jax.layers.attention import AttentionOptions, causal, merge_attention
+from ariel_jax.layers.attention import (
+    AttentionOptions,
+    bidirectional,
+    causal,
+    merge_attention,
+)
 from ariel_jax.layers.kv_cache import KVCache, init_cache
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
 
@@ -59,6 +64,29 @@ def test_causal_equals_the_definition(qkv, options):
     out, carry = causal(lambda layer: options)(0, *qkv, "kept")
     np.testing.assert_allclose(out, by_hand(*qkv, options), atol=2e-5)
     assert carry == "kept"
+
+
+def test_bidirectional_equals_the_definition(qkv):
+    q, k, v = (np.asarray(x, np.float64) for x in qkv)
+    mask = np.random.default_rng(0).random((B, T)) < 0.6
+    mask[0] = True
+    wanted = np.zeros_like(q)
+    for b, t, n in np.ndindex(*q.shape[:3]):
+        here = mask[b], n // (N // K)
+        s = k[b, here[0], here[1]] @ q[b, t, n] * 0.3
+        p = np.exp(s - s.max())
+        wanted[b, t, n] = p @ v[b, here[0], here[1]] / p.sum()
+    out, carry = bidirectional(0.3, jnp.asarray(mask))(0, *qkv, "kept")
+    np.testing.assert_allclose(out, wanted, atol=2e-5)
+    assert carry == "kept"
+    # Without a mask all positions exist, those behind a query too.
+    out, _ = bidirectional(0.3)(0, *qkv, None)
+    np.testing.assert_allclose(out[0], wanted[0], atol=2e-5)
+    # A key that does not exist weighs exactly nothing, whatever lies there.
+    hidden = jnp.asarray(~mask)[:, :, None, None]
+    changed = [jnp.where(hidden, 1e4, x) for x in qkv[1:]]
+    twice = [bidirectional(0.3, jnp.asarray(mask))(0, qkv[0], *kv, None)[0] for kv in (qkv[1:], changed)]  # fmt: skip
+    np.testing.assert_array_equal(*twice)
 
 
 @pytest.mark.parametrize("chunks", [[12], [5, 7], [4, 1, 1, 6]], ids=str)

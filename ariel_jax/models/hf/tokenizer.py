@@ -102,27 +102,48 @@ class Tokenizer:
         Raises:
             ConfigError: `text` is no string, or no valid Unicode.
         """
-        if not isinstance(text, str):
-            raise ConfigError(f"encode got {type(text).__name__}; pass a string.")
-        try:
-            ids = self.backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except (TypeError, UnicodeEncodeError) as error:  # half of a surrogate pair
-            raise ConfigError(
-                f"the text {text[:40]!r} is not valid Unicode and has no UTF-8 form: remove the "
-                "characters that came from undecodable bytes."
-            ) from error
-        except BaseException as error:  # plain Exception, or a panic of its Rust code
-            _reraise_interrupt(error)
-            raise CheckpointError(
-                f"the tokenizer of {self.source} fails on {text[:40]!r}: {error}. Its file is "
-                "damaged or incomplete; download it again."
-            ) from error
+        ids = self._encoding(text, add_special_tokens=add_special_tokens).ids
         if add_special_tokens and self.settings.get("add_bos_token") is True:
             bos = self.special("bos_token")
             first = None if bos is None else self.id_of(bos)
             if first is not None and ids[:1] != [first]:
                 return [first, *ids]
         return ids
+
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """Token ids of two texts, joined as the tokenizer file says, and the type of every token.
+
+        Args:
+            first: any text.
+            second: any text.
+
+        Returns:
+            (ids, token types) of one length: the types are 0 and 1 for BERT, 0 for RoBERTa.
+
+        Raises:
+            ConfigError: one is no string, or no valid Unicode.
+        """
+        encoding = self._encoding(first, second, add_special_tokens=True)
+        return encoding.ids, encoding.type_ids
+
+    def _encoding(self, *texts: str, add_special_tokens: bool) -> tokenizers.Encoding:
+        """Of one text or two."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise ConfigError(f"encode got {type(text).__name__}; pass a string.")
+        try:
+            return self.backend.encode(*texts, add_special_tokens=add_special_tokens)
+        except (TypeError, UnicodeEncodeError) as error:  # half of a surrogate pair
+            raise ConfigError(
+                f"the text {_start(texts)} is not valid Unicode and has no UTF-8 form: remove the "
+                "characters that came from undecodable bytes."
+            ) from error
+        except BaseException as error:  # plain Exception, or a panic of its Rust code
+            _reraise_interrupt(error)
+            raise CheckpointError(
+                f"the tokenizer of {self.source} fails on {_start(texts)}: {error}. Its file is "
+                "damaged or incomplete; download it again."
+            ) from error
 
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are no UTF-8 become U+FFFD."""
@@ -210,6 +231,14 @@ class NoTokenizer:
         """
         raise self._error()
 
+    def encode_pair(self, first: str, second: str) -> tuple[list[int], list[int]]:
+        """Refuses.
+
+        Raises:
+            CheckpointError: always.
+        """
+        raise self._error()
+
     def decode(self, ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Refuses.
 
@@ -217,6 +246,10 @@ class NoTokenizer:
             CheckpointError: always.
         """
         raise self._error()
+
+
+def _start(texts: Sequence[str]) -> str:
+    return " with ".join(repr(text[:40]) for text in texts)
 
 
 def _reraise_interrupt(error: BaseException) -> None:
