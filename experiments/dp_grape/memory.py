@@ -184,7 +184,8 @@ def plot(rows: list[dict[str, Any]]) -> Any:
         axis.set(xlabel="examples", xscale="log", yscale="log")
         axis.set_title("blocks computed again" if i else "blocks kept")
     axes[0].set_ylabel("peak of a step, MiB")
-    axes[0].legend(fontsize=8)
+    if axes[0].lines:
+        axes[0].legend(fontsize=8)
     return figure
 
 
