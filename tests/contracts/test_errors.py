@@ -32,9 +32,9 @@ from ariel_jax.errors import (
     KernelUnavailableError,
     StorageError,
 )
-from ariel_jax.models import presets
+from ariel_jax.models import encoder, presets, vit
 from ariel_jax.models.config import Precision
-from ariel_jax.models.hf import load_pretrained, save_pretrained
+from ariel_jax.models.hf import load_encoder, load_pretrained, save_encoder, save_pretrained
 from ariel_jax.pallas_kernels import dispatch
 from ariel_jax.pallas_kernels.decode_attention import decode_attention
 from ariel_jax.pallas_kernels.linear import linear
@@ -194,7 +194,52 @@ MODELS: dict[str, Row] = {
     "text that is no string": Row(
         ConfigError, ("encode got int",), lambda top: _model().tokenizer.encode(3)
     ),
+    "decoder as an encoder": Row(
+        CheckpointError,
+        ("a decoder", "LlamaForCausalLM", "load_pretrained"),
+        lambda top: load_encoder(top / "m"),
+    ),
+    "encoder as a decoder": Row(
+        CheckpointError,
+        ("an encoder", "RobertaForSequenceClassification", "load_encoder"),
+        lambda top: load_pretrained(_saved_encoder(top)),
+    ),
+    "labels of other classes": Row(
+        ConfigError, ("2 labels for 3",), lambda top: _saved_encoder(top, labels=("a", "b"))
+    ),
+    "text longer than the encoder": Row(
+        ConfigError, ("33 tokens", "32 positions"), lambda top: _encoded((1, 33), (1, 33))
+    ),
+    "mask of other texts": Row(
+        ConfigError, ("(1, 4)", "(1, 3)"), lambda top: _encoded((1, 4), (1, 3))
+    ),
+    "encoder of no such variant": Row(
+        ConfigError, ("variant='t5'", "'bert'"), lambda top: testing.tiny_encoder("t5")
+    ),
+    "unknown encoder preset": Row(
+        ConfigError, ("'bert'", "minilm-l6"), lambda top: presets.encoder_preset("bert")
+    ),
+    "image of another size": Row(
+        ConfigError, ("[1, 8, 8, 3]", "12"), lambda top: _seen((1, 8, 8, 3))
+    ),
 }
+
+
+def _saved_encoder(top: pathlib.Path, **changes: Any) -> pathlib.Path:
+    save_encoder(dataclasses.replace(testing.tiny_encoder("roberta"), **changes), top / "s")
+    return top / "s"
+
+
+def _encoded(ids: tuple[int, ...], mask: tuple[int, ...]) -> object:
+    model = testing.tiny_encoder("bert")
+    return encoder.classify(
+        model.cfg, model.params, jnp.zeros(ids, jnp.int32), jnp.ones(mask, bool)
+    )
+
+
+def _seen(shape: tuple[int, ...]) -> object:
+    model = testing.tiny_encoder("vit")
+    return vit.vit_logits(model.cfg, model.params, jnp.zeros(shape))
 
 
 @functools.cache

@@ -40,18 +40,17 @@ def logits_of(model, params=None, **options):
 def test_padding_behind_a_text_changes_its_vectors_by_rounding_only(variant):
     model = testing.tiny_encoder(variant)
     bare = encoder.encode(model.cfg, model.params, *padded(IDS))
-    for n in (1, 7):
-        ids, mask = padded(IDS, 0, n)
-        longer = encoder.encode(model.cfg, model.params, ids, mask)
-        np.testing.assert_allclose(longer[:, :9], bare, atol=2e-5)
-        np.testing.assert_allclose(
-            encoder.pool(longer, mask), encoder.pool(bare, jnp.ones((2, 9), bool)), atol=2e-5
-        )
-        np.testing.assert_allclose(
-            encoder.classify(model.cfg, model.params, ids, mask),
-            encoder.classify(model.cfg, model.params, *padded(IDS)),
-            atol=2e-5,
-        )
+    ids, mask = padded(IDS, 0, 7)
+    longer = encoder.encode(model.cfg, model.params, ids, mask)
+    np.testing.assert_allclose(longer[:, :9], bare, atol=2e-5)
+    np.testing.assert_allclose(
+        encoder.pool(longer, mask), encoder.pool(bare, jnp.ones((2, 9), bool)), atol=2e-5
+    )
+    np.testing.assert_allclose(
+        encoder.classify(model.cfg, model.params, ids, mask),
+        encoder.classify(model.cfg, model.params, *padded(IDS)),
+        atol=2e-5,
+    )
     # The same text with the padding attended to: the test would notice.
     unmasked = encoder.encode(model.cfg, model.params, ids, jnp.ones_like(mask))
     assert np.abs(unmasked[:, :9] - bare).max() > 0.1
@@ -105,7 +104,7 @@ def test_patches_are_read_row_by_row():
             vit.patches(jnp.asarray(bad), 2)
 
 
-@pytest.mark.parametrize("variant", testing.ENCODER_VARIANTS)
+@pytest.mark.parametrize("variant", ["roberta", "vit"])
 def test_scanned_and_recomputed_layers_have_the_same_gradients(variant):
     model = testing.tiny_encoder(variant)
 
@@ -128,8 +127,8 @@ def test_scanned_and_recomputed_layers_have_the_same_gradients(variant):
 
 def test_examples_do_not_see_each_other():
     """A batch is what its examples are alone, in value and in gradient: what private training needs."""
-    for variant in testing.ENCODER_VARIANTS:
-        model = testing.tiny_encoder(variant)
+    for variant in ("roberta", "vit"):
+        model = testing.tiny_encoder(variant, n_layers=1)
         whole = logits_of(model)
         if variant == "vit":
             alone = [vit.vit_logits(model.cfg, model.params, jnp.asarray(PIXELS[i : i + 1])) for i in (0, 1)]  # fmt: skip
@@ -140,7 +139,7 @@ def test_examples_do_not_see_each_other():
 
 
 def test_narrow_weights():
-    for variant in testing.ENCODER_VARIANTS:
+    for variant in ("bert", "vit"):
         model = testing.tiny_encoder(variant)
         narrow = testing.tiny_encoder(variant, precision=Precision.bf16())
         found = logits_of(narrow)
@@ -173,8 +172,12 @@ def test_new_classifiers():
 
 def test_random_weights_are_those_of_the_config():
     for cfg, init in (
-        (testing.tiny_encoder("roberta").cfg, init_encoder),
-        (testing.tiny_encoder("vit", qkv_bias=False).cfg, init_vit),
+        # Few different shapes: each compiles a draw.
+        (
+            testing.tiny_encoder("roberta", vocab_size=32, max_positions=30, d_ff=32).cfg,
+            init_encoder,
+        ),
+        (testing.tiny_encoder("vit", qkv_bias=False, n_channels=2, d_ff=32).cfg, init_vit),
     ):
         params = init(cfg, key=jax.random.key(0), precision=Precision.bf16())
         assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.bfloat16)}

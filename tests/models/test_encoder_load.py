@@ -99,7 +99,9 @@ def test_models_that_do_not_fit_are_not_saved(tmp_path):
     model = testing.tiny_encoder("bert")
     wrong = {
         "labels for 3": dataclasses.replace(model, labels=("one",)),
-        "classifier.w is .*must be": dataclasses.replace(model, cfg=model.cfg.replace(n_classes=4)),
+        r"classifier\.b is .*must be": dataclasses.replace(
+            model, cfg=model.cfg.replace(n_classes=4)
+        ),
         "layers.*tuple": dataclasses.replace(model, cfg=model.cfg.replace(n_layers=1)),
     }
     for words, bad in wrong.items():

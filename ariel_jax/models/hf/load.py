@@ -163,7 +163,7 @@ def load_tokenizer(folder: pathlib.Path, vocab_size: int) -> Tokenizer | NoToken
     """
     if not (folder / "tokenizer.json").is_file():
         return NoTokenizer(str(folder))
-    tokenizer = Tokenizer.frommodel_folder(folder)
+    tokenizer = Tokenizer.from_folder(folder)
     check_vocabulary(tokenizer, vocab_size)
     return tokenizer
 

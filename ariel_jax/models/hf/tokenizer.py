@@ -102,7 +102,7 @@ class Tokenizer:
         Raises:
             ConfigError: `text` is no string, or no valid Unicode.
         """
-        ids = self._encoding(text, add_special_tokens=add_special_tokens).ids
+        ids = self._encoding(text, None, add_special_tokens).ids
         if add_special_tokens and self.settings.get("add_bos_token") is True:
             bos = self.special("bos_token")
             first = None if bos is None else self.id_of(bos)
@@ -123,16 +123,19 @@ class Tokenizer:
         Raises:
             ConfigError: one is no string, or no valid Unicode.
         """
-        encoding = self._encoding(first, second, add_special_tokens=True)
+        encoding = self._encoding(first, second, True)
         return encoding.ids, encoding.type_ids
 
-    def _encoding(self, *texts: str, add_special_tokens: bool) -> tokenizers.Encoding:
+    def _encoding(
+        self, first: str, second: str | None, add_special_tokens: bool
+    ) -> tokenizers.Encoding:
         """Of one text or two."""
+        texts = [first] if second is None else [first, second]
         for text in texts:
             if not isinstance(text, str):
                 raise ConfigError(f"encode got {type(text).__name__}; pass a string.")
         try:
-            return self.backend.encode(*texts, add_special_tokens=add_special_tokens)
+            return self.backend.encode(first, second, add_special_tokens=add_special_tokens)
         except (TypeError, UnicodeEncodeError) as error:  # half of a surrogate pair
             raise ConfigError(
                 f"the text {_start(texts)} is not valid Unicode and has no UTF-8 form: remove the "

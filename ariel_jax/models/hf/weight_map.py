@@ -54,7 +54,9 @@ class Source:
         """The leaf, as a view of the stored tensor (a copy of a kernel)."""
         if self.kernel is not None:
             return stored.transpose(0, 2, 3, 1).reshape(stored.shape[0], -1)
-        whole = stored.T if self.transposed else stored.reshape(stored.shape[self.ones :])
+        whole: np.ndarray = stored.T if self.transposed else stored
+        if self.ones:
+            whole = np.squeeze(whole, tuple(range(self.ones)))
         n = whole.shape[0] // self.parts
         return whole[self.part * n : (self.part + 1) * n]
 

@@ -18,7 +18,7 @@ KEY = jax.random.key(0)
 
 def made(variant, stacked):
     """(weights, examples, loss of one) of a classifier."""
-    model = testing.tiny_encoder(variant)
+    model = testing.tiny_encoder(variant, n_layers=2 if stacked else 1)
     cfg, rng = model.cfg, np.random.default_rng(0)
     params = stack_layers(model.params) if stacked else model.params
     batch = {"label": jnp.asarray([0, 2, 1], jnp.int32)}
@@ -42,7 +42,7 @@ def made(variant, stacked):
 def test_the_default_settings_project_blocks_freeze_embeddings_and_train_the_rest(variant):
     params, _, _ = made(variant, stacked=False)
     specs = dp_grape.make_specs(params, CFG)
-    blocks = [f"layers.{i}." for i in range(2)]
+    blocks = ["layers.0."]
     assert set(specs.by_path()) == {
         f"{at}{name}.w"
         for at in blocks
@@ -59,9 +59,7 @@ def test_the_default_settings_project_blocks_freeze_embeddings_and_train_the_res
     assert {f"{at}mlp.up.b" for at in blocks} < set(specs.full)
 
 
-@pytest.mark.parametrize(
-    ("variant", "stacked"), [("vit", False), ("roberta", False), ("roberta", True)]
-)
+@pytest.mark.parametrize(("variant", "stacked"), [("vit", False), ("roberta", True)])
 def test_a_taps_gradient_is_the_projected_gradient_of_its_weight(variant, stacked):
     params, batch, loss = made(variant, stacked)
     specs = dp_grape.make_specs(params, CFG)
@@ -81,8 +79,10 @@ def test_a_taps_gradient_is_the_projected_gradient_of_its_weight(variant, stacke
         np.testing.assert_allclose(ours[spec.path], wanted, rtol=0, atol=1e-5 * scale)
         # Of another weight's projection it is not.
         assert np.abs(ours[spec.path] - dp_grape.project(spec, whole[spec.path], -P)).max() > scale
+    # A key's bias moves all scores of a query alike: its gradient is the rounding of the others'.
+    largest = max(float(np.abs(leaf).max()) for leaf in whole.values())
     for path in specs.full:
-        atol = 1e-5 * float(np.abs(whole[path]).max()) + 1e-7
+        atol = 1e-5 * float(np.abs(whole[path]).max()) + 1e-6 * largest
         np.testing.assert_allclose(ours[path], whole[path], rtol=0, atol=atol)
 
 
