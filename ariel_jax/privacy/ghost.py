@@ -169,7 +169,7 @@ class GhostClippedSum:
 
         def second_pass(whole: Leaves, example: Tree, key: jax.Array) -> jax.Array:
             watched = dict.fromkeys(whole, Ghost())
-            return _exactly(self.loss, _placed(params, rest | whole, watched), example, key)
+            return _exactly(self.loss, _placed(params, {**rest, **whole}, watched), example, key)
 
         def some(first: jax.Array, rows: Tree, padding: jax.Array) -> tuple[Leaves, ClipInfo]:
             keys = example_keys(key, first, padding.shape[0])
@@ -211,7 +211,7 @@ class _FirstPass:
     def __call__(self, trained: Tree, fixed: Tree, example: Tree, key: jax.Array) -> jax.Array:
         (rest, probes), (params, whole) = trained, fixed
         watched = {path: Ghost(probe) for path, probe in probes.items()}
-        return _exactly(self.loss, _placed(params, rest | whole, watched), example, key)
+        return _exactly(self.loss, _placed(params, {**rest, **whole}, watched), example, key)
 
 
 def _exactly(loss: Loss, params: Tree, example: Tree, key: jax.Array) -> jax.Array:
