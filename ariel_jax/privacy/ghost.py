@@ -109,7 +109,9 @@ class GhostClippedSum:
     Guarantees:
         Those of `ClippedSum`, which it equals but for rounding: its norms of weights are raised by a bound
         on their own rounding, so a clipped example may count a little less, never more. A weight that is
-        used twice, under a `vmap`, or otherwise than by `linear` is found while tracing and refused.
+        used twice, under a `vmap`, or otherwise than by `linear` is found while tracing and refused. Products
+        run at full precision in both passes, unless the loss itself asks for less: then an example can count
+        more than the clip norm by that rounding.
 
     References:
         Goodfellow 2015, arXiv 1510.01799; Li, Tramer, Liang, Hashimoto 2021, arXiv 2110.05679; Bu, Mao, Xu
@@ -167,7 +169,7 @@ class GhostClippedSum:
 
         def second_pass(whole: Leaves, example: Tree, key: jax.Array) -> jax.Array:
             watched = dict.fromkeys(whole, Ghost())
-            return self.loss(_placed(params, rest | whole, watched), example, key)
+            return _exactly(self.loss, _placed(params, {**rest, **whole}, watched), example, key)
 
         def some(first: jax.Array, rows: Tree, padding: jax.Array) -> tuple[Leaves, ClipInfo]:
             keys = example_keys(key, first, padding.shape[0])
@@ -209,7 +211,13 @@ class _FirstPass:
     def __call__(self, trained: Tree, fixed: Tree, example: Tree, key: jax.Array) -> jax.Array:
         (rest, probes), (params, whole) = trained, fixed
         watched = {path: Ghost(probe) for path, probe in probes.items()}
-        return self.loss(_placed(params, rest | whole, watched), example, key)
+        return _exactly(self.loss, _placed(params, {**rest, **whole}, watched), example, key)
+
+
+def _exactly(loss: Loss, params: Tree, example: Tree, key: jax.Array) -> jax.Array:
+    """The loss at full precision: with fewer bits the passes would round a gradient differently."""
+    with jax.default_matmul_precision("highest"):
+        return loss(params, example, key)
 
 
 def _is_linear(node: Any) -> bool:

@@ -147,6 +147,17 @@ def test_no_array_of_every_examples_weights_exists(mlp):
     assert any(found[1])
 
 
+def test_both_passes_are_asked_for_at_full_precision(mlp):
+    """Whatever the caller's default is: with fewer bits they would round a gradient differently."""
+    params, batch, is_padding = mlp
+    given = flatten(params), params, batch, is_padding, KEY, jnp.float32(1.0)
+    with jax.default_matmul_precision("bfloat16"):
+        text = jax.jit(ghosted(mlp_loss, params)).lower(*given).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line]
+    assert len(products) > 6
+    assert all("HIGHEST" in line for line in products)
+
+
 @pytest.mark.parametrize("rows", [2, 40])  # by products, formed
 @pytest.mark.parametrize("scale", [0.0, 1e-30, 1e-12, 1.0, 1e12])
 def test_a_norm_is_that_of_the_gradient(rows, scale):

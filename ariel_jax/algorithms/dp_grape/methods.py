@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -118,41 +118,69 @@ def build(
     inner = options.get("inner", optax.adam)(learning_rate) if name != "dpzero" else None
     if name == "adam":
         return _adam(params, cfg, given, inner, noise_multiplier, projection_key)
-    words = key_words(projection_key)
-    specs = _everything(params, cfg)
-    if name == "dp-grape":
-        specs = make_specs(params, cfg)
-    elif name == "dp-lora":
-        rank = options.get("rank", cfg.rank)
-        positive_int(rank=rank)
-        params, adapted = adapters.with_adapters(params, cfg, rank=rank, key=projection_key)
-        specs = adapters.of_lora(params, adapted, cfg, options.get("head", adapters.HEAD))
-    elif name == "dp-bitfit":
-        specs = adapters.of_bitfit(params, cfg, options.get("head", adapters.HEAD))
-    grad: Any = PrivateGrad(specs=specs, cfg=cfg, key_data=words, **given)
-    n_trained = specs.n_trained(params)
-    if name == "ghost":
-        grad = _ghost(params, specs, given, options.get("materialized", ()))
-    elif name == "dp-galore":
-        every = options.get("refresh_every", cfg.refresh_every)
-        non_negative_int(refresh_every=every)
-        inner = galore(inner, make_specs(params, cfg), refresh_every=every)
-    elif name == "dpzero":
-        smoothing = options.get("smoothing", 1e-3)
-        grad = zeroth.SlopeGrad(trained=specs.full, key_data=words, smoothing=smoothing, **given)
-        inner, n_trained = zeroth.along(learning_rate, words), 1
+    made = _made(name, params, cfg, given, inner, options, learning_rate, projection_key)
     tx = private_optimizer(
-        inner,
+        made.inner,
         cfg,
-        specs,
+        made.specs,
         noise_multiplier=noise_multiplier,  # pyright: ignore[reportArgumentType] None is refused there
         source=source,
         projection_key=projection_key,
         noise_key=noise_key,
     )
     return Method(
-        name=name, is_private=True, params=params, grad_fn=grad, tx=tx, n_trained=n_trained
+        name=name,
+        is_private=True,
+        params=made.params,
+        grad_fn=made.grad,
+        tx=tx,
+        n_trained=1 if name == "dpzero" else made.specs.n_trained(made.params),
     )
+
+
+class _Made(NamedTuple):
+    """What makes a private method, before its noise."""
+
+    params: Tree
+    specs: Specs
+    grad: Any
+    inner: Any
+
+
+def _made(
+    name: str,
+    params: Tree,
+    cfg: Config,
+    given: dict[str, Any],
+    inner: Any,
+    options: dict[str, Any],
+    learning_rate: float,
+    projection_key: jax.Array,
+) -> _Made:
+    words, head = key_words(projection_key), options.get("head", adapters.HEAD)
+    specs = _everything(params, cfg)
+    if name == "ghost":
+        return _Made(
+            params, specs, _ghost(params, specs, given, options.get("materialized", ())), inner
+        )
+    if name == "dpzero":
+        smoothing = options.get("smoothing", 1e-3)
+        grad = zeroth.SlopeGrad(trained=specs.full, key_data=words, smoothing=smoothing, **given)
+        return _Made(params, specs, grad, zeroth.along(learning_rate, words))
+    if name == "dp-grape":
+        specs = make_specs(params, cfg)
+    elif name == "dp-galore":
+        every = options.get("refresh_every", cfg.refresh_every)
+        non_negative_int(refresh_every=every)
+        inner = galore(inner, make_specs(params, cfg), refresh_every=every)
+    elif name == "dp-lora":
+        rank = options.get("rank", cfg.rank)
+        positive_int(rank=rank)
+        params, adapted = adapters.with_adapters(params, cfg, rank=rank, key=projection_key)
+        specs = adapters.of_lora(params, adapted, cfg, head)
+    elif name == "dp-bitfit":
+        specs = adapters.of_bitfit(params, cfg, head)
+    return _Made(params, specs, PrivateGrad(specs=specs, cfg=cfg, key_data=words, **given), inner)
 
 
 def _everything(params: Tree, cfg: Config) -> Specs:
