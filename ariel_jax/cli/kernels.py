@@ -22,6 +22,8 @@ class Args:
     """Compile them; say what there is of them; or time them and record where they pay."""
     scale: Literal["smoke", "cpu"] = "cpu"
     """Of bench: a few tiny shapes, recorded nowhere, or those of real models (some minutes)."""
+    model: str | None = None
+    """Of bench: time the shapes of this model instead, nano or a folder in Hugging Face form."""
     out: str | None = None
     """Of bench: also write kernels.json and kernels.md to this folder."""
     json: bool = False
@@ -34,10 +36,16 @@ def run(args: Args) -> int:
     Raises:
         KernelUnavailableError: no compiler, it refused the code, or nothing is built to be timed.
         StorageError: the user's cache folder or --out cannot be written.
-        ConfigError: --out without bench.
+        ConfigError: --out or --model without bench, or --model beside --scale smoke.
+        CheckpointError: the model's configuration cannot be read.
     """
-    if args.out is not None and args.what != "bench":
-        raise ConfigError(f"--out {args.out} belongs to `ariel-jax kernels bench`.")
+    for flag, value in (("out", args.out), ("model", args.model)):
+        if value is not None and args.what != "bench":
+            raise ConfigError(f"--{flag} {value} belongs to `ariel-jax kernels bench`.")
+    if args.model is not None and args.scale == "smoke":
+        raise ConfigError(
+            f"--model {args.model} has shapes of its own and --scale smoke tiny ones: pass one of the two."
+        )
     if args.what == "build":
         native.build(say=say)
     if args.what == "bench":
@@ -62,15 +70,18 @@ def _bench(args: Args) -> int:
         except OSError as error:
             raise durable.storage_error(out, error) from error
     options: dict[str, Any] = {}
+    tops: dict[str, Any] = {}
     heads: dict[str, Any] = {}
+    if args.model is not None:
+        options, tops, heads = _of_model(args.model)
     if args.scale == "smoke":
-        options = {"shapes": ((64, 96),), "rows": (1, 4)}
+        options = tops = {"shapes": ((64, 96),), "rows": (1, 4)}
         heads = {"heads": ((2, 2, 16),), "capacities": (64,), "batches": (1,)}
     rates = [measure.ceilings(remeasure=True).read_bytes_per_s]
     rows: list[benchmark.Timed] = []
     shapes = itertools.chain(
         benchmark.products(**options),
-        benchmark.top_tokens(**options),
+        benchmark.top_tokens(**tops),
         benchmark.attentions(**heads),
     )
     for timed in shapes:
@@ -81,7 +92,7 @@ def _bench(args: Args) -> int:
     rates.append(measure.ceilings(remeasure=True).read_bytes_per_s)
     rate = max(rates)
     judged: list[benchmark.Verdict] = []
-    if args.scale == "cpu":  # nothing is aimed at for tiny shapes
+    if args.scale == "cpu" and args.model is None:  # the aims are for known shapes
         for verdict in benchmark.shares():
             say(f"{verdict.what}: {verdict.value:.2f}")
             judged.append(verdict)
@@ -99,6 +110,23 @@ def _bench(args: Args) -> int:
         durable.write_json(out / "kernels.json", document)
         durable.write_bytes(out / "kernels.md", text.encode())
     return 0 if all(verdict.holds for verdict in judged) else 1
+
+
+def _of_model(name: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What to time of products, of the likeliest token and of attention."""
+    from ariel_jax.models.hf import load_pretrained
+    from ariel_jax.models.params import head
+    from ariel_jax.models.paths import flatten
+
+    model = load_pretrained(name)
+    cfg, vocabulary = model.cfg, head(model.params).w.shape
+    leaves = flatten(model.params).items()
+    weights = {leaf.shape for path, leaf in leaves if path.endswith(".w")} | {vocabulary}
+    shapes = sorted((n_in, n_out) for n_out, n_in in weights)
+    kinds = ("float32", "bfloat16", "int8")
+    products = {"shapes": shapes, "kinds": kinds}
+    heads = (cfg.n_heads, cfg.n_kv_heads, cfg.head_dim)
+    return products, {"shapes": (vocabulary[::-1],)}, {"heads": (heads,)}
 
 
 def _times(seconds: dict[str, float]) -> str:
