@@ -1,6 +1,7 @@
 """`ariel-jax train-private`: fine-tune a language model on private records under a budget."""
 
 import json
+import math
 import pathlib
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -253,7 +254,7 @@ def _picture(out: pathlib.Path, terms: Terms, planned: float) -> pathlib.Path | 
         losses = axes.twinx()
         losses.plot(
             steps,
-            [row.get("loss") for row in rows],
+            [row.get("loss", math.nan) for row in rows],
             color="tab:orange",
             label="loss (not private)",
         )
