@@ -22,6 +22,7 @@ COMMANDS = {
     "generate": "Stream text from a model and say what it cost.",
     "bench": "Measure decoding, alone or beside another program.",
     "train-lm": "Train a language model on text files; the same command resumes.",
+    "train-private": "Fine-tune a model on private records under a privacy budget; the same command resumes.",
     "plan": "Choose cache capacities for a model on this machine, and say why.",
     "quantize": "Write a model with weights of 8 or 4 bits, and say what that costs.",
     "kernels": "Build the native CPU kernels, or say what there is of them.",
@@ -127,7 +128,7 @@ def _complain(message: str) -> int:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:10s} {about}" for name, about in COMMANDS.items())
+    rows = "\n".join(f"  {name:13s} {about}" for name, about in COMMANDS.items())
     return (
         "usage: ariel-jax [--backend {cpu,gpu,tpu}] COMMAND [OPTIONS]\n"
         "       ariel-jax COMMAND --help\n"

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.core import Tracer
 
 from ariel_jax._checks import non_negative
 from ariel_jax._numerics import at_least_f32
@@ -81,8 +82,8 @@ def add_gaussian(stddev: float, key: jax.Array) -> optax.GradientTransformation:
     non_negative(stddev=stddev)
 
     def init(params: optax.Params) -> NoiseState:
-        compiled = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(params))
-        if compiled and not isinstance(key, jax.core.Tracer):
+        compiled = any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(params))
+        if compiled and not isinstance(key, Tracer):
             raise ConfigError(
                 "the optimiser's first state holds the key of the noise, and a compiled program would keep "
                 "it as a constant: call init outside of jit, or make the key an argument of what is compiled."

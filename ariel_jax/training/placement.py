@@ -50,7 +50,7 @@ def place_params(params: Tree, mesh: jax.sharding.Mesh | None) -> Tree:
         sharding = getattr(leaf, "sharding", None)
         if isinstance(sharding, jax.sharding.NamedSharding) and sharding.mesh == mesh:
             return leaf
-        if jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             return jax.random.wrap_key_data(place(jax.random.key_data(leaf)))
         return _spread(np.asarray(leaf), everywhere)
 

@@ -145,7 +145,9 @@ def shape(name: str, *, remat: bool, rank: int | None = None, tiny: bool = False
     if name == "vit-b16":
         return vit_shape(presets.vit_preset("vit-b16").replace(n_classes=10), rank or 64, remat)
     if name == "roberta-large":
-        return encoder_shape(presets.encoder_preset(name).replace(n_classes=2), 128, rank or 16, remat)
+        return encoder_shape(
+            presets.encoder_preset(name).replace(n_classes=2), 128, rank or 16, remat
+        )
     if name in OPT:
         return decoder_shape(presets.preset(name), 512, rank or OPT[name], remat)
     raise ConfigError(f"there is no shape {name!r} here.")

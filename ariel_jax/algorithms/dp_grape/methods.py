@@ -40,6 +40,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     "adam": ("inner",),
 }
 METHODS: tuple[str, ...] = tuple(OPTIONS)
+PRIVATE: tuple[str, ...] = tuple(name for name in METHODS if name != "adam")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

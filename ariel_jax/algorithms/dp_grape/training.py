@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from ariel_jax._checks import positive
 from ariel_jax.algorithms.dp_grape import taps
@@ -167,7 +168,7 @@ def private_optimizer(
     positive(noise_multiplier=noise_multiplier)
     check_one_process()
     noise_key = secure_key() if noise_key is None else noise_key
-    is_known = not isinstance(noise_key, jax.core.Tracer)
+    is_known = not isinstance(noise_key, Tracer)
     if is_known and key_words(noise_key) == key_words(projection_key):
         raise ConfigError(
             "the keys of noise and projections are the same: the projections are public, and whoever knows "

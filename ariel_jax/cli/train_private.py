@@ -1,0 +1,267 @@
+"""`ariel-jax train-private`: fine-tune a language model on private records under a budget."""
+
+import json
+import math
+import pathlib
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from ariel_jax import durable
+from ariel_jax._checks import in_range, non_negative, one_of, positive, positive_int, seed
+from ariel_jax.algorithms.dp_grape import trainer
+from ariel_jax.algorithms.dp_grape.config import Config
+from ariel_jax.algorithms.dp_grape.methods import PRIVATE
+from ariel_jax.algorithms.dp_grape.report import PrivacyReport
+from ariel_jax.algorithms.dp_grape.text import TextLoss, encode_records, read_records
+from ariel_jax.cli.console import say
+from ariel_jax.errors import ConfigError, missing_extra
+from ariel_jax.models import hf
+from ariel_jax.models.quantization import check_not_quantized
+from ariel_jax.privacy.ledger import Ledger, Terms, accounts
+from ariel_jax.training.export import export_model
+from ariel_jax.training.metrics import read_metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class Args:
+    """Flags of `ariel-jax train-private`."""
+
+    data: pathlib.Path
+    """Private records, one JSON object a line: {"text": ...} to model texts, or {"text": ..., "label":
+    ...} to predict labels; or a .csv file with these columns. A record is what is protected."""
+    out: pathlib.Path
+    """Folder of the run: checkpoints (secret), metrics.jsonl, the report, and in the end model/. The same
+    command goes on with it."""
+    epsilon: float
+    """Budget of this run ..."""
+    delta: float = 1e-5
+    """... at this delta, which should lie far below 1 / records."""
+    model: Annotated[str, tyro.conf.arg(metavar="nano|FOLDER")] = "nano"
+    """A folder in Hugging Face form, or nano, the model that ships with the package."""
+    method: str = "dp-grape"
+    """How it trains."""
+    rank: int = 16
+    """Columns of the random projections."""
+    clip_norm: float = 1.0
+    """Most that a record may change the sum of a step by."""
+    steps: int = 100
+    """Optimiser steps in all."""
+    batch: int = 32
+    """Records in a step, on average."""
+    lr: float = 1e-3
+    """Learning rate of Adam."""
+    max_tokens: int = 64
+    """Tokens of a record; what is longer is cut."""
+    microbatch: int = 8
+    """Records whose gradients exist at once."""
+    relation: Literal["zero_out", "add_remove"] = "zero_out"
+    """Neighbouring data sets: a record that counts as nothing (the number of records is public), or
+    one more or less (then it is private: give --records-about)."""
+    records_about: int | None = None
+    """A public number that the records do not exceed; needed with --relation add_remove."""
+    ledger: pathlib.Path | None = None
+    """File of the budgets; default OUT.ledger.sqlite beside --out."""
+    account: str | None = None
+    """Account of the ledger that pays, one for each data set; default the name of the data file."""
+    budget: float | None = None
+    """Epsilon of the account for all runs together, where this makes it; default that of this run."""
+    strict: bool = False
+    """Refuse a delta of 1 / records or more instead of warning."""
+    seed: int = 0
+    """Of the projections, which are public; noise and draws come from the operating system."""
+    checkpoint_s: float = 60.0
+    """Seconds between checkpoints."""
+    log_every: int = 1
+    """Steps between lines of metrics.jsonl."""
+    log_private_stats: bool = False
+    """Write losses and norms to metrics.jsonl, which no budget covers."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of the saved weights."""
+
+
+def run(args: Args) -> int:
+    """Trains, saves and reports; returns 0, or 130 when a signal ended the run after a checkpoint."""
+    _check(args)
+    path = args.ledger or args.out.with_name(args.out.name + ".ledger.sqlite")
+    records = read_records(args.data)
+    model = hf.load_pretrained(args.model)
+    check_not_quantized(model.params, f"training on {args.model}")
+    if not isinstance(model.tokenizer, hf.Tokenizer):
+        raise ConfigError(f"{args.model} has no tokenizer.json: choose a folder with one.")
+    if args.max_tokens > model.cfg.max_positions:
+        raise ConfigError(
+            f"--max-tokens {args.max_tokens} exceeds the model's {model.cfg.max_positions} positions: "
+            "pass fewer."
+        )
+    arrays = encode_records(records, model.tokenizer, max_tokens=args.max_tokens)
+    terms = _terms(args, path)
+    about = _about(args, len(records))
+    plan, rows = trainer.plan_for(
+        about=about,
+        probability=args.batch / about,
+        steps=args.steps,
+        epsilon=args.epsilon,
+        delta=args.delta,
+        relation=args.relation,
+        microbatch=args.microbatch,
+        account_epsilon=terms.epsilon,
+    )
+    prepared = trainer.prepare(
+        model.params,
+        loss=TextLoss(model.cfg),
+        records=arrays,
+        plan=plan,
+        settings=trainer.Settings(
+            method=args.method,
+            clip_norm=args.clip_norm,
+            expected_batch=float(args.batch),
+            rows=rows,
+            learning_rate=args.lr,
+            cfg=Config(rank=args.rank),
+            seed=args.seed,
+            microbatch=args.microbatch,
+        ),
+    )
+    _introduce(args, prepared, terms, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise durable.storage_error(path.parent, error) from error
+    with Ledger(path, terms) as ledger:
+        fitted = trainer.fit(
+            prepared,
+            ledger,
+            args.out,
+            strict=args.strict,
+            checkpoint_every_s=args.checkpoint_s,
+            log_every=args.log_every,
+            log_private_stats=args.log_private_stats,
+        )
+    if fitted.interrupted:
+        say(
+            f"stopped after step {fitted.step} of {args.steps}; the same command goes on. Its price stays "
+            f"reserved in {path}."
+        )
+        return 130
+    export_model(model.cfg, fitted.params, model.tokenizer, args.out / "model", dtype=args.dtype)
+    _write(args.out, fitted.report, picture=_picture(args.out, terms, args.epsilon))
+    return 0
+
+
+def _check(args: Args) -> None:
+    """Refuses what needs no file to be refused."""
+    positive(epsilon=args.epsilon, clip_norm=args.clip_norm, lr=args.lr)
+    non_negative(checkpoint_s=args.checkpoint_s)
+    in_range(0, 1, ends="()", delta=args.delta)
+    one_of(PRIVATE, method=args.method)
+    positive_int(
+        rank=args.rank,
+        steps=args.steps,
+        batch=args.batch,
+        max_tokens=args.max_tokens,
+        microbatch=args.microbatch,
+        log_every=args.log_every,
+    )
+    seed(seed=args.seed)
+    if args.budget is not None:
+        positive(budget=args.budget)
+    if (args.records_about is not None) != (args.relation == "add_remove"):
+        raise ConfigError(
+            f"--relation {args.relation} with --records-about {args.records_about}: add_remove needs a "
+            "public number that the records do not exceed, and zero_out takes their own."
+        )
+
+
+def _about(args: Args, n: int) -> int:
+    about = n if args.records_about is None else args.records_about
+    if about < n:
+        raise ConfigError(
+            f"--records-about {about} is below the number of records in {args.data}: pass a public number "
+            "that they do not exceed."
+        )
+    if args.batch > about:
+        raise ConfigError(
+            f"--batch {args.batch} exceeds the {about} records: pass at most so many."
+        )
+    return about
+
+
+def _terms(args: Args, path: pathlib.Path) -> Terms:
+    """Of the account: as it was opened, or as it will be."""
+    name = args.account or f"{args.data.name} by record"
+    known = accounts(path).get(name)
+    budget = args.epsilon if args.budget is None else args.budget
+    if known is None:
+        return Terms(account=name, relation=args.relation, epsilon=budget, delta=args.delta)
+    if (known.relation, known.delta) != (args.relation, args.delta) or (
+        args.budget is not None and args.budget != known.epsilon
+    ):
+        raise ConfigError(
+            f"the account {name!r} in {path} was opened with relation={known.relation}, "
+            f"epsilon={known.epsilon:g}, delta={known.delta:g}; asked for are {args.relation}, "
+            f"{budget:g} and {args.delta:g}. Terms never change: use those, or name another --account "
+            "and say that the two budgets add up."
+        )
+    return known
+
+
+def _introduce(args: Args, prepared: trainer.PrivateRun, terms: Terms, path: pathlib.Path) -> None:
+    plan, trained = prepared.plan, prepared.method.n_trained
+    say(
+        f"{args.method}: {trained:,} numbers trained for each record; {args.steps} steps of about "
+        f"{args.batch} records, noise {plan.noise_multiplier:.3f} x clip norm {args.clip_norm:g}; "
+        f"epsilon {args.epsilon:g} at delta {args.delta:g} ({args.relation}), paid by "
+        f"{terms.account!r} in {path}"
+    )
+
+
+def _write(out: pathlib.Path, report: PrivacyReport, picture: pathlib.Path | None) -> None:
+    durable.write_json(out / "privacy.json", report.to_json())
+    durable.write_bytes(out / "privacy.md", report.markdown().encode())
+    say(report.guarantee)
+    for line in report.not_protected:
+        say(f"not covered: {line}")
+    found: dict[str, Any] = {
+        "model": str(out / "model"),
+        "report": str(out / "privacy.md"),
+        "picture": None if picture is None else str(picture),
+        "steps": report.steps,
+        "epsilon": report.epsilon,
+        "delta": report.delta,
+    }
+    print(json.dumps(found))
+
+
+def _picture(out: pathlib.Path, terms: Terms, planned: float) -> pathlib.Path | None:
+    """Epsilon spent over the steps, and the loss where it was written; None without matplotlib."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        say(str(missing_extra("matplotlib", "plot", "the picture of the run")))
+        return None
+    rows = read_metrics(out / "metrics.jsonl")
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.add_subplot()
+    steps = [row["step"] for row in rows]
+    axes.plot(steps, [row["epsilon"] for row in rows], color="tab:blue", label="epsilon spent")
+    axes.axhline(planned, color="tab:blue", linestyle=":", label="budget of the run")
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"epsilon at delta {terms.delta:g}")
+    axes.set_ylim(bottom=0)
+    if any("loss" in row for row in rows):
+        losses = axes.twinx()
+        losses.plot(
+            steps,
+            [row.get("loss", math.nan) for row in rows],
+            color="tab:orange",
+            label="loss (not private)",
+        )
+        losses.set_ylabel("loss, not private", color="tab:orange")
+    axes.legend(loc="lower right")
+    path = out / "curve.png"
+    with durable.replacing(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+    return path
