@@ -4,6 +4,7 @@ The code runs on jax 0.10.2 with Python 3.11 (as in CI) and on later versions wi
 differs, or is not public in one of them, is asked here and nowhere else.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -37,6 +38,14 @@ def mesh_platform() -> str | None:
         return None
     device: Any = getattr(mesh, "abstract_device", None)
     return getattr(device, "platform", None)
+
+
+def fixed_inputs(scan: Mapping[str, Any]) -> int:
+    """How many inputs of a `scan` equation, given its parameters, are constants or carried; scanned ones follow."""
+    if "ft_in" in scan:  # since jax 0.11: constants, carry and what is scanned, as trees
+        constants, carry, _ = scan["ft_in"].unpack()
+        return len(constants) + len(carry)
+    return scan["num_consts"] + scan["num_carry"]
 
 
 def auto_mesh(shape: tuple[int, ...], names: tuple[str, ...]) -> jax.sharding.Mesh:

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from ariel_jax.errors import ConfigError
 from ariel_jax.layers.attention import Attend, Carry
+from ariel_jax.layers.embedding import lookup
 from ariel_jax.layers.linear import dequantize, linear
 from ariel_jax.layers.mlp import activate
 from ariel_jax.layers.norms import Norm, norm
@@ -39,7 +40,7 @@ def embed(
         [B, T, D] in the compute dtype.
     """
     dtype = params.precision.dtype("compute")
-    x = _rows(params.embed, tokens)
+    x = lookup(params.embed, tokens)
     if params.embed_quant_scale is None:
         x = x.astype(dtype)
     else:
@@ -49,17 +50,8 @@ def embed(
     if cfg.embed_scale is not None:
         x = x * jnp.asarray(cfg.embed_scale, dtype)
     if params.pos_embed is not None:
-        x = x + _rows(params.pos_embed, positions + cfg.pos_offset).astype(dtype)
+        x = x + lookup(params.pos_embed, positions + cfg.pos_offset).astype(dtype)
     return x
-
-
-def _rows(table: jax.Array, index: jax.Array) -> jax.Array:
-    """`table` [V, D] at `index` [...]: [..., D]."""
-    # XLA:CPU gathers bfloat16 in float32, and in a loop it would widen the whole table once and keep
-    # it. Behind a barrier that the index of each turn passes too, it widens the rows that it takes.
-    if table.dtype.itemsize == 2:
-        table, index = jax.lax.optimization_barrier((table, index))
-    return jnp.take(table, index, axis=0)
 
 
 def block_in(

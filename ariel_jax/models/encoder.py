@@ -15,6 +15,7 @@ from ariel_jax._checks import known_keys, one_of, positive, positive_int
 from ariel_jax._numerics import at_least_f32
 from ariel_jax.errors import ConfigError
 from ariel_jax.layers.attention import Attend, bidirectional
+from ariel_jax.layers.embedding import lookup
 from ariel_jax.layers.linear import Linear, linear
 from ariel_jax.layers.mlp import ACTIVATIONS
 from ariel_jax.layers.norms import Norm, norm
@@ -198,9 +199,9 @@ def encode(
     with params.precision.scope():
         dtype = params.precision.dtype("compute")
         types = jnp.zeros_like(ids) if token_types is None else token_types
-        x = jnp.take(params.embed, ids, axis=0).astype(dtype)
-        x = x + jnp.take(params.embed_types, types, axis=0).astype(dtype)
-        x = x + jnp.take(params.pos_embed, position_rows(cfg, mask), axis=0).astype(dtype)
+        x = lookup(params.embed, ids).astype(dtype)
+        x = x + lookup(params.embed_types, types).astype(dtype)
+        x = x + lookup(params.pos_embed, position_rows(cfg, mask)).astype(dtype)
         x = norm(cfg.norm, cfg.norm_eps, params.input_norm, x)
         attend = bidirectional(cfg.head_dim**-0.5, mask)
         return run_blocks(cfg, params.layers, x, attend, remat=remat)

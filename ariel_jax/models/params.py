@@ -8,6 +8,8 @@ import jax.numpy as jnp
 from flax import struct
 
 from ariel_jax._numerics import at_least_f32
+from ariel_jax.errors import ConfigError
+from ariel_jax.layers.embedding import Tapped
 from ariel_jax.layers.linear import Linear
 from ariel_jax.layers.norms import Norm
 from ariel_jax.models.config import DecoderConfig, Precision
@@ -68,6 +70,11 @@ def head(params: DecoderParams) -> Linear:
     """The output projection: `unembed`, or the token embedding where they are tied."""
     if params.unembed is not None:
         return params.unembed
+    if isinstance(params.embed, Tapped):
+        raise ConfigError(
+            "the token embedding is this model's head too, so its gradient is not that of its lookups "
+            "alone: freeze it, or train it in full."
+        )
     return Linear(w=params.embed, scale=params.embed_quant_scale)
 
 

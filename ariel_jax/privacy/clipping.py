@@ -4,6 +4,8 @@ Norms and sums are formed in at least float32, whatever the dtype of the paramet
 """
 
 import dataclasses
+import functools
+import operator
 from typing import Any, Protocol
 
 import jax
@@ -13,6 +15,7 @@ from flax import struct
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax._numerics import at_least_f32, sum_of_squares
 from ariel_jax.errors import ConfigError
+from ariel_jax.privacy.lookups import LookedUp, Lookups
 from ariel_jax.privacy.renyi import RELATIONS
 
 Tree = Any
@@ -132,6 +135,8 @@ class ClippedSum:
     Attributes:
         loss: of one example.
         microbatch: examples whose gradients exist at once; None for all of a batch.
+        lookups: leaves of `trained`, which is then a dictionary, that stand for the rows looked up in a
+            table: [T, D], of zeros added to them. Their sum is the table's, [V, D].
 
     Guarantees:
         An example changes the sum by at most the clip norm when it is added, removed or made padding, by
@@ -141,6 +146,7 @@ class ClippedSum:
 
     loss: ExampleLoss
     microbatch: int | None = None
+    lookups: Lookups | None = None
 
     def __post_init__(self) -> None:
         """Check the number."""
@@ -185,10 +191,21 @@ class ClippedSum:
             keys = example_keys(key, first, padding.shape[0])
             found = jax.vmap(jax.value_and_grad(self.loss), in_axes=(None, None, 0, 0))
             losses, grads = found(trained, fixed, rows, keys)
-            (total,), norms = clip_and_sum([Stacked(grads)], clip_norm, padding)
+            sums, norms = clip_and_sum(self._parts(grads, rows), clip_norm, padding)
+            total = sums[0] if len(sums) == 1 else functools.reduce(operator.or_, sums)
             return total, clip_info(losses, norms, padding)
 
         return in_microbatches(some, batch, is_padding, self.microbatch or B)
+
+    def _parts(self, grads: Tree, rows: Tree) -> list[Part]:
+        if self.lookups is None:
+            return [Stacked(grads)]
+        ids, tables = jax.vmap(self.lookups.ids)(rows), dict(self.lookups.n_rows)
+        dense = {name: leaf for name, leaf in grads.items() if name not in tables}
+        return [
+            Stacked(dense),
+            *(LookedUp.of(name, ids[name], grads[name], V) for name, V in tables.items()),
+        ]
 
 
 def example_keys(key: jax.Array, first: jax.Array, count: int) -> jax.Array:

@@ -9,6 +9,7 @@ from typing import Any
 
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from ariel_jax import compat
 from ariel_jax.errors import ConfigError
 from ariel_jax.layers.ghost import mark
 
@@ -62,7 +63,7 @@ def _inside(equation: Any, here: dict[int, _Tag]) -> Iterator[tuple[Jaxpr, dict[
     name, params = equation.primitive.name, equation.params
     first = 0
     if name == "scan":
-        fixed = params["num_consts"] + params["num_carry"]
+        fixed = compat.fixed_inputs(params)
         if outside := [tag for place, tag in here.items() if place < fixed]:
             raise _refused(outside[0], "is used in every turn of a loop")
         inner = [params["jaxpr"]]

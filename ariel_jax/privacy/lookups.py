@@ -1,13 +1,28 @@
 """Gradients of tables that examples only look rows up in, without one [V, D] for each example."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from ariel_jax._numerics import at_least_f32
-from ariel_jax.privacy.clipping import HIGHEST, Stacked
+from ariel_jax._numerics import at_least_f32, sum_of_squares
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Lookups:
+    """Which leaves are such tables; hashable.
+
+    Attributes:
+        ids: `ids(example) -> {name: [T] int32}`, the rows that one example looks up.
+        n_rows: V of each table, by name.
+    """
+
+    ids: Callable[[Tree], Mapping[str, jax.Array]]
+    n_rows: tuple[tuple[str, int], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,14 +55,16 @@ class LookedUp:
         is_first = ~jnp.any(same & earlier, axis=2)
         wide = at_least_f32(gradients.dtype)
         picks = (same & is_first[:, :, None]).astype(wide)
-        merged = jnp.einsum("bts,bsd->btd", picks, gradients.astype(wide), precision=HIGHEST)
+        # At full precision, as all that is clipped.
+        full = jax.lax.Precision.HIGHEST
+        merged = jnp.einsum("bts,bsd->btd", picks, gradients.astype(wide), precision=full)
         return cls(name, ids, merged, n_rows)
 
     def square_norms(self) -> jax.Array:
         """[B] float32."""
-        return Stacked(self.merged).square_norms()
+        return sum_of_squares(self.merged)
 
-    def weighted_sum(self, weights: jax.Array) -> dict[str, Any]:
+    def weighted_sum(self, weights: jax.Array) -> dict[str, jax.Array]:
         """`{name: [V, D]}`."""
         wide = self.merged.dtype
         scale = weights.astype(wide)[:, None, None]

@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ariel_jax.models.encoder import EncoderConfig, classify, init_encoder
-from ariel_jax.models.vit import ViTConfig, init_vit, vit_logits
 
 from ariel_jax.errors import ConfigError
 from ariel_jax.models import presets
 from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.encoder import EncoderConfig, classify, init_encoder
 from ariel_jax.models.params import init_params, stack_layers
+from ariel_jax.models.vit import ViTConfig, init_vit, vit_logits
 from ariel_jax.training.step import LMBatch, lm_loss
 
 Tree = Any

@@ -36,7 +36,10 @@ class Config:
             first one into the new space (the rule of Flora, Hao et al. 2024, arXiv 2402.03293).
         project: regular expressions; the weights of linear layers whose path one of them finds are
             projected.
-        frozen: regular expressions; leaves that are not trained. They win over `project`.
+        lookups: regular expressions; embeddings that are trained by the rows that examples look up, so that
+            no example has a gradient of their size. Their noise is on all rows: to leave out those that no
+            example of a batch looked up would tell which they are.
+        frozen: regular expressions; leaves that are not trained. They win over all others.
         overrides: `(regular expression, rank)` pairs; the first that finds a path replaces `rank`.
 
     Everything else is trained in full, in the same joint clip. Paths are as `layers.3.attn.q.w`.
@@ -53,6 +56,7 @@ class Config:
     law: str = "gaussian"
     moments: str = "keep"
     project: tuple[str, ...] = (r"\.attn\.[qkvo]\.w$", r"\.mlp\.(up|gate|down)\.w$")
+    lookups: tuple[str, ...] = ()
     frozen: tuple[str, ...] = (r"^embed", r"^pos_embed$", r"^unembed")
     overrides: tuple[tuple[str, int], ...] = ()
 
@@ -67,9 +71,11 @@ class Config:
         one_of(MOMENTS, moments=self.moments)
 
     def mode(self, path: str) -> str:
-        """What becomes of a leaf: `project`, `full` or `frozen`."""
+        """What becomes of a leaf: `project`, `lookup`, `full` or `frozen`."""
         if any(re.search(pattern, path) for pattern in self.frozen):
             return "frozen"
+        if any(re.search(pattern, path) for pattern in self.lookups):
+            return "lookup"
         return "project" if any(re.search(pattern, path) for pattern in self.project) else "full"
 
     def rank_of(self, path: str) -> int:
@@ -119,11 +125,13 @@ class Specs:
         projected: by path, in the order of the tree.
         full: paths of leaves that are trained as they are.
         frozen: paths of the others.
+        looked_up: those of `full` whose gradients are taken by the rows that examples look up.
     """
 
     projected: tuple[Spec, ...]
     full: tuple[str, ...]
     frozen: tuple[str, ...]
+    looked_up: tuple[str, ...] = ()
 
     def by_path(self) -> dict[str, Spec]:
         """The projected weights by name."""
@@ -147,13 +155,24 @@ def make_specs(params: Any, cfg: Config) -> Specs:
         ConfigError: nothing is projected, a projected leaf is no matrix, or a rank does not fit.
     """
     leaves: Mapping[str, Any] = flatten(params)
-    projected, full, frozen = [], [], []
+    projected, full, frozen, looked_up = [], [], [], []
     for path, leaf in leaves.items():
         mode = cfg.mode(path)
         if mode == "project":
             projected.append(_spec(path, leaf, cfg))
-        else:
-            (full if mode == "full" else frozen).append(path)
+            continue
+        (frozen if mode == "frozen" else full).append(path)
+        if mode == "lookup":
+            if len(leaf.shape) != 2:
+                raise ConfigError(
+                    f"{path!r} has the shape {list(leaf.shape)} and is no table [V, D]: leave it out of "
+                    "lookups=."
+                )
+            looked_up.append(path)
+    if unmatched := [p for p in cfg.lookups if not any(re.search(p, path) for path in looked_up)]:
+        raise ConfigError(
+            f"lookups={unmatched} finds no table that is not frozen: frozen={cfg.frozen} wins over it."
+        )
     if not projected:
         matrices = [path for path, leaf in leaves.items() if len(leaf.shape) in (2, 3)]
         raise ConfigError(
@@ -164,7 +183,7 @@ def make_specs(params: Any, cfg: Config) -> Specs:
         raise ConfigError(
             "two projected weights would have one projection: their paths have one hash."
         )
-    return Specs(tuple(projected), tuple(full), tuple(frozen))
+    return Specs(tuple(projected), tuple(full), tuple(frozen), tuple(looked_up))
 
 
 def _spec(path: str, leaf: Any, cfg: Config) -> Spec:

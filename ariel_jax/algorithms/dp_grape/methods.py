@@ -30,7 +30,7 @@ Inner = Callable[[float], optax.GradientTransformation]
 
 # The options of each method beside the arguments of all.
 OPTIONS: dict[str, tuple[str, ...]] = {
-    "dp-grape": ("inner",),
+    "dp-grape": ("inner", "ids"),
     "dp-adam": ("inner",),
     "ghost": ("inner", "materialized"),
     "dp-galore": ("inner", "refresh_every"),
@@ -97,6 +97,7 @@ def build(
         microbatch: examples at once.
         **options: those of the method:
             `inner`: learning rate -> optimiser; `optax.adam` where it is not given (all but `dpzero`);
+            `ids`: of `dp-grape`, the rows that an example looks up, see `training.PrivateGrad`;
             `materialized`: regular expressions of linear weights that `ghost` treats like other leaves;
             `refresh_every`: of `dp-galore`, that of `cfg` where it is not given;
             `rank`: of `dp-lora`, likewise;
@@ -181,7 +182,8 @@ def _made(
         specs = adapters.of_lora(params, adapted, cfg, head)
     elif name == "dp-bitfit":
         specs = adapters.of_bitfit(params, cfg, head)
-    return _Made(params, specs, PrivateGrad(specs=specs, cfg=cfg, key_data=words, **given), inner)
+    given = given | {"specs": specs, "cfg": cfg, "key_data": words, "ids": options.get("ids")}
+    return _Made(params, specs, PrivateGrad(**given), inner)
 
 
 def _everything(params: Tree, cfg: Config) -> Specs:

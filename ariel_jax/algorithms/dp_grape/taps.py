@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from ariel_jax._numerics import at_least_f32
 from ariel_jax.algorithms.dp_grape.config import Config, Spec, Specs
 from ariel_jax.errors import ConfigError
+from ariel_jax.layers.embedding import Tapped
 from ariel_jax.layers.linear import Linear
 from ariel_jax.models.paths import flatten
 
@@ -70,6 +71,33 @@ def trained_leaves(params: Tree, specs: Specs) -> Leaves:
     return zero_taps(specs) | {path: leaves[path] for path in specs.full}
 
 
+def differentiated(
+    params: Tree, specs: Specs, ids: Mapping[str, jax.ShapeDtypeStruct]
+) -> tuple[Leaves, tuple[tuple[str, int], ...]]:
+    """`trained_leaves` with taps [T, D] for the rows of looked-up tables, and how many rows those have.
+
+    Args:
+        params: the tree.
+        specs: which is which.
+        ids: [T] of each such table, for one example.
+
+    Raises:
+        ConfigError: ids of other tables than those looked up.
+    """
+    if set(ids) != set(specs.looked_up):
+        raise ConfigError(
+            f"ids= gives the rows of {sorted(ids)} and looked up are {sorted(specs.looked_up)}: they must "
+            "be the same, each [T] int32 for one example."
+        )
+    trained = trained_leaves(params, specs)
+    tables = {path: trained[path] for path in specs.looked_up}
+    taps = {
+        path: jnp.zeros((ids[path].shape[0], table.shape[1]), at_least_f32(table.dtype))
+        for path, table in tables.items()
+    }
+    return trained | taps, tuple((path, table.shape[0]) for path, table in tables.items())
+
+
 def insert(
     params: Tree, trained: Mapping[str, jax.Array], drawn: Mapping[str, jax.Array], specs: Specs
 ) -> Tree:
@@ -77,7 +105,7 @@ def insert(
 
     Args:
         params: the tree; every projected weight belongs to a `Linear`.
-        trained: as `trained_leaves`; gradients flow to these.
+        trained: as `trained_leaves` or `differentiated`; gradients flow to these.
         drawn: as `projections`.
         specs: which is which.
 
@@ -85,10 +113,13 @@ def insert(
         ConfigError: a projected weight is not that of a `Linear`: it would not be trained.
     """
     by_path, full = specs.by_path(), set(specs.full)
+    looked_up = set(specs.looked_up)
     tapped: set[str] = set()
 
     def visit(path: Any, node: Any) -> Any:
         name = jax.tree_util.keystr(path, simple=True, separator=".")
+        if name in looked_up:
+            return Tapped(table=node, tap=trained[name])
         if not isinstance(node, Linear):
             return trained[name] if name in full else node
         fields = {

@@ -13,14 +13,15 @@ from jax.core import Tracer
 from ariel_jax._checks import positive
 from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
+from ariel_jax.algorithms.dp_grape.sums import Loss, per_row
 from ariel_jax.algorithms.dp_grape.transform import transform
 from ariel_jax.errors import ConfigError, PrivacyBudgetError
 from ariel_jax.privacy import noise, secure_key
 from ariel_jax.privacy.batches import PoissonSource
-from ariel_jax.privacy.clipping import ClippedSum
+from ariel_jax.privacy.clipping import ClippedSum, example_of
+from ariel_jax.privacy.lookups import Lookups
 
 Tree = Any
-Loss = Callable[[Tree, Tree, jax.Array], jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class PrivateGrad:
         cfg: how.
         key_data: words of the key of the projections, see `key_words`.
         microbatch: examples whose gradients exist at once; None for all.
+        ids: `ids(example) -> {path: [T] int32}`, the rows that one example looks up in the tables of
+            `cfg.lookups`; hashable.
     """
 
     loss: Loss
@@ -44,6 +47,7 @@ class PrivateGrad:
     cfg: Config
     key_data: tuple[int, ...]
     microbatch: int | None = None
+    ids: Callable[[Tree], Mapping[str, jax.Array]] | None = None
     is_private: ClassVar[bool] = True
 
     def __call__(
@@ -53,21 +57,17 @@ class PrivateGrad:
         words = jnp.asarray(np.asarray(self.key_data, np.uint32))
         epoch = taps.epoch_of(batch["step"], self.cfg)
         drawn = taps.projections(jax.random.wrap_key_data(words), epoch, self.specs, self.cfg)
-        summed = ClippedSum(
-            loss=taps.tapped_loss(self.loss, self.specs), microbatch=self.microbatch
-        )
-        trained = taps.trained_leaves(params, self.specs)
         examples, clip_norm = batch["examples"], batch["clip_norm"]
+        ids = self.ids or (lambda example: {})
+        shapes = jax.eval_shape(ids, example_of(examples))
+        trained, n_rows = taps.differentiated(params, self.specs, shapes)
+        summed = ClippedSum(
+            loss=taps.tapped_loss(self.loss, self.specs),
+            microbatch=self.microbatch,
+            lookups=Lookups(ids, n_rows) if n_rows else None,
+        )
         total, found = summed(trained, (params, drawn), examples, is_padding, key, clip_norm)
-        rows = is_padding.shape[0]
-        real = jnp.maximum(jnp.sum(~is_padding, dtype=jnp.float32), 1.0)
-        clipped = jnp.where(is_padding, 0.0, (found.norm > clip_norm).astype(jnp.float32))
-        info = {
-            "loss": jnp.sum(found.loss) / real,
-            "clipped": jnp.sum(clipped) / real,
-            "weight": jnp.asarray(rows, jnp.float32),
-        }
-        return jax.tree.map(lambda leaf: leaf / rows, total), info
+        return per_row(total, found, is_padding, clip_norm)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
