@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.typing import DTypeLike
 
+from ariel_jax.layers.ghost import Ghost, observed
 from ariel_jax.pallas_kernels.linear import dequantize
 from ariel_jax.pallas_kernels.linear import linear as linear_op
 
@@ -21,6 +22,7 @@ class Linear(struct.PyTreeNode):
         None  # [out, r] or [r, in]: a correction in a random projection, see `linear`
     )
     proj: jax.Array | None = None  # [in, r] or [out, r]: that projection
+    ghost: Ghost | None = None  # while a norm of w's gradient is taken, see `layers.ghost`
 
 
 def linear(x: jax.Array, p: Linear, *, out_dtype: DTypeLike | None = None) -> jax.Array:
@@ -35,8 +37,14 @@ def linear(x: jax.Array, p: Linear, *, out_dtype: DTypeLike | None = None) -> ja
         [..., out]. With a tap [out, r] and a projection P [in, r], `(x @ P) @ tap.T` is added; with a tap
         [r, in] and P [out, r], `(x @ tap.T) @ P.T`: the weight stands for `w + tap @ P.T` or
         `w + P @ tap`, and the gradient of a tap of zeros is the projected gradient of w.
+
+    Raises:
+        ConfigError: x is narrower than float32 where a ghost is.
     """
-    y = linear_op(x, p.w, p.b, scale=p.scale, out_dtype=out_dtype)
+    if p.ghost is not None:
+        y = observed(x, p.w, p.b, p.ghost, out_dtype=out_dtype)
+    else:
+        y = linear_op(x, p.w, p.b, scale=p.scale, out_dtype=out_dtype)
     if p.tap is None or p.proj is None:
         return y
     return y + _tapped(x, p.tap, p.proj, p.w.shape[0]).astype(y.dtype)

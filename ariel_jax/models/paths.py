@@ -29,6 +29,15 @@ def flatten(params: DecoderParams) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+def replaced(params: Any, leaves: Mapping[str, Any]) -> Any:
+    """A tree with other leaves at some paths; paths that it does not have are an error of the caller."""
+
+    def pick(path: Any, leaf: Any) -> Any:
+        return leaves.get(jax.tree_util.keystr(path, simple=True, separator="."), leaf)
+
+    return jax.tree_util.tree_map_with_path(pick, params)
+
+
 def assemble(cfg: DecoderConfig, leaves: Mapping[str, Any]) -> DecoderParams:
     """The tree whose `flatten` is `leaves`; the precision is left at its default."""
 

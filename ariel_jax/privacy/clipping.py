@@ -11,14 +11,12 @@ import jax.numpy as jnp
 from flax import struct
 
 from ariel_jax._checks import one_of, positive_int
-from ariel_jax._numerics import at_least_f32
+from ariel_jax._numerics import at_least_f32, sum_of_squares
 from ariel_jax.errors import ConfigError
 from ariel_jax.privacy.renyi import RELATIONS
 
 Tree = Any
 HIGHEST = jax.lax.Precision.HIGHEST
-# Numbers whose squares are added at once: the rounding of a sum grows with its length.
-_BLOCK = 1024
 
 
 class ExampleLoss(Protocol):
@@ -56,7 +54,7 @@ class Stacked:
 
     def square_norms(self) -> jax.Array:
         """[B] float32."""
-        squares = [_square_norms(leaf) for leaf in jax.tree.leaves(self.tree)]
+        squares = [sum_of_squares(leaf) for leaf in jax.tree.leaves(self.tree)]
         return sum(squares[1:], squares[0])
 
     def weighted_sum(self, weights: jax.Array) -> Tree:
@@ -73,22 +71,18 @@ class Stacked:
         return jax.tree.map(total, self.tree)
 
 
-def _square_norms(leaf: jax.Array) -> jax.Array:
-    """[B] sums of squares of [B, ...] in at least float32, in blocks, then the blocks in blocks."""
-    sums = jnp.square(leaf.astype(at_least_f32(leaf.dtype))).reshape(leaf.shape[0], -1)
-    while sums.shape[1] > 1:
-        size = min(_BLOCK, sums.shape[1])
-        blocks = jnp.pad(sums, ((0, 0), (0, -sums.shape[1] % size)))
-        sums = jnp.sum(blocks.reshape(leaf.shape[0], -1, size), axis=2)
-    return sums[:, 0] if leaf.size else jnp.zeros(leaf.shape[0], sums.dtype)
-
-
 class ClipInfo(struct.PyTreeNode):
     """What became of each example. These numbers are not private: do not release them."""
 
     loss: jax.Array  # [B] float32, 0 for padding
     # [B] float32 before clipping, 0 for padding; not finite where the example counted 0.
     norm: jax.Array
+
+
+def clip_info(losses: jax.Array, norms: jax.Array, is_padding: jax.Array) -> ClipInfo:
+    """Of [B] losses and norms before clipping."""
+    found = (jnp.where(is_padding, 0.0, x.astype(jnp.float32)) for x in (losses, norms))
+    return ClipInfo(*found)
 
 
 def clip_weights(square_norms: jax.Array, clip_norm: jax.Array, is_padding: jax.Array) -> jax.Array:
@@ -185,30 +179,37 @@ class ClippedSum:
             ConfigError: the loss is no scalar, the mask is none, or B is no multiple of `microbatch`.
         """
         B = check_batch(batch, is_padding, self.microbatch)
-        self._check_loss(trained, fixed, batch, key)
+        check_loss(self.loss, trained, fixed, batch, key)
 
         def some(first: jax.Array, rows: Tree, padding: jax.Array) -> tuple[Tree, ClipInfo]:
-            index = first + jnp.arange(padding.shape[0], dtype=jnp.int32)
-            keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+            keys = example_keys(key, first, padding.shape[0])
             found = jax.vmap(jax.value_and_grad(self.loss), in_axes=(None, None, 0, 0))
             losses, grads = found(trained, fixed, rows, keys)
             (total,), norms = clip_and_sum([Stacked(grads)], clip_norm, padding)
-            zero = jnp.zeros((), jnp.float32)
-            return total, ClipInfo(
-                loss=jnp.where(padding, zero, losses.astype(jnp.float32)),
-                norm=jnp.where(padding, zero, norms.astype(jnp.float32)),
-            )
+            return total, clip_info(losses, norms, padding)
 
         return in_microbatches(some, batch, is_padding, self.microbatch or B)
 
-    def _check_loss(self, trained: Tree, fixed: Tree, batch: Tree, key: jax.Array) -> None:
-        example = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
-        found = jax.eval_shape(self.loss, trained, fixed, example, key)
-        if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
-            raise ConfigError(
-                f"the loss of one example must be a float scalar; it is {found}. Average over the tokens "
-                "of the example, never over examples."
-            )
+
+def example_keys(key: jax.Array, first: jax.Array, count: int) -> jax.Array:
+    """[count] keys of the examples number `first` ([] int32) and following: `fold_in(key, i)`."""
+    index = first + jnp.arange(count, dtype=jnp.int32)
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+
+
+def check_loss(loss: ExampleLoss, trained: Tree, fixed: Tree, batch: Tree, key: jax.Array) -> None:
+    """Raises ConfigError unless the loss of one example of the batch is a float scalar."""
+    found = jax.eval_shape(loss, trained, fixed, example_of(batch), key)
+    if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
+        raise ConfigError(
+            f"the loss of one example must be a float scalar; it is {found}. Average over the tokens "
+            "of the example, never over examples."
+        )
+
+
+def example_of(batch: Tree) -> Tree:
+    """Shapes and dtypes of one row."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), batch)
 
 
 def check_batch(batch: Tree, is_padding: jax.Array, microbatch: int | None) -> int:

@@ -20,6 +20,7 @@ from ariel_jax.models.paths import flatten
 
 Tree = Any
 Leaves = dict[str, jax.Array]
+FIELDS = ("w", "b", "tap", "proj")  # of a Linear, that may be trained in full
 
 
 def epoch_of(step: jax.Array, cfg: Config) -> jax.Array:
@@ -91,7 +92,7 @@ def insert(
         if not isinstance(node, Linear):
             return trained[name] if name in full else node
         fields = {
-            field: trained[f"{name}.{field}"] for field in ("w", "b") if f"{name}.{field}" in full
+            field: trained[f"{name}.{field}"] for field in FIELDS if f"{name}.{field}" in full
         }
         if f"{name}.w" in by_path:
             tapped.add(f"{name}.w")

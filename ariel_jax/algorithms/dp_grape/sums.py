@@ -1,0 +1,106 @@
+"""What the baselines differentiate where that is no sum of materialised gradients, as a `training.GradFn`."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ariel_jax.models.paths import flatten, replaced
+from ariel_jax.privacy.clipping import ClipInfo, check_batch, check_loss, example_keys
+from ariel_jax.privacy.clipping import in_microbatches as _in_microbatches
+from ariel_jax.privacy.ghost import GhostClippedSum, weighted_gradient
+
+Tree = Any
+Info = dict[str, jax.Array]
+Loss = Callable[[Tree, Tree, jax.Array], jax.Array]
+
+
+def per_row(
+    total: Tree, found: ClipInfo, is_padding: jax.Array, clip_norm: jax.Array
+) -> tuple[Tree, Info]:
+    """A clipped sum as a `GradFn` hands it out: divided by all rows, padding included.
+
+    Args:
+        total: the sum over the rows.
+        found: of each row.
+        is_padding: [B] bool.
+        clip_norm: [] float32.
+
+    Returns:
+        (tree, info): info's losses and shares are not private.
+    """
+    rows = is_padding.shape[0]
+    real = jnp.maximum(jnp.sum(~is_padding, dtype=jnp.float32), 1.0)
+    clipped = jnp.where(is_padding, 0.0, (found.norm > clip_norm).astype(jnp.float32))
+    info = {
+        "loss": jnp.sum(found.loss) / real,
+        "clipped": jnp.sum(clipped) / real,
+        "weight": jnp.asarray(rows, jnp.float32),
+    }
+    return jax.tree.map(lambda leaf: leaf / rows, total), info
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class GhostGrad:
+    """DP-Adam's clipped sum by ghost clipping.
+
+    Attributes:
+        summed: the sum.
+        trained: paths of the leaves that are trained.
+    """
+
+    summed: GhostClippedSum
+    trained: tuple[str, ...]
+
+    def __call__(
+        self, params: Tree, batch: Mapping[str, Any], is_padding: jax.Array, key: jax.Array
+    ) -> tuple[Tree, Info]:
+        """`(tree, info)` of a `PrivateSource`'s batch; info's losses and norms are not private."""
+        leaves = flatten(params)
+        trained = {path: leaves[path] for path in self.trained}
+        examples, clip_norm = batch["examples"], batch["clip_norm"]
+        total, found = self.summed(trained, params, examples, is_padding, key, clip_norm)
+        return per_row(total, found, is_padding, clip_norm)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeanGrad:
+    """The mean gradient over the rows that are no padding, without clip: **not private**.
+
+    Attributes:
+        loss: `loss(params, example, key) -> scalar` of one example; hashable.
+        trained: paths of the leaves that are trained.
+        microbatch: examples whose activations exist at once; None for all.
+    """
+
+    loss: Loss
+    trained: tuple[str, ...]
+    microbatch: int | None = None
+
+    def __call__(
+        self, params: Tree, batch: Mapping[str, Any], is_padding: jax.Array, key: jax.Array
+    ) -> tuple[Tree, Info]:
+        """`(tree, info)` of a `PrivateSource`'s batch, whose clip norm is not used."""
+        leaves = flatten(params)
+        trained = {path: leaves[path] for path in self.trained}
+        B = check_batch(batch["examples"], is_padding, self.microbatch)
+        whole = lambda leaves, params, example, key: self.loss(
+            replaced(params, leaves), example, key
+        )
+        check_loss(whole, trained, params, batch["examples"], key)
+
+        def some(first: jax.Array, rows: Tree, padding: jax.Array) -> tuple[Tree, jax.Array]:
+            keys = example_keys(key, first, padding.shape[0])
+            of_rows = lambda leaves, row, key: whole(leaves, params, row, key)
+            counted = (~padding).astype(jnp.float32)
+            losses = jax.vmap(of_rows, in_axes=(None, 0, 0))(trained, rows, keys)
+            total = weighted_gradient(of_rows, trained, rows, keys, counted)
+            return total, jnp.where(padding, 0.0, losses.astype(jnp.float32))
+
+        total, losses = _in_microbatches(some, batch["examples"], is_padding, self.microbatch or B)
+        real = jnp.sum(~is_padding, dtype=jnp.float32)
+        safe = jnp.maximum(real, 1.0)
+        mean = jax.tree.map(lambda leaf: leaf / safe.astype(leaf.dtype), total)
+        return mean, {"loss": jnp.sum(losses) / safe, "weight": real}
