@@ -34,18 +34,25 @@ def noise_for(epsilon: float, probability: float, steps: int) -> float:
     return calibrate(plan, epsilon=epsilon, delta=DELTA).noise_multiplier
 
 
-def source(records: Records, *, probability: float, clip_norm: float) -> PrivateSource:
+def source(
+    records: Records, *, probability: float, clip_norm: float, multiple: int = 8
+) -> PrivateSource:
     """Poisson draws of records, with rows that a draw exceeds once in 10^12."""
     n = len(records["y"])
     draws = PoissonSource(
-        records=records, probability=probability, rows=slots(n, probability, multiple=8)
+        records=records, probability=probability, rows=slots(n, probability, multiple=multiple)
     )
     return PrivateSource(draws=draws, clip_norm=clip_norm, expected_batch=probability * n)
 
 
+def secret(seed: int) -> str:
+    """The seed of the draws of a run that can be repeated."""
+    return hashlib.sha256(f"experiment {seed}".encode()).hexdigest()
+
+
 def drawn(draws: PoissonSource, *, seed: int, steps: int) -> tuple[np.ndarray, np.ndarray]:
     """Numbers [S, rows] int32 of the records of each batch, and its padding [S, rows] bool."""
-    state = draws.init() | {"seed": hashlib.sha256(f"experiment {seed}".encode()).hexdigest()}
+    state = draws.init() | {"seed": secret(seed)}
     index = np.zeros((steps, draws.rows), np.int32)
     is_padding = np.ones((steps, draws.rows), bool)
     for step in range(steps):
@@ -53,6 +60,17 @@ def drawn(draws: PoissonSource, *, seed: int, steps: int) -> tuple[np.ndarray, n
         index[step, : len(batch)] = batch
         is_padding[step, : len(batch)] = False
     return index, is_padding
+
+
+def in_parts(task: Task, params: Any, *, size: int = 64) -> jax.Array:
+    """[] float32, the accuracy on the test part, so many records at once."""
+    n = len(task.test["y"])
+    x = np.zeros((-(-n // size) * size, *task.test["x"].shape[1:]), task.test["x"].dtype)
+    x[:n] = task.test["x"]
+    parts = jnp.asarray(x.reshape(-1, size, *x.shape[1:]))
+    found = jax.lax.map(lambda part: jax.vmap(task.logits, in_axes=(None, 0))(params, part), parts)
+    named = jnp.argmax(found.reshape(len(x), -1), -1)[:n]
+    return jnp.mean((named == jnp.asarray(task.test["y"])).astype(jnp.float32))
 
 
 def keys(seed: int) -> dict[str, jax.Array]:
@@ -75,7 +93,7 @@ def grape_config(task: Task, rank: int | None, **changes: Any) -> dp_grape.Confi
     exact = {path: rf"^{path.replace('.', r'[.]')}$" for path in task.widths}
     ranks = {path: rank or max(1, d // 4) for path, d in kept.items()}
     given: dict[str, Any] = {
-        "rank": rank or min(ranks.values()), "refresh_every": 50, "frozen": (),
+        "rank": rank or min(ranks.values()), "refresh_every": 50, "frozen": task.frozen,
         "project": tuple(exact[path] for path in kept),
         "overrides": tuple((exact[path], r) for path, r in ranks.items()),
     }  # fmt: skip
@@ -89,7 +107,7 @@ class Curve:
     Attributes:
         steps: [looks] how many had been made.
         scores: name -> [learning rates, looks].
-        step_s: seconds a step of all learning rates together, without compiling and scoring.
+        step_s: seconds a step, without compiling and scoring; the mean over all learning rates.
     """
 
     steps: np.ndarray
@@ -107,13 +125,13 @@ def train(
     rates: Sequence[float],
     looks: int = 1,
 ) -> Curve:
-    """Trains with several learning rates at once, which share batches, projections and noise.
+    """Trains with several learning rates, one after another, which share batches, projections and noise.
 
     Args:
-        method: `params`, `grad_fn` and `tx` as `algorithms.dp_grape.methods.Method`; the `tx` of learning
+        method: `params`, `grad_fn` and `tx`, as `algorithms.dp_grape.methods.Method`; the `tx` of learning
             rate 1, whose updates are multiplied by each rate: all optimisers here are linear in it.
         src: of the batches; the one that the method was built with.
-        score: numbers by name from the parameters of one learning rate.
+        score: numbers by name from parameters.
         seed: of the batches.
         steps: to make, a multiple of `looks`.
         rates: learning rates.
@@ -128,43 +146,41 @@ def train(
     index[is_padding] = src.draws.n
     key, clip = jax.random.key(3000 + seed), jnp.float32(src.clip_norm)
 
-    def one(rate: jax.Array, state: Any, rows: Any) -> Any:
-        params, inner = state
-        number, picked, padding = rows
-        examples = {name: array[picked] for name, array in table.items()}
-        batch = {"examples": examples, "step": number, "clip_norm": clip}
-        grads, _ = method.grad_fn(params, batch, padding, jax.random.fold_in(key, number))
-        updates, inner = method.tx.update(grads, inner, params)
-        updates = jax.tree.map(lambda leaf: leaf * rate.astype(leaf.dtype), updates)
-        return optax.apply_updates(params, updates), inner
-
     @jax.jit
-    def some(states: Any, rows: Any) -> Any:
-        def step(states: Any, rows: Any) -> Any:
-            moved = jax.vmap(one, in_axes=(0, 0, None))(
-                jnp.asarray(rates, jnp.float32), states, rows
-            )
-            return moved, None
+    def some(rate: jax.Array, state: Any, rows: Any) -> Any:
+        def step(state: Any, rows: Any) -> Any:
+            (params, inner), (number, picked, padding) = state, rows
+            examples = {name: array[picked] for name, array in table.items()}
+            batch = {"examples": examples, "step": number, "clip_norm": clip}
+            grads, _ = method.grad_fn(params, batch, padding, jax.random.fold_in(key, number))
+            updates, inner = method.tx.update(grads, inner, params)
+            updates = jax.tree.map(lambda leaf: leaf * rate.astype(leaf.dtype), updates)
+            return (optax.apply_updates(params, updates), inner), None
 
-        return jax.lax.scan(step, states, rows)[0]
+        return jax.lax.scan(step, state, rows)[0]
 
-    scored = jax.jit(jax.vmap(lambda state: score(state[0])))
-    start = (method.params, method.tx.init(method.params))
-    states = jax.tree.map(lambda leaf: jnp.stack([leaf] * len(rates)), start)
     rows = (jnp.arange(steps, dtype=jnp.int32), jnp.asarray(index), jnp.asarray(is_padding))
     size = steps // looks
     parts = [
         jax.tree.map(lambda leaf, i=i: leaf[i * size : (i + 1) * size], rows) for i in range(looks)
     ]
-    compiled = some.lower(states, parts[0]).compile()
+    begin_state = (method.params, method.tx.init(method.params))
+    compiled = some.lower(jnp.float32(1), begin_state, parts[0]).compile()
+    scored = jax.jit(score)
     found, spent = [], 0.0
-    for part in parts:
-        begin = time.perf_counter()
-        states = jax.block_until_ready(compiled(states, part))
-        spent += time.perf_counter() - begin
-        found.append(jax.tree.map(np.asarray, scored(states)))
+    for rate in rates:
+        state, looked = begin_state, []
+        for part in parts:
+            begin = time.perf_counter()
+            state = jax.block_until_ready(compiled(jnp.float32(rate), state, part))
+            spent += time.perf_counter() - begin
+            looked.append(jax.tree.map(np.asarray, scored(state[0])))
+        found.append(looked)
     return Curve(
         steps=size * np.arange(1, looks + 1),
-        scores={name: np.stack([look[name] for look in found], 1) for name in found[0]},
-        step_s=spent / steps,
+        scores={
+            name: np.array([[look[name] for look in looked] for looked in found])
+            for name in found[0][0]
+        },
+        step_s=spent / steps / len(rates),
     )

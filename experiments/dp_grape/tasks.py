@@ -50,6 +50,8 @@ class Task:
         logits: of one example.
         widths: path of each weight that DP-GRAPE projects and the length of its smaller axis; the classifier
             is trained in full.
+        head: regular expressions of the classifier, which LoRA and BitFit train as well.
+        frozen: regular expressions of what no method trains.
     """
 
     name: str
@@ -59,6 +61,8 @@ class Task:
     init: Callable[[int], Any]
     logits: Logits
     widths: Mapping[str, int]
+    head: tuple[str, ...]
+    frozen: tuple[str, ...] = ()
 
     @property
     def loss(self) -> ExampleLoss:
@@ -114,6 +118,7 @@ def _mlp_task(
     return Task(
         name=name, train=train, validation=validation, test=test, init=mlp(widths),
         logits=mlp_logits, widths={f"layers.{i}.w": min(pair) for i, pair in enumerate(pairs)},
+        head=(rf"^layers[.]{len(widths) - 2}[.]",),
     )  # fmt: skip
 
 
@@ -162,7 +167,7 @@ def digits(*, tiny: bool = False) -> Task:
     model = patches.model(image=8, channels=1, classes=10, tiny=tiny)
     return Task(
         name="digits", train=train, validation=validation, test=test, init=model.init,
-        logits=model.logits, widths=model.widths,
+        logits=model.logits, widths=model.widths, head=(r"^head[.]",),
     )  # fmt: skip
 
 
