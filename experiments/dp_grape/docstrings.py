@@ -21,13 +21,16 @@ import re
 import sys
 import sysconfig
 import warnings
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
 
 from ariel_jax import durable
 from ariel_jax.errors import ArielError, ConfigError
 from experiments.nano.sources import SKIPPED, read_reserved
 
-# In every CPython from 3.11 on, and with at least twenty docstrings each.
+# With at least twenty docstrings each in Python 3.11; `labelled` refuses a library that lacks one.
 MODULES = (
     "asyncio.base_events", "asyncio.events", "asyncio.locks", "asyncio.tasks", "asyncio.transports",
     "asyncio.unix_events", "email._header_value_parser", "email.message", "tkinter", "tkinter.ttk",
@@ -69,9 +72,13 @@ def share(name: str, salt: str) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def words(text: str) -> list[str]:
-    """Words of at least two letters, in small letters."""
-    return re.findall(r"[a-z]{2,}", text.lower())
+def hashed_words(text: str, dim: int) -> np.ndarray:
+    """[dim] float32 of length 1: how often words fall into each bin. No vocabulary is learnt from data."""
+    counts = np.zeros(dim, np.float32)
+    for word in re.findall(r"[a-z]{2,}", text.lower()):
+        counts[zlib.crc32(word.encode()) % dim] += 1
+    counts = np.sqrt(counts)
+    return counts / max(float(np.linalg.norm(counts)), 1e-6) * np.float32(dim**0.5)
 
 
 def collect(root: pathlib.Path | None = None) -> list[Docstring]:

@@ -22,7 +22,7 @@ FROZEN = (r"^embed", r"^pos_embed$", r"^unembed")
 
 @functools.cache
 def task(n_tokens: int, *, tiny: bool = False) -> Task:
-    """nano on `docstrings.MODULES`, in float32; embeddings and head stay as they are.
+    """The model nano on `docstrings.MODULES`, in float32; embeddings and head stay as they are.
 
     Args:
         n_tokens: of an example; longer docstrings lose their ends.

@@ -125,14 +125,19 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     (clean, _), (tree, bound) = sums(1e6), sums(c["clip"])
     signal = np.asarray(flatten(tree)[c["layer"]], np.float64)
     whole = np.asarray(flatten(clean)[c["layer"]], np.float64)
-    _, before, kept = found = describe(whole, whole, c["rank"])
-    yield from figures("clean", *found, {}, {})
+    plain = describe(whole, whole, c["rank"])
+    before = plain[1]
+    yield from figures("clean", *plain)
     share = c["rank"] / min(signal.shape)
     for sigma in SIGMAS:
-        draws = [
-            describe(np.asarray(leaf, np.float64) if sigma else signal, signal, c["rank"])
-            for leaf in noisy(tree, c["layer"], sigma * bound, settings.seed)
-        ]
+        draws = [describe(signal, signal, c["rank"])]
+        if sigma:
+            keys = [jax.random.key(settings.seed + 1 + i) for i in range(N_DRAWS)]
+            noisy = [noise.gaussian(tree, key, sigma * bound) for key in keys]
+            draws = [
+                describe(np.asarray(flatten(leaves)[c["layer"]], np.float64), signal, c["rank"])
+                for leaves in noisy
+            ]
         spectrum, stable, kept = (np.mean([draw[i] for draw in draws], axis=0) for i in range(3))
         due = sigma == SIGMAS[-1] and not settings.is_tiny
         label = f"noise {sigma}" if sigma else "clipped"
@@ -143,36 +148,20 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         )  # fmt: skip
 
 
-def noisy(tree: Any, layer: str, stddev: float, seed: int) -> Iterator[jax.Array]:
-    """Some draws of the noisy gradient of a weight; none without noise."""
-    for i in range(N_DRAWS if stddev else 1):
-        yield flatten(noise.gaussian(tree, jax.random.key(seed + 1 + i), stddev))[layer]
-
-
 def figures(
     label: str, spectrum: np.ndarray, stable: float, kept: float, *verdicts: dict[str, Any]
 ) -> Iterator[Figure]:
     """Rows of one gradient."""
-    yield Figure(
-        metric=f"{label}: stable rank",
-        value=round(stable, 4),
-        unit="1",
-        kind="measured",
-        **verdicts[0],
-    )
-    yield Figure(
-        metric=f"{label}: energy kept",
-        value=round(kept, 4),
-        unit="1",
-        kind="measured",
-        **verdicts[1],
-    )
+    found = {"stable rank": stable, "energy kept": kept}
     for i in (1, 3, 7, 15, 31, 63):
         if i < len(spectrum):
-            yield Figure(
-                metric=f"{label}: singular value {i + 1} over the first",
-                value=round(float(spectrum[i]), 5), unit="1", kind="measured",
-            )  # fmt: skip
+            found[f"singular value {i + 1} over the first"] = float(spectrum[i])
+    judged = dict(zip(found, verdicts, strict=False))  # the first rows only
+    for name, value in found.items():
+        more = judged.get(name, {})
+        yield Figure(
+            metric=f"{label}: {name}", value=round(value, 5), unit="1", kind="measured", **more
+        )
 
 
 def plot(rows: list[dict[str, Any]]) -> Any:

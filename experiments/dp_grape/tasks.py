@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import itertools
 import pathlib
-import zlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -171,15 +170,6 @@ def digits(*, tiny: bool = False) -> Task:
     )  # fmt: skip
 
 
-def hashed_words(text: str, dim: int) -> np.ndarray:
-    """[dim] float32 of length 1: how often words fall into each bin. No vocabulary is learnt from data."""
-    counts = np.zeros(dim, np.float32)
-    for word in docstrings.words(text):
-        counts[zlib.crc32(word.encode()) % dim] += 1
-    counts = np.sqrt(counts)
-    return counts / max(float(np.linalg.norm(counts)), 1e-6) * np.float32(dim**0.5)
-
-
 @functools.cache
 def docstring_modules(*, tiny: bool = False, root: pathlib.Path | None = None) -> Task:
     """Which module of the standard library a docstring comes from; an MLP on hashed words.
@@ -191,7 +181,7 @@ def docstring_modules(*, tiny: bool = False, root: pathlib.Path | None = None) -
     labels = list(docstrings.MODULES)
 
     def records(part: list[docstrings.Docstring]) -> Records:
-        x = np.stack([hashed_words(row.text, dim) for row in part])
+        x = np.stack([docstrings.hashed_words(row.text, dim) for row in part])
         return {"x": x, "y": np.asarray([labels.index(row.module) for row in part], np.int32)}
 
     train = [row for row in rows if row.split == "train"]

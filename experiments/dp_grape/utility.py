@@ -77,8 +77,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         yield from one_method(c, setup, due)
     elif "epsilon" in c:
         for name in THREE:
-            found = accuracies(name, setup, c, epsilon=c["epsilon"])
-            yield accuracy(name, found)
+            yield accuracy(name, accuracies(name, setup, c, epsilon=c["epsilon"]))
     elif "rank" in c:
         yield from gaps(c, setup, c["rank"])
     else:
@@ -91,13 +90,11 @@ def accuracies(name: str, setup: Setup, c: dict[str, Any], **changes: Any) -> np
     return tuning.accuracies(name, setup.with_(**changes), choice, c["fewer_seeds"], 1)[:, -1]
 
 
-def accuracy(label: str, found: np.ndarray, **more: Any) -> Figure:
+def accuracy(label: str, found: np.ndarray) -> Figure:
     """A row of mean and spread."""
     sd = float(np.std(found, ddof=1)) if len(found) > 1 else 0.0
-    metric = f"{label}: test accuracy, {len(found)} seeds, sd {sd:.4f}"
-    return Figure(
-        metric=metric, value=round(float(found.mean()), 4), unit="1", kind="measured", **more
-    )
+    metric, value = f"{label}: test accuracy, {len(found)} seeds, sd {sd:.4f}", float(found.mean())
+    return Figure(metric=metric, value=round(value, 4), unit="1", kind="measured")
 
 
 def points(label: str, value: float, **more: Any) -> Figure:
