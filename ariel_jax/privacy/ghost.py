@@ -52,7 +52,7 @@ def weighted_gradient(
     rows: Tree,
     keys: jax.Array,
     weights: jax.Array,
-) -> Tree:
+) -> tuple[Tree, jax.Array]:
     """The gradient of a weighted sum of losses, formed as a batch's and never for one example.
 
     Args:
@@ -63,21 +63,22 @@ def weighted_gradient(
         weights: [B] float32, not negative.
 
     Returns:
-        `trained`'s leaves. Rows of weight 0 add exactly 0, even where their losses are no numbers.
+        (gradient, losses): `trained`'s leaves, to which rows of weight 0 add exactly 0 even where their
+        losses are no numbers; and [B] float32, which mean nothing where the weight is 0.
     """
     best = jnp.argmax(weights)
     # A row that does not count becomes one that does: 0 times NaN would be none.
     index = jnp.where(weights > 0, jnp.arange(weights.shape[0], dtype=best.dtype), best)
     rows, keys = jax.tree.map(lambda leaf: leaf[index], (rows, keys))
 
-    def total(trained: Tree) -> jax.Array:
-        losses = jax.vmap(loss, in_axes=(None, 0, 0))(trained, rows, keys)
-        return jnp.sum(losses.astype(at_least_f32(losses.dtype)) * weights)
+    def total(trained: Tree) -> tuple[jax.Array, jax.Array]:
+        losses = jax.vmap(loss, in_axes=(None, 0, 0))(trained, rows, keys).astype(jnp.float32)
+        return jnp.sum(losses * weights), losses
 
+    found, losses = jax.grad(total, has_aux=True)(trained)
     some = weights[best] > 0
-    return jax.tree.map(
-        lambda leaf: jnp.where(some, leaf, jnp.zeros((), leaf.dtype)), jax.grad(total)(trained)
-    )
+    zero = lambda leaf: jnp.where(some, leaf, jnp.zeros((), leaf.dtype))
+    return jax.tree.map(zero, found), losses
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +173,7 @@ class GhostClippedSum:
             keys = example_keys(key, first, padding.shape[0])
             found = jax.vmap(jax.value_and_grad(first_pass), in_axes=(None, None, 0, 0))
             losses, (grads, squares) = found((rest, probes), (params, whole), rows, keys)
-            again = lambda weights: weighted_gradient(second_pass, whole, rows, keys, weights)
+            again = lambda weights: weighted_gradient(second_pass, whole, rows, keys, weights)[0]
             parts = [_Ghosted(squares, again), *([Stacked(grads)] if grads else [])]
             totals, norms = clip_and_sum(parts, clip_norm, padding)
             total = {path: leaf for part in totals for path, leaf in part.items()}

@@ -298,10 +298,12 @@ def test_a_weighted_gradient_is_the_sum_of_gradients(mlp):
     weights = jnp.asarray([0.5, 0.0, 2.0, 0.0, 0.0, 1.0])
     bad = jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), batch)
     keys = jax.random.split(KEY, B)
-    found = weighted_gradient(mlp_loss, params, bad, keys, weights)
+    found, losses = weighted_gradient(mlp_loss, params, bad, keys, weights)
     each = jax.vmap(jax.grad(mlp_loss), in_axes=(None, 0, 0))(params, batch, keys)
     wanted = jax.tree.map(lambda leaf: jnp.einsum("b...,b->...", leaf, weights), each)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), found, wanted)
+    row = jax.tree.map(lambda leaf: leaf[2], batch)
+    np.testing.assert_allclose(losses[2], mlp_loss(params, row, None), rtol=1e-6)
 
 
 def test_equal_sums_are_one_static_argument(mlp):

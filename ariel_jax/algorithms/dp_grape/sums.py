@@ -8,8 +8,13 @@ import jax
 import jax.numpy as jnp
 
 from ariel_jax.models.paths import flatten, replaced
-from ariel_jax.privacy.clipping import ClipInfo, check_batch, check_loss, example_keys
-from ariel_jax.privacy.clipping import in_microbatches as _in_microbatches
+from ariel_jax.privacy.clipping import (
+    ClipInfo,
+    check_batch,
+    check_loss,
+    example_keys,
+    in_microbatches,
+)
 from ariel_jax.privacy.ghost import GhostClippedSum, weighted_gradient
 
 Tree = Any
@@ -95,11 +100,10 @@ class MeanGrad:
             keys = example_keys(key, first, padding.shape[0])
             of_rows = lambda leaves, row, key: whole(leaves, params, row, key)
             counted = (~padding).astype(jnp.float32)
-            losses = jax.vmap(of_rows, in_axes=(None, 0, 0))(trained, rows, keys)
-            total = weighted_gradient(of_rows, trained, rows, keys, counted)
-            return total, jnp.where(padding, 0.0, losses.astype(jnp.float32))
+            total, losses = weighted_gradient(of_rows, trained, rows, keys, counted)
+            return total, jnp.where(padding, 0.0, losses)
 
-        total, losses = _in_microbatches(some, batch["examples"], is_padding, self.microbatch or B)
+        total, losses = in_microbatches(some, batch["examples"], is_padding, self.microbatch or B)
         real = jnp.sum(~is_padding, dtype=jnp.float32)
         safe = jnp.maximum(real, 1.0)
         mean = jax.tree.map(lambda leaf: leaf / safe.astype(leaf.dtype), total)
