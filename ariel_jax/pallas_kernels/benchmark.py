@@ -30,6 +30,7 @@ HEADS = ((12, 12, 64), (3, 3, 64), (32, 8, 64))
 LAYERS = 12  # at most; fewer where the weights are large
 GROUP = 64  # inputs that share a scale in 4-bit weights
 SLOW_S = 0.5  # of one run, above which it is repeated less often
+ENOUGH_S = 0.03  # of all runs of a short one
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Timed:
     Attributes:
         op: the operation.
         shape: as it is recorded.
-        seconds: of one call, by implementation; the median of several runs.
+        seconds: of one call, by implementation; the median of several runs, the least of many short ones.
         n_bytes: weights, or valid keys and values, that a call must read.
     """
 
@@ -50,16 +51,21 @@ class Timed:
 
 
 def _one_by_one(runs: dict[str, Callable[[], Any]], n_calls: int) -> dict[str, float]:
-    """Seconds of a call by implementation: the median of several runs, all of one together.
+    """Seconds of a call by implementation: the median of several runs, the least of many short ones.
 
-    In turn they would disturb each other: XLA's threads spin for a while after a long product, beside
-    whatever comes next.
+    All runs of one implementation come together: in turn they would disturb each other, because XLA's
+    threads spin for a while after a long product, beside whatever comes next.
     """
     found: dict[str, float] = {}
     for name, run in runs.items():
         time.sleep(0.05)  # until the threads of the one before are asleep
         first = measure.timed(run, n_runs=1, n_warmup=1).median_s
-        more = measure.timed(run, n_runs=2 if first > SLOW_S else 5, n_warmup=0).median_s
+        if first < ENOUGH_S / 10:
+            # On a shared machine half of the short runs are disturbed; a wrong choice between two
+            # such costs every layer of a small model.
+            more = measure.timed(run, n_runs=int(min(ENOUGH_S / first, 300)), n_warmup=0).min_s
+        else:
+            more = measure.timed(run, n_runs=2 if first > SLOW_S else 5, n_warmup=0).median_s
         found[name] = more / n_calls
     return found
 
