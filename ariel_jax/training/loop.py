@@ -5,12 +5,14 @@ import dataclasses
 import functools
 import os
 import pathlib
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
 from ariel_jax._checks import non_negative, positive_int, seed
@@ -38,7 +40,7 @@ class LoopConfig:
             written at the end.
         keep: checkpoints kept.
         log_every: steps between rows of `metrics.jsonl`.
-        seed: of the keys that `grad_fn` gets.
+        seed: of the keys that `grad_fn` gets; a private run draws theirs in secret instead.
         log_private_stats: write what a private run knows of its data (losses, norms) to
             `metrics.jsonl`. No guarantee covers those numbers.
     """
@@ -127,9 +129,10 @@ def train(
     A run is private if `grad_fn` or `source` has a true attribute `is_private`. What its gradients
     say of the data is then not written, unless `config.log_private_stats`; `reduce` is refused,
     because it would see the sum before the noise; the optimiser's first state is made outside of any
-    program, so that the key of the noise stands in none; the folder is for this user only; and a
-    checkpoint is written before the first step, so that a run that is killed makes the same draws
-    and the same noise again.
+    program, so that the key of the noise stands in none; the folder is for this user only; the keys of
+    `grad_fn` come from the operating system, because a bound on what a record changes holds for nobody
+    who knows them; and a checkpoint is written before the first step, so that a run that is killed makes
+    the same draws and the same noise again.
 
     Guarantees:
         A run that is killed at any moment and started again with the same arguments ends with the
@@ -140,7 +143,7 @@ def train(
         CheckpointError: a checkpoint cannot be written or read; earlier ones are still there.
         ConfigError: the folder holds checkpoints and `resume` is False, the rows of a batch
             cannot be divided over devices and microbatches, `params` are quantised, or a private
-            run has a `reduce`.
+            run has a `reduce` or several processes.
     """
     check_not_quantized(params, "training")
     private = is_private(grad_fn, source)
@@ -148,6 +151,11 @@ def train(
         raise ConfigError(
             "reduce= would see the sum of private gradients before noise is added to it: leave it out, "
             "or make it a part of the optimiser, behind the noise."
+        )
+    if private and jax.process_count() > 1:
+        raise ConfigError(
+            f"a private run has one process, on all its devices; here are {jax.process_count()}: each would "
+            "draw secret keys of its own."
         )
     run = _Run(
         params,
@@ -198,7 +206,7 @@ class _Run:
         # A program would keep the key of the noise as a constant.
         init = tx.init if private else functools.partial(programs.init_optimizer, tx=tx)
         self.opt_state = place_params(init(self.params), mesh)
-        self.key_data = place_key(jax.random.key_data(jax.random.key(config.seed)), mesh)
+        self.key_data = place_key(_key_data(None if private else config.seed), mesh)
         self.step, self.cursor = 0, source.init()
 
     def restore(self, resume: bool) -> None:
@@ -264,6 +272,14 @@ class _Run:
     def save(self) -> None:
         self.checkpoints.save(self.step, self._state(), self.cursor)
         self.saved_at = time.monotonic()
+
+
+def _key_data(of_seed: int | None) -> Any:
+    """Words of the key of a seed, or without one of a key that nobody can guess."""
+    words = jax.random.key_data(jax.random.key(of_seed or 0))
+    if of_seed is not None:
+        return words
+    return np.frombuffer(secrets.token_bytes(4 * words.size), np.uint32).reshape(words.shape)
 
 
 def _row(step: int, info: Info, ok: bool) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,16 @@ from ariel_jax.privacy.ghost import GhostClippedSum, weighted_gradient
 Tree = Any
 Info = dict[str, jax.Array]
 Loss = Callable[[Tree, Tree, jax.Array], jax.Array]
+
+
+def row_keys(batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
+    """The keys of a batch's examples: [B] typed, as a `PrivateSource` gives each record its own.
+
+    Args:
+        batch: `keys`, uint32 [B, words]; one that was made by hand may lack them.
+        key: [] typed key, which rows then share: the loop's, another one for every part of a batch.
+    """
+    return jax.random.wrap_key_data(batch["keys"]) if "keys" in batch else key
 
 
 def per_row(
@@ -58,6 +68,7 @@ class GhostGrad:
 
     summed: GhostClippedSum
     trained: tuple[str, ...]
+    is_private: ClassVar[bool] = True
 
     def __call__(
         self, params: Tree, batch: Mapping[str, Any], is_padding: jax.Array, key: jax.Array
@@ -66,7 +77,8 @@ class GhostGrad:
         leaves = flatten(params)
         trained = {path: leaves[path] for path in self.trained}
         examples, clip_norm = batch["examples"], batch["clip_norm"]
-        total, found = self.summed(trained, params, examples, is_padding, key, clip_norm)
+        keys = row_keys(batch, key)
+        total, found = self.summed(trained, params, examples, is_padding, keys, clip_norm)
         return per_row(total, found, is_padding, clip_norm)
 
 
@@ -94,16 +106,18 @@ class MeanGrad:
         whole = lambda leaves, params, example, key: self.loss(
             replaced(params, leaves), example, key
         )
-        check_loss(whole, trained, params, batch["examples"], key)
+        keys = example_keys(row_keys(batch, key), B)
+        check_loss(whole, trained, params, batch["examples"], keys)
 
-        def some(first: jax.Array, rows: Tree, padding: jax.Array) -> tuple[Tree, jax.Array]:
-            keys = example_keys(key, first, padding.shape[0])
+        def some(rows: Tree, keys: jax.Array, padding: jax.Array) -> tuple[Tree, jax.Array]:
             of_rows = lambda leaves, row, key: whole(leaves, params, row, key)
             counted = (~padding).astype(jnp.float32)
             total, losses = weighted_gradient(of_rows, trained, rows, keys, counted)
             return total, jnp.where(padding, 0.0, losses)
 
-        total, losses = in_microbatches(some, batch["examples"], is_padding, self.microbatch or B)
+        total, losses = in_microbatches(
+            some, batch["examples"], keys, is_padding, self.microbatch or B
+        )
         real = jnp.sum(~is_padding, dtype=jnp.float32)
         safe = jnp.maximum(real, 1.0)
         mean = jax.tree.map(lambda leaf: leaf / safe.astype(leaf.dtype), total)

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from ariel_jax._checks import positive
 from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
-from ariel_jax.algorithms.dp_grape.sums import Loss, per_row
+from ariel_jax.algorithms.dp_grape.sums import Loss, per_row, row_keys
 from ariel_jax.algorithms.dp_grape.transform import transform
 from ariel_jax.errors import ConfigError, PrivacyBudgetError
 from ariel_jax.privacy import noise, secure_key
@@ -66,7 +66,8 @@ class PrivateGrad:
             microbatch=self.microbatch,
             lookups=Lookups(ids, n_rows) if n_rows else None,
         )
-        total, found = summed(trained, (params, drawn), examples, is_padding, key, clip_norm)
+        keys = row_keys(batch, key)
+        total, found = summed(trained, (params, drawn), examples, is_padding, keys, clip_norm)
         return per_row(total, found, is_padding, clip_norm)
 
 
@@ -80,6 +81,11 @@ class PrivateSource:
         expected_batch: what sums are divided by, a public number. Under `add_remove` the number of records
             is private: do not compute it from that.
         steps: batches that are paid for; None for no limit.
+
+    Guarantees:
+        A record that is drawn has a secret key of its own for each step, whoever else was drawn, so a loss
+        with dropout changes for no other record when one is left out. What stands behind one that is taken
+        out of the arrays gets other keys of the same law.
     """
 
     draws: PoissonSource
@@ -120,9 +126,28 @@ class PrivateSource:
                 f"this run clipped at {state['clip_norm']} and now at {self.clip_norm}: its noise was made "
                 "for the former. Begin another run under the ledger."
             )
-        (examples, is_padding), after = self.draws.next(state)
-        numbers = {"step": np.int32(state["step"]), "clip_norm": np.float32(self.clip_norm)}
-        return ({"examples": examples, **numbers}, is_padding), after
+        drawn = self.draws.draw(state)
+        examples, is_padding = self.draws.batch(drawn)
+        batch = {"examples": examples, **self.beside(state, drawn)}
+        return (batch, is_padding), {**state, "step": state["step"] + 1}
+
+    def beside(self, state: Mapping[str, Any], drawn: np.ndarray) -> dict[str, Any]:
+        """What a batch holds beside its examples.
+
+        Args:
+            state: of the step.
+            drawn: numbers of the records.
+
+        Returns:
+            `step` [] int32, `clip_norm` [] float32 and `keys` [rows, words] uint32, see
+            `PoissonSource.keys`.
+        """
+        words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).size
+        return {
+            "step": np.int32(state["step"]),
+            "clip_norm": np.float32(self.clip_norm),
+            "keys": self.draws.keys(state, drawn, words),
+        }
 
 
 def check_one_process() -> None:

@@ -164,6 +164,37 @@ def test_a_step_does_not_depend_on_microbatches(name):
     assert same["loss"] == pytest.approx(float(info["loss"]), rel=1e-5)
 
 
+def dropout_loss(params, example, key):
+    kept = jnp.where(jax.random.bernoulli(key, 0.5, (8,)), example["x"] * 2, 0.0)
+    return example_loss(params, example | {"x": kept}, key)
+
+
+@pytest.mark.parametrize("name", ["dp-grape", "ghost", "dpzero"])
+def test_one_record_less_moves_a_sum_by_the_clip_norm_at_most_also_under_dropout(name):
+    """In parts, from one to the next of which the records behind it move."""
+    method, made = built(name, loss=dropout_loss), source()
+    state = Fixed(made).init() | {"step": 1}
+    drawn = made.draws.draw(state)
+    assert 4 < len(drawn) < ROWS  # more than one part
+
+    def total(drawn, keyed):
+        batch, is_padding = made.draws.batch(drawn)
+        batch = {"examples": batch, **made.beside(state, drawn)}
+        if not keyed:
+            del batch["keys"]
+        batch, is_padding = jax.tree.map(jnp.asarray, (batch, is_padding))
+        options = {"grad_fn": method.grad_fn, "microbatches": 4}
+        tree, _ = programs.grads(method.params, batch, is_padding, jax.random.key(0), **options)
+        return (
+            np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in tree.values()]) * ROWS
+        )
+
+    moved = lambda keyed: np.linalg.norm(total(drawn, keyed) - total(drawn[1:], keyed))
+    assert 0.5 * CLIP < moved(True) <= CLIP * (1 + 1e-5)  # the sums themselves are rounded
+    if name == "dp-grape":  # the planted fault: keys of rows
+        assert moved(False) > 1.2 * CLIP
+
+
 def releases(name):
     """Releases of an empty batch, as numbers: the noise on the sum, whatever follows it."""
     wide = {"embed": jnp.ones(8), "a": Linear(w=jnp.zeros((2000, 8)), b=jnp.zeros(2000))}

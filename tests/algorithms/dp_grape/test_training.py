@@ -198,6 +198,48 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits_and_reuses_no_noise(tmp
     assert steps == [7]
 
 
+@dataclasses.dataclass(frozen=True)
+class FromItsKey:
+    """A gradient that is nothing but its key."""
+
+    is_private: bool
+
+    def __call__(self, params, batch, is_padding, key):
+        number = jax.random.uniform(key)
+        return {"w": number[None]}, {"loss": number, "weight": jnp.float32(1)}
+
+
+@pytest.mark.parametrize("is_private", [True, False])
+def test_keys_of_a_private_run_are_secret_and_survive_a_stop(tmp_path, is_private):
+    def final(folder, steps):
+        return train(
+            {"w": jnp.zeros(1)}, tx=optax.sgd(1.0), source=Fixed(source()), folder=tmp_path / folder,
+            grad_fn=FromItsKey(is_private), config=LoopConfig(steps=steps, seed=0),
+        ).params["w"][0]  # fmt: skip
+
+    first, whole = final("parts", 1), final("whole", 3)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)  # of step 0, part 0
+    assert (float(first) == -float(jax.random.uniform(key))) == (not is_private)
+    parts = final("parts", 3)
+    assert (float(parts) == float(whole)) == (not is_private)
+    if is_private:  # stopped after its first step, it went on with the key of its checkpoint
+        wanted = _drawn_from(tmp_path / "parts")
+        assert float(parts) == pytest.approx(-wanted, rel=1e-6)
+
+
+def _drawn_from(folder):
+    from ariel_jax.training import Checkpoints
+
+    like = {
+        "params": {"w": jnp.zeros(1)},
+        "opt_state": optax.sgd(1.0).init({"w": jnp.zeros(1)}),
+        "key": jax.random.key_data(jax.random.key(0)),
+    }
+    key = Checkpoints(folder / "checkpoints", keep=2).restore(like, step=1)[1]["key"]
+    steps = [jax.random.fold_in(jax.random.wrap_key_data(key), step) for step in range(3)]
+    return sum(float(jax.random.uniform(jax.random.fold_in(step, 0))) for step in steps)
+
+
 def _noise_states(folder):
     from ariel_jax.training import Checkpoints
 
