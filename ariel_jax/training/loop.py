@@ -111,7 +111,8 @@ def train(
 
     Args:
         params: the first parameters; given up to the run (donated).
-        grad_fn: what a step computes of a batch.
+        grad_fn: what a step computes of a batch. If it has a method `check(batch, is_padding)`, every whole
+            batch goes through that first, on the host, to be refused by an error.
         tx: the optimiser.
         source: batches; with several processes each makes the same ones and keeps its rows.
         folder: gets `checkpoints/` and `metrics.jsonl`; all processes see the same one.
@@ -233,6 +234,8 @@ class _Run:
     def advance(self, grad_fn: GradFn, reduce: Reduce) -> tuple[Info, bool]:
         config = self.config
         (batch, is_padding), self.cursor = self.source.next(self.cursor)
+        if (check := getattr(grad_fn, "check", None)) is not None:
+            check(batch, is_padding)
         batch, is_padding = place_batch(batch, is_padding, self.mesh, config.microbatches)
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key_data), self.step)
         tree, info = programs.grads(

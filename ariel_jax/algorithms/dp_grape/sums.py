@@ -6,7 +6,9 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ariel_jax.errors import ConfigError
 from ariel_jax.models.paths import flatten, replaced
 from ariel_jax.privacy.clipping import (
     ClipInfo,
@@ -20,6 +22,40 @@ from ariel_jax.privacy.ghost import GhostClippedSum, weighted_gradient
 Tree = Any
 Info = dict[str, jax.Array]
 Loss = Callable[[Tree, Tree, jax.Array], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tied:
+    """What a private gradient remembers of the source that the noise behind it was made for.
+
+    Attributes:
+        rows: of that source's batches, by which sum and noise are divided; None for a gradient that was
+            made by hand, which is not checked.
+        clip_norm: of that source, in whose units the noise is; None likewise.
+    """
+
+    # Another value compiles nothing again: programs do not read these.
+    rows: int | None = dataclasses.field(default=None, compare=False)
+    clip_norm: float | None = dataclasses.field(default=None, compare=False)
+    is_private: ClassVar[bool] = True
+
+    def check(self, batch: Mapping[str, Any], is_padding: np.ndarray) -> None:
+        """Refuses a whole batch on the host, before anything is computed from it.
+
+        Raises:
+            ConfigError: it is no batch of that source, so the noise on its sum would have another size.
+        """
+        rows, clip_norm = is_padding.shape[0], float(batch["clip_norm"])
+        if self.rows not in (None, rows):
+            raise ConfigError(
+                f"the noise was made for batches of {self.rows} rows and this one has {rows}: it would have "
+                "another size on the sum. Train with the source that the method was built with."
+            )
+        if self.clip_norm is not None and np.float32(self.clip_norm) != np.float32(clip_norm):
+            raise ConfigError(
+                f"the noise was made for sums clipped at {self.clip_norm:g} and this batch is clipped at "
+                f"{clip_norm:g}: train with the source that the method was built with."
+            )
 
 
 def row_keys(batch: Mapping[str, Any], key: jax.Array) -> jax.Array:
@@ -58,17 +94,16 @@ def per_row(
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class GhostGrad:
+class GhostGrad(Tied):
     """DP-Adam's clipped sum by ghost clipping.
 
-    Attributes:
+    Attributes, beside those of `Tied`:
         summed: the sum.
         trained: paths of the leaves that are trained.
     """
 
     summed: GhostClippedSum
     trained: tuple[str, ...]
-    is_private: ClassVar[bool] = True
 
     def __call__(
         self, params: Tree, batch: Mapping[str, Any], is_padding: jax.Array, key: jax.Array

@@ -13,7 +13,7 @@ from jax.core import Tracer
 from ariel_jax._checks import positive
 from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
-from ariel_jax.algorithms.dp_grape.sums import Loss, per_row, row_keys
+from ariel_jax.algorithms.dp_grape.sums import Loss, Tied, per_row, row_keys
 from ariel_jax.algorithms.dp_grape.transform import transform
 from ariel_jax.errors import ConfigError, PrivacyBudgetError
 from ariel_jax.privacy import noise, secure_key
@@ -25,14 +25,14 @@ Tree = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrivateGrad:
+class PrivateGrad(Tied):
     """The `training.GradFn` of DP-GRAPE: the clipped sum of projected gradients over the rows of a batch.
 
     The batch is a `PrivateSource`'s. What is returned is the sum divided by the rows of the batch, padding
     included: a public number, so that means over microbatches and devices give the sum over all of them
     divided by all rows.
 
-    Attributes:
+    Attributes, beside those of `Tied`:
         loss: `loss(params, example, key) -> scalar` of one example; hashable.
         specs: which weights are projected.
         cfg: how.
@@ -48,7 +48,6 @@ class PrivateGrad:
     key_data: tuple[int, ...]
     microbatch: int | None = None
     ids: Callable[[Tree], Mapping[str, jax.Array]] | None = None
-    is_private: ClassVar[bool] = True
 
     def __call__(
         self, params: Tree, batch: Mapping[str, Any], is_padding: jax.Array, key: jax.Array
@@ -182,7 +181,8 @@ def private_optimizer(
         cfg: of the projections.
         specs: which weights are projected.
         noise_multiplier: sigma; the noise on the sum has the standard deviation sigma C.
-        source: the one that the run takes its batches from, and no other.
+        source: the one that the run takes its batches from, and no other; `methods.build` makes gradients
+            that refuse another one, as does `PrivateGrad` with its `rows` and `clip_norm`.
         projection_key: [] typed key, public, the one of `PrivateGrad`.
         noise_key: [] typed key, secret and for this run alone: two runs with one key release the same
             noise. None draws one.

@@ -6,7 +6,7 @@ Zhang, Li, Thekumparampil, Oh, He 2024, arXiv 2310.09639. Forward passes only.
 import dataclasses
 import zlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ import optax
 
 from ariel_jax._checks import positive
 from ariel_jax._numerics import at_least_f32
-from ariel_jax.algorithms.dp_grape.sums import Info, Loss, per_row, row_keys
+from ariel_jax.algorithms.dp_grape.sums import Info, Loss, Tied, per_row, row_keys
 from ariel_jax.models.paths import flatten, replaced
 from ariel_jax.privacy.clipping import (
     ClipInfo,
@@ -55,10 +55,10 @@ def direction(key_data: tuple[int, ...], step: jax.Array, like: Mapping[str, Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SlopeGrad:
+class SlopeGrad(Tied):
     """The clipped sum of (loss(w + s u) - loss(w - s u)) / (2 s) over the rows of a batch: one number.
 
-    Attributes:
+    Attributes, beside those of `Tied`:
         loss: `loss(params, example, key) -> scalar` of one example; hashable. It is never differentiated.
         trained: paths of the leaves that move.
         key_data: words of the key of the directions.
@@ -74,7 +74,6 @@ class SlopeGrad:
     key_data: tuple[int, ...]
     smoothing: float = 1e-3
     microbatch: int | None = None
-    is_private: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the number."""

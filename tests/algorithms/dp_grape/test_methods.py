@@ -111,6 +111,29 @@ def run(method, folder, steps):
     )  # fmt: skip
 
 
+def test_a_source_that_the_noise_was_not_made_for_is_refused(tmp_path):
+    """Half the rows would halve the noise on the sum, another clip norm change what it is relative to."""
+    method, ours = built("dp-bitfit"), source()
+
+    def trained_with(made, folder):
+        config = LoopConfig(steps=1)
+        whole = {"grad_fn": method.grad_fn, "tx": method.tx, "folder": tmp_path / folder}
+        return train(fresh(method.params), source=Fixed(made), config=config, **whole)
+
+    fewer = dataclasses.replace(ours, draws=dataclasses.replace(ours.draws, rows=ROWS // 2))
+    with pytest.raises(ConfigError, match="batches of 16 rows and this one has 8"):
+        trained_with(fewer, "rows")
+    with pytest.raises(ConfigError, match=r"clipped at 0\.7 and this batch is clipped at 1\.4"):
+        trained_with(source(clip_norm=2 * CLIP), "clip")
+    assert trained_with(ours, "ours").step == 1
+    untied = dataclasses.replace(method.grad_fn, rows=None, clip_norm=None)
+    assert untied == method.grad_fn  # they share a program
+    for name in ("ghost", "dpzero", "dp-grape"):
+        assert built(name).grad_fn.rows == ROWS
+        assert built(name).grad_fn.clip_norm == CLIP
+        assert built(name).grad_fn.is_private
+
+
 MOVES = {
     "dp-lora": {"a.w", "classifier.w"},
     "dp-bitfit": {"a.b", "classifier.w"},
