@@ -1,6 +1,7 @@
 """Private training on the common loop: one device or two, in parts or whole, killed or not."""
 
 import dataclasses
+import functools
 import json
 
 import jax
@@ -196,6 +197,32 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits_and_reuses_no_noise(tmp
     assert [row["step"] for row in rows] == list(range(1, 8))
     steps = [state.step for state in _noise_states(tmp_path / "parts")]
     assert steps == [7]
+
+
+def test_a_run_of_narrow_weights_that_was_stopped_goes_on_to_the_same_bits(tmp_path):
+    """Moments of leaves trained in full are float32 from the first step on, as checkpoints hold them."""
+    narrow = lambda: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights())
+    specs = dp_grape.Specs((), ("a.w", "b.b"), ())
+    tx = private_optimizer(
+        optax.adam(0.2), CFG, specs, noise_multiplier=SIGMA, source=source(), projection_key=PUBLIC,
+        noise_key=SECRET,
+    )  # fmt: skip
+    grad = dataclasses.replace(GRAD, specs=specs)
+
+    def final(folder, steps):
+        return train(
+            narrow(), tx=tx, source=Fixed(source()), grad_fn=grad, folder=tmp_path / folder,
+            config=LoopConfig(steps=steps),
+        ).params  # fmt: skip
+
+    whole, _, parts = final("whole", 7), final("parts", 3), final("parts", 7)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(parts)} == {"bfloat16"}
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    wide = {path: flatten(weights())[path] for path in specs.full}
+    first = tx.init(narrow())
+    after = jax.eval_shape(functools.partial(update, tx), wide, first, narrow())[1]
+    types = lambda state: [leaf.dtype for leaf in jax.tree.leaves(state)]
+    assert types(first) == types(after)
 
 
 @dataclasses.dataclass(frozen=True)
