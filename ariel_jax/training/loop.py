@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import optax
 
+from ariel_jax import durable
 from ariel_jax._checks import non_negative, positive_int, seed
 from ariel_jax.errors import ConfigError
 from ariel_jax.models.quantization import check_not_quantized
@@ -130,8 +131,9 @@ def train(
     A run is private if `grad_fn` or `source` has a true attribute `is_private`. What its gradients
     say of the data is then not written, unless `config.log_private_stats`; `reduce` is refused,
     because it would see the sum before the noise; the optimiser's first state is made outside of any
-    program, so that the key of the noise stands in none; the folder is for this user only; the keys of
-    `grad_fn` come from the operating system, because a bound on what a record changes holds for nobody
+    program, so that the key of the noise stands in none; `checkpoints/` and `metrics.jsonl` are for this user
+    only, and so is a folder that the run makes or finds empty (one that holds other things keeps its
+    permissions); the keys of `grad_fn` come from the operating system, because a bound on what a record changes holds for nobody
     who knows them; and a checkpoint is written before the first step, so that a run that is killed makes
     the same draws and the same noise again.
 
@@ -142,6 +144,7 @@ def train(
 
     Raises:
         CheckpointError: a checkpoint cannot be written or read; earlier ones are still there.
+        StorageError: the metrics cannot be written, or the folder of a private run not be made.
         ConfigError: the folder holds checkpoints and `resume` is False, the rows of a batch
             cannot be divided over devices and microbatches, `params` are quantised, or a private
             run has a `reduce` or several processes.
@@ -202,6 +205,8 @@ class _Run:
     ):
         self.tx, self.source, self.folder, self.config, self.mesh = tx, source, folder, config, mesh
         self.private = private
+        if private:
+            _make_private(folder)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep, private=private)
         self.params = place_params(params, mesh)
         # A program would keep the key of the noise as a constant.
@@ -224,7 +229,9 @@ class _Run:
             self.checkpoints.save(0, self._state(), self.cursor)
         self.log = None
         if jax.process_index() == 0:
-            self.log = MetricsLog(self.folder / "metrics.jsonl", step=self.step)
+            self.log = MetricsLog(
+                self.folder / "metrics.jsonl", step=self.step, private=self.private
+            )
         self.saved_at = self.reported_at = time.monotonic()
         self.reported_step = self.step
 
@@ -275,6 +282,16 @@ class _Run:
     def save(self) -> None:
         self.checkpoints.save(self.step, self._state(), self.cursor)
         self.saved_at = time.monotonic()
+
+
+def _make_private(folder: pathlib.Path) -> None:
+    """Makes a folder for this user only; one that holds something is left as it is."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not any(folder.iterdir()):
+            folder.chmod(0o700)
+    except OSError as error:
+        raise durable.storage_error(folder, error) from error
 
 
 def _key_data(of_seed: int | None) -> Any:

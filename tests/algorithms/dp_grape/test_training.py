@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import stat
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +19,7 @@ from ariel_jax.algorithms.dp_grape.training import (
     key_words,
     private_optimizer,
 )
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import ConfigError, StorageError
 from ariel_jax.layers.linear import Linear, linear
 from ariel_jax.models.paths import flatten
 from ariel_jax.privacy import noise
@@ -252,6 +253,34 @@ def test_keys_of_a_private_run_are_secret_and_survive_a_stop(tmp_path, is_privat
     if is_private:  # stopped after its first step, it went on with the key of its checkpoint
         wanted = _drawn_from(tmp_path / "parts")
         assert float(parts) == pytest.approx(-wanted, rel=1e-6)
+
+
+def test_what_a_private_run_writes_is_for_this_user_only(tmp_path):
+    """Its own folder whole; in one that held something before, what the run writes."""
+    mode = lambda path: stat.S_IMODE(path.stat().st_mode)
+    for folder in ("new", "empty", "used", "public"):
+        if folder != "new":
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder).chmod(0o755)
+        if folder == "used":
+            (tmp_path / folder / "notes").touch()
+        train(
+            {"w": jnp.zeros(1)}, tx=optax.sgd(1.0), source=Fixed(source()), folder=tmp_path / folder,
+            grad_fn=FromItsKey(folder != "public"),
+            config=LoopConfig(steps=1, log_every=1, log_private_stats=True),
+        )  # fmt: skip
+    for folder in ("new", "empty", "used"):
+        assert mode(tmp_path / folder) == (0o755 if folder == "used" else 0o700)
+        assert mode(tmp_path / folder / "checkpoints") == 0o700
+        assert mode(tmp_path / folder / "metrics.jsonl") == 0o600
+    assert mode(tmp_path / "public") == 0o755
+    (tmp_path / "file").touch()  # as any file
+    assert mode(tmp_path / "public" / "metrics.jsonl") == mode(tmp_path / "file")
+    with pytest.raises(StorageError, match="file"):
+        train(
+            {"w": jnp.zeros(1)}, tx=optax.sgd(1.0), source=Fixed(source()), folder=tmp_path / "file",
+            grad_fn=FromItsKey(is_private=True), config=LoopConfig(steps=1),
+        )  # fmt: skip
 
 
 def _drawn_from(folder):
