@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ariel_jax._numerics import at_least_f32
 from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
-from ariel_jax.models.paths import flatten
 
 
 class GrapeState(NamedTuple):
@@ -16,7 +16,7 @@ class GrapeState(NamedTuple):
 
     step: jax.Array  # [] int32
     key: jax.Array  # [] typed key of the projections; public
-    inner: Any  # of the inner transformation, over `taps.trained_leaves`
+    inner: Any  # of the inner transformation, over `taps.trained_leaves` in at least float32
 
 
 def transform(
@@ -29,8 +29,8 @@ def transform(
     whatever follows in an `optax.chain` sees an ordinary tree.
 
     Args:
-        inner: such as `optax.scale_by_adam()` or a whole `optax.adam(1e-3)`. For projected weights it sees
-            zeros as parameters: put weight decay behind this transformation, not into it.
+        inner: such as `optax.scale_by_adam()` or a whole `optax.adam(1e-3)`. It sees parameters in at least
+            float32, and zeros for projected weights: put weight decay behind this transformation, not into it.
         cfg: when projections are drawn anew, and what becomes of moments then.
         specs: which weights are projected.
         key: [] typed key of the projections. Public; it must be another one than that of the noise.
@@ -44,7 +44,7 @@ def transform(
         return GrapeState(
             step=jnp.zeros((), jnp.int32),
             key=jax.random.clone(key),  # a step gives its state up
-            inner=inner.init(taps.trained_leaves(params, specs)),
+            inner=inner.init(_seen(params, specs)),
         )
 
     def update(
@@ -56,11 +56,9 @@ def transform(
             )
         drawn = taps.projections(state.key, taps.epoch_of(state.step, cfg), specs, cfg)
         state = _refreshed(state, drawn, params, cfg, specs, inner)
-        leaves = flatten(params)
-        full = {path: leaves[path] for path in specs.full}
         run: Any = optax.with_extra_args_support(inner).update
-        small, after = run(updates, state.inner, taps.zero_taps(specs) | full, **extra)
-        by_path = specs.by_path()
+        small, after = run(updates, state.inner, _seen(params, specs), **extra)
+        by_path, full = specs.by_path(), set(specs.full)
 
         def whole(path: Any, leaf: jax.Array) -> jax.Array:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -72,6 +70,16 @@ def transform(
         return grown, GrapeState(step=state.step + 1, key=state.key, inner=after)
 
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] optax's own types are wider
+
+
+def _seen(params: Any, specs: Specs) -> taps.Leaves:
+    """The parameters that the inner optimiser sees, in the dtypes of its updates.
+
+    From narrower ones it would make moments that are wider after a step, and a checkpoint of those does not
+    fit into the first state.
+    """
+    leaves = taps.trained_leaves(params, specs)
+    return {path: leaf.astype(at_least_f32(leaf.dtype)) for path, leaf in leaves.items()}
 
 
 def _refreshed(
@@ -88,7 +96,7 @@ def _refreshed(
     is_new = (state.step % cfg.refresh_every == 0) & (state.step > 0)
 
     def reset(old: Any) -> Any:
-        fresh = inner.init(taps.trained_leaves(params, specs))
+        fresh = inner.init(_seen(params, specs))
         by_path = specs.by_path()
 
         def leaf(path: Any, old: jax.Array, new: jax.Array) -> jax.Array:
