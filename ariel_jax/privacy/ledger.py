@@ -288,6 +288,15 @@ class Ledger:
         with self._lock:
             return list(self._totals().open.values())
 
+    def reservation(self, number: int) -> Ticket | None:
+        """The reservation of a number, settled or not; None where this account has none."""
+        for event in self._log.events(after=number - 1)[:1]:
+            mine = event.body.get("account") == self.terms.account
+            if event.number == number and event.kind == RESERVED and mine:
+                price = Price.from_json(event.body["price"])
+                return Ticket(number=number, price=price, details=event.body["details"])
+        return None
+
     def epsilon(self) -> float:
         """Of what is spent and reserved, at the account's delta."""
         with self._lock:

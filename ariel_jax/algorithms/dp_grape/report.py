@@ -24,8 +24,9 @@ class PrivacyReport:
         epsilon: of the steps that were taken, as charged: Rényi differential privacy.
         epsilon_pld: of the same steps by privacy loss distributions, smaller and not charged.
         delta: of both; the account's.
-        account, account_epsilon, account_limit: whose budget it is, what all runs on it have spent and
-            reserved at `delta`, and what they may.
+        ledger, account: file and account that were charged.
+        account_epsilon, account_limit: what all runs on it have spent and reserved at `delta` now, and
+            what they may.
         relation: between neighbouring data sets.
         sampler, accountant: how batches are drawn, and by what the price was computed.
         noise_multiplier, clip_norm, sampling_probability: of every step.
@@ -40,6 +41,7 @@ class PrivacyReport:
     epsilon: float
     epsilon_pld: float
     delta: float
+    ledger: str
     account: str
     account_epsilon: float
     account_limit: float
@@ -82,7 +84,8 @@ class PrivacyReport:
             ("sampler", self.sampler),
             ("accountant", self.accountant),
             ("noise multiplier, clip norm", f"{self.noise_multiplier:.4f}, {self.clip_norm:g}"),
-            ("account", f"{self.account}: {self.account_epsilon:.4f} of {self.account_limit:g}"),
+            ("charged to", f"{self.account}, in {self.ledger}"),
+            ("that account now", f"{self.account_epsilon:.4f} of {self.account_limit:g}"),
         ]
         if self.audit is not None:
             rows.append(("audit", _audited(self.audit)))
@@ -112,6 +115,7 @@ def make_report(
     method: str,
     clip_norm: float,
     steps: int,
+    ledger: str,
     account_epsilon: float,
     log_private_stats: bool,
 ) -> PrivacyReport:
@@ -123,6 +127,7 @@ def make_report(
         method: how the run trains.
         clip_norm: of every example.
         steps: taken.
+        ledger: its file.
         account_epsilon: what the account stands at.
         log_private_stats: whether metrics.jsonl holds numbers of the data.
     """
@@ -140,6 +145,7 @@ def make_report(
         epsilon=epsilon,
         epsilon_pld=tight,
         delta=terms.delta,
+        ledger=ledger,
         account=terms.account,
         account_epsilon=account_epsilon,
         account_limit=terms.epsilon,

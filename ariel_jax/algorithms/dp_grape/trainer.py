@@ -1,13 +1,9 @@
 """Private training as one call: budget, draws, steps, checkpoints and the report belong together here."""
 
 import dataclasses
-import hashlib
-import hmac
 import math
 import os
 import pathlib
-import secrets
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +11,7 @@ import jax
 import numpy as np
 
 from ariel_jax._checks import in_range, one_of, positive, positive_int, seed
-from ariel_jax.algorithms.dp_grape import probe, run_file
+from ariel_jax.algorithms.dp_grape import _reservation, run_file
 from ariel_jax.algorithms.dp_grape.config import Config
 from ariel_jax.algorithms.dp_grape.methods import PRIVATE, Method, build
 from ariel_jax.algorithms.dp_grape.report import PrivacyReport, make_report
@@ -23,13 +19,12 @@ from ariel_jax.algorithms.dp_grape.training import Loss, PrivateSource, key_word
 from ariel_jax.errors import ConfigError, PrivacyBudgetError
 from ariel_jax.privacy.accounting import Plan, calibrate
 from ariel_jax.privacy.batches import PoissonSource, overflow, slots
-from ariel_jax.privacy.ledger import Ledger, Terms, Ticket
-from ariel_jax.privacy.renyi import Price, epsilon
-from ariel_jax.training.checkpoints import Checkpoints
+from ariel_jax.privacy.ledger import Ledger
+from ariel_jax.privacy.renyi import FREE, Price, epsilon
 from ariel_jax.training.loop import LoopConfig, train
 
 Tree = Any
-_MOST_EPSILON = 500.0  # beyond it nothing is protected, and its power has no float
+MOST_EPSILON = _reservation.MOST_EPSILON
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,6 +40,8 @@ class Settings:
         cfg: of the projections.
         seed: of the projections; public.
         microbatch: examples whose gradients exist at once; None for all.
+        about: under `add_remove` a public number that the records do not exceed, which the account's
+            delta is compared with; None for the expected batch over the sampling probability.
     """
 
     clip_norm: float
@@ -55,6 +52,7 @@ class Settings:
     cfg: Config = dataclasses.field(default_factory=Config)
     seed: int = 0
     microbatch: int | None = None
+    about: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -66,23 +64,42 @@ class Settings:
         positive_int(rows=self.rows)
         one_of(PRIVATE, method=self.method)
         seed(seed=self.seed)
+        if self.about is not None:
+            positive_int(about=self.about)
+        if self.microbatch is not None:
+            positive_int(microbatch=self.microbatch)
+            if self.rows % self.microbatch:
+                raise ConfigError(
+                    f"rows={self.rows} is no multiple of microbatch={self.microbatch}: take both from "
+                    "plan_for(microbatch=)."
+                )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class PrivateRun:
     """One private run: `prepare` makes its draws, its gradient and its noise from one set of numbers.
 
+    It is good for one call of `fit`: it holds one key of the noise, and gives its parameters up.
+
     Attributes:
         plan: what is paid for; its sampling probability and noise multiplier are those of the parts.
         settings: the rest; its clip norm, rows and expected batch are those of the parts.
         source: of the batches; it ends with the plan's steps.
         method: gradient, optimiser and the parameters to begin with.
+        loss: what is called so in the reservation.
+        weights: digest of the parameters to begin with.
+        options: of the method, as they stand in the reservation.
+        begun: the folder that `fit` began or went on with it in; none before.
     """
 
     plan: Plan
     settings: Settings
     source: PrivateSource
     method: Method
+    loss: str
+    weights: str
+    options: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    begun: list[str] = dataclasses.field(default_factory=list, init=False)
 
     def details(self, secret: str) -> dict[str, Any]:
         """What a run must have in common with its reservation, as JSON values without secrets.
@@ -94,14 +111,17 @@ class PrivateRun:
         own = dataclasses.asdict(self.settings)
         projections = own.pop("cfg")
         plan = {name: getattr(self.plan, name) for name in run_file.PLAN_FIELDS}
-        projections = {name: _as_json(value) for name, value in projections.items()}
+        projections = {name: _reservation.as_json(value) for name, value in projections.items()}
         is_public = self.plan.relation != "add_remove"
         return {
             **plan,
             **own,
             **projections,
             "n_records": self.source.draws.n if is_public else None,
-            "records": _fingerprint(records, secret),
+            "records": _reservation.fingerprint(records, secret),
+            "loss": self.loss,
+            "weights": self.weights,
+            "options": dict(self.options),
         }
 
 
@@ -113,6 +133,8 @@ def prepare(
     plan: Plan,
     settings: Settings,
     noise_key: jax.Array | None = None,
+    loss_name: str | None = None,
+    **options: Any,
 ) -> PrivateRun:
     """The parts of a run, from one plan and one set of settings, so that they cannot disagree.
 
@@ -123,6 +145,9 @@ def prepare(
         plan: noise, steps and sampling probability; `plan_for` makes one.
         settings: the rest.
         noise_key: [] typed key for this run alone; None draws one from the operating system.
+        loss_name: by which a run that goes on knows its loss again; None for the name of a function, or
+            the class and fields of a dataclass.
+        **options: of the method, see `methods.build`: `ids`, `inner`, `head` and the like.
 
     Raises:
         ConfigError: the sampler is not `poisson`, the noise key may be guessed, or numbers out of range.
@@ -157,13 +182,22 @@ def prepare(
         projection_key=jax.random.key(settings.seed),
         noise_key=noise_key,
         microbatch=settings.microbatch,
+        **options,
     )
     if not method.is_private:
         raise ConfigError(
             f"method {method.name!r} adds no noise: its epsilon is infinite and no ledger pays for it. "
             "Train without privacy by training.train."
         )
-    return PrivateRun(plan=plan, settings=settings, source=source, method=method)
+    return PrivateRun(
+        plan=plan,
+        settings=settings,
+        source=source,
+        method=method,
+        loss=_reservation.name_of(loss) if loss_name is None else loss_name,
+        weights=_reservation.digest(params),
+        options={name: _reservation.name_of(value) for name, value in options.items()},
+    )
 
 
 def plan_for(
@@ -196,10 +230,11 @@ def plan_for(
         PrivacyBudgetError: no noise is enough.
         ConfigError: numbers out of range.
     """
-    in_range(0, _MOST_EPSILON, ends="(]", epsilon=epsilon)
+    in_range(0, MOST_EPSILON, ends="(]", epsilon=epsilon)
     in_range(0, 1, ends="()", delta=delta)
     positive_int(steps=steps)
     limit = epsilon if account_epsilon is None else account_epsilon
+    in_range(0, MOST_EPSILON, ends="(]", account_epsilon=limit)
     # A millionth of delta, over all steps.
     failure = 1e-6 * delta / (steps * (1 + math.exp(limit)))
     rows = slots(about, probability, multiple=microbatch, failure=failure)
@@ -248,7 +283,7 @@ def fit(
     """Trains under a budget: reserves, steps, settles; goes on where an earlier call was cut off.
 
     Args:
-        run: of `prepare`; its parameters are given up to the run.
+        run: of `prepare`, for this call alone; its parameters are given up to the run.
         ledger: the account that pays.
         folder: of this run alone: `run.json`, `checkpoints/`, `metrics.jsonl`. It holds the keys of noise
             and draws: it is for this user only, and stays secret.
@@ -264,19 +299,21 @@ def fit(
 
     Guarantees:
         The price of the whole plan is reserved before the first gradient, and settled after the last
-        step. A run that is killed at any moment and called again with the same arguments finds its
-        reservation, makes the same draws and the same noise again and ends with the same bits as one
+        step. A run that is killed at any moment and called again with the same arguments, prepared
+        again, finds its reservation, makes the same draws and the same noise again and ends with the same bits as one
         that was not; it spends nothing twice. No step beyond the plan is made.
 
     Raises:
         PrivacyBudgetError: the account does not cover the plan, and nothing was computed; or
             `stop_after` lies beyond it.
-        ConfigError: the folder or the reservation is of another run, data set or setting; the step
-            mixes examples (`probe.check`); the plan does not fit the account.
+        ConfigError: the folder or the reservation is of another run, data set, loss, model or setting;
+            another process trains in the folder; its checkpoints are gone; the run was used before;
+            the step mixes examples (`probe.check`); the plan does not fit the account, or the rows the
+            devices.
         CheckpointError, StorageError: something could not be written; calling again goes on.
     """
-    plan, terms = run.plan, ledger.terms
-    _check_terms(run, terms, strict)
+    plan = run.plan
+    _reservation.check_run(run, ledger.terms, mesh, strict)
     last = plan.steps if stop_after is None else stop_after
     positive_int(stop_after=last)
     if last > plan.steps:
@@ -284,8 +321,30 @@ def fit(
             f"stop_after={last} lies beyond the {plan.steps} steps that the plan pays for: plan for more "
             "steps and reserve that price before the run begins."
         )
+    config = LoopConfig(
+        steps=last,
+        checkpoint_every_s=checkpoint_every_s,
+        keep=keep,
+        log_every=log_every,
+        seed=run.settings.seed,
+        log_private_stats=log_private_stats,
+    )
     folder = pathlib.Path(folder)
-    note, ticket = _reserved(run, ledger, folder, examples)
+    with run_file.locked(folder):
+        return _fit(run, ledger, folder, config, mesh, examples)
+
+
+def _fit(
+    run: PrivateRun,
+    ledger: Ledger,
+    folder: pathlib.Path,
+    config: LoopConfig,
+    mesh: jax.sharding.Mesh | None,
+    examples: Mapping[str, np.ndarray] | None,
+) -> Fitted:
+    """`fit` of a folder that is this process's alone."""
+    plan, terms = run.plan, ledger.terms
+    note, ticket = _reservation.reserved(run, ledger, folder, examples)
     one = plan.replace(steps=1).price()
 
     def public(step: int) -> dict[str, float]:
@@ -295,24 +354,19 @@ def fit(
             "learning_rate": run.settings.learning_rate,
         }
 
+    source = _reservation.Ticketed(run.source, note, folder)
+    run.begun.append(os.fspath(folder))
     result = train(
         run.method.params,
         grad_fn=run.method.grad_fn,
         tx=run.method.tx,
-        source=_Ticketed(run.source, note.ticket),
+        source=source,
         folder=folder,
-        config=LoopConfig(
-            steps=last,
-            checkpoint_every_s=checkpoint_every_s,
-            keep=keep,
-            log_every=log_every,
-            seed=run.settings.seed,
-            log_private_stats=log_private_stats,
-        ),
+        config=config,
         mesh=mesh,
         public=public,
     )
-    note.replace(stopped=result.step).write(folder)
+    source.note.replace(stopped=result.step).write(folder)
     if ticket is not None and result.step == plan.steps:
         ledger.settle(ticket)
     report = make_report(
@@ -321,8 +375,9 @@ def fit(
         method=run.method.name,
         clip_norm=run.settings.clip_norm,
         steps=result.step,
+        ledger=os.fspath(ledger.path),
         account_epsilon=ledger.epsilon(),
-        log_private_stats=log_private_stats,
+        log_private_stats=config.log_private_stats,
     )
     return Fitted(
         params=run.method.merged(result.params),
@@ -337,7 +392,8 @@ def abandon(ledger: Ledger, folder: str | os.PathLike[str]) -> Price:
 
     Every step that was begun counts in full, whoever was drawn in it. After a run that ended in order
     (a signal, `stop_after`) their number is known, and the steps that were not made are given back. One
-    that was killed may have made more steps than its checkpoints say: it is charged all of its plan.
+    that was killed may have made more steps than its checkpoints say: it is charged all of its plan. One
+    that was cut off before its first draw has read nothing, and all of it is given back.
 
     Args:
         ledger: the account that paid.
@@ -347,134 +403,19 @@ def abandon(ledger: Ledger, folder: str | os.PathLike[str]) -> Price:
         What was charged.
 
     Raises:
-        ConfigError: the folder holds no run, or its reservation is settled.
+        ConfigError: the folder holds no run, its reservation is settled, or the run is going on.
     """
-    note = run_file.read(pathlib.Path(folder))
-    tickets = {} if note is None else _own(ledger, note)
-    if note is None or not tickets:
-        raise ConfigError(
-            f"{os.fspath(folder)} has no open reservation in {ledger.path}: name the folder of a run that "
-            "was begun and not ended, and the ledger that paid for it."
-        )
-    (ticket,) = tickets.values()
-    plan = Plan(**{name: ticket.details[name] for name in run_file.PLAN_FIELDS})
-    used = ticket.price if note.stopped is None else plan.replace(steps=note.stopped).price()
-    ledger.settle(ticket, used)
-    return used
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ticketed:
-    """A source whose state, and so every checkpoint, names the reservation that pays for it."""
-
-    inner: PrivateSource
-    ticket: int | None
-    is_private: bool = True
-
-    def init(self) -> dict[str, Any]:
-        return self.inner.init() | {"ticket": self.ticket}
-
-    def next(self, state: dict[str, Any]) -> Any:
-        if state["ticket"] != self.ticket:
-            raise ConfigError(
-                f"the checkpoint was paid for by reservation {state['ticket']} and this run by "
-                f"{self.ticket}: bring back the folder as this run left it."
-            )
-        return self.inner.next(state)
-
-
-def _check_terms(run: PrivateRun, terms: Terms, strict: bool) -> None:
-    plan, draws = run.plan, run.source.draws
-    if plan.relation != terms.relation:
-        raise ConfigError(
-            f"the plan is for {plan.relation} and the account {terms.account!r} for {terms.relation}: "
-            "plan under the account's relation."
-        )
-    needed = draws.truncation(terms.epsilon, plan.steps)
-    if plan.truncation < needed:
-        raise ConfigError(
-            f"draws of more than {draws.rows} rows may add {needed:.3g} to delta, and the plan says "
-            f"{plan.truncation:.3g}: make plan and rows by plan_for, or pass Plan(truncation=...)."
-        )
-    if terms.delta >= 1 / draws.n:
-        message = (
-            f"delta={terms.delta:g} is not below 1 / N = {1 / draws.n:.3g} for the {draws.n} records: a "
-            "mechanism that publishes one record in full would keep to it. Choose a smaller delta."
-        )
-        if strict:
-            raise ConfigError(message)
-        warnings.warn(message, stacklevel=3)
-
-
-def _reserved(
-    run: PrivateRun,
-    ledger: Ledger,
-    folder: pathlib.Path,
-    examples: Mapping[str, np.ndarray] | None,
-) -> tuple[run_file.RunFile, Ticket | None]:
-    """The run's note with its reservation; the latter is None where it is settled and all is done."""
-    note = run_file.read(folder)
-    if note is None:
-        run_file.check_unused(folder)
-        note = run_file.RunFile(run=secrets.token_hex(8), secret=secrets.token_hex(32))
-    details = run.details(note.secret)
-    found = _own(ledger, note)
-    if not found and note.ticket is not None:
-        return _finished(run, note, details, ledger, folder), None
-    if not found:
-        specs = getattr(run.method.grad_fn, "specs", None)
-        names = () if specs is None else tuple(spec.path for spec in specs.projected)
-        probe.check(
-            run.method.grad_fn,
-            run.method.params,
-            run.source,
-            examples=examples,
-            projected=names,
-        )
-        price = run.plan.price()
-        if ledger.fits(price):  # else the folder stays as it was
-            note.write(folder)
-        ticket = ledger.reserve(price, details={"run": note.run} | details)
-    else:
-        (ticket,) = found.values()
-        run_file.check_same(ticket.details, details, f"reservation {ticket.number}")
-    note = note.replace(ticket=ticket.number, details=details, stopped=None)
-    note.write(folder)
-    return note, ticket
-
-
-def _finished(
-    run: PrivateRun,
-    note: run_file.RunFile,
-    details: Mapping[str, Any],
-    ledger: Ledger,
-    folder: pathlib.Path,
-) -> run_file.RunFile:
-    run_file.check_same(note.details, details, f"{folder / run_file.NAME}")
-    checkpoints = Checkpoints(folder / "checkpoints", private=True)
-    step = checkpoints.latest()
-    checkpoints.close()
-    if step != run.plan.steps:
-        raise ConfigError(
-            f"reservation {note.ticket} of the run in {folder} is not open in {ledger.path}: the run was "
-            f"given up after step {step} of {run.plan.steps}, or another ledger paid for it. Begin a new "
-            "run in another folder, or name that ledger."
-        )
-    return note
-
-
-def _own(ledger: Ledger, note: run_file.RunFile) -> dict[int, Ticket]:
-    return {t.number: t for t in ledger.open_tickets() if t.details.get("run") == note.run}
-
-
-def _fingerprint(records: Mapping[str, np.ndarray], secret: str) -> str:
-    hashed = hmac.new(bytes.fromhex(secret), digestmod=hashlib.sha256)
-    for name in sorted(records):
-        array = np.ascontiguousarray(records[name])
-        hashed.update(f"{name} {array.dtype.str} {array.shape}".encode())
-        hashed.update(array.tobytes())
-    return hashed.hexdigest()[:16]
-
-
-def _as_json(value: Any) -> Any:
-    return [_as_json(inner) for inner in value] if isinstance(value, tuple) else value
+    folder = pathlib.Path(folder)
+    if run_file.read(folder) is None:
+        raise _reservation.nothing_open(ledger, folder)
+    with run_file.locked(folder):
+        note, ticket = _reservation.open_of(ledger, folder)
+        if not note.begun and not _reservation.latest(folder):
+            used = FREE[ticket.price.relation]
+        elif note.stopped is None:
+            used = ticket.price
+        else:
+            plan = Plan(**{name: ticket.details[name] for name in run_file.PLAN_FIELDS})
+            used = plan.replace(steps=note.stopped).price()
+        ledger.settle(ticket, used)
+        return used

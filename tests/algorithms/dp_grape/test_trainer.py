@@ -320,7 +320,7 @@ def test_the_folder_and_the_checkpoint_are_those_of_the_run(tmp_path, ledger):
     fit(prepared(), ledger, tmp_path / "run", stop_after=1)
     with (
         Ledger(tmp_path / "second.sqlite", TERMS) as second,
-        pytest.raises(ConfigError, match="or another ledger paid for it"),
+        pytest.raises(ConfigError, match="another ledger paid for it"),
     ):
         fit(prepared(), second, tmp_path / "run")
     fit(prepared(), ledger, tmp_path / "later", stop_after=1)
