@@ -24,4 +24,4 @@ def lookup(table: jax.Array | Tapped, index: jax.Array) -> jax.Array:
     # it. Behind a barrier that the index of each turn passes too, it widens the rows that it takes.
     if table.dtype.itemsize == 2:
         table, index = jax.lax.optimization_barrier((table, index))
-    return jnp.take(table, index, axis=0)
+    return jnp.take(table, index, axis=0)  # pyright: ignore[reportArgumentType] an array by now

@@ -131,11 +131,11 @@ def train(
     A run is private if `grad_fn` or `source` has a true attribute `is_private`. What its gradients
     say of the data is then not written, unless `config.log_private_stats`; `reduce` is refused,
     because it would see the sum before the noise; the optimiser's first state is made outside of any
-    program, so that the key of the noise stands in none; `checkpoints/` and `metrics.jsonl` are for this user
-    only, and so is a folder that the run makes or finds empty (one that holds other things keeps its
-    permissions); the keys of `grad_fn` come from the operating system, because a bound on what a record changes holds for nobody
-    who knows them; and a checkpoint is written before the first step, so that a run that is killed makes
-    the same draws and the same noise again.
+    program, so that the key of the noise stands in none; `checkpoints/` and `metrics.jsonl` are for
+    this user only, and so is a folder that the run makes or finds empty (one that holds other things
+    keeps its permissions); the keys of `grad_fn` come from the operating system, because a bound on
+    what a record changes holds for nobody who knows them; and a checkpoint is written before the
+    first step, so that a run that is killed makes the same draws and the same noise again.
 
     Guarantees:
         A run that is killed at any moment and started again with the same arguments ends with the
@@ -151,16 +151,8 @@ def train(
     """
     check_not_quantized(params, "training")
     private = is_private(grad_fn, source)
-    if private and reduce is not identity:
-        raise ConfigError(
-            "reduce= would see the sum of private gradients before noise is added to it: leave it out, "
-            "or make it a part of the optimiser, behind the noise."
-        )
-    if private and jax.process_count() > 1:
-        raise ConfigError(
-            f"a private run has one process, on all its devices; here are {jax.process_count()}: each would "
-            "draw secret keys of its own."
-        )
+    if private:
+        _check_private(reduce)
     run = _Run(
         params,
         tx=tx,
@@ -187,6 +179,20 @@ def train(
     run.save()
     run.checkpoints.close()
     return TrainResult(params=run.params, step=run.step, interrupted=run.step < config.steps)
+
+
+def _check_private(reduce: Reduce) -> None:
+    """Raises ConfigError for what would break the guarantee of a private run."""
+    if reduce is not identity:
+        raise ConfigError(
+            "reduce= would see the sum of private gradients before noise is added to it: leave it out, "
+            "or make it a part of the optimiser, behind the noise."
+        )
+    if jax.process_count() > 1:
+        raise ConfigError(
+            f"a private run has one process, on all its devices; here are {jax.process_count()}: each would "
+            "draw secret keys of its own."
+        )
 
 
 class _Run:

@@ -81,7 +81,7 @@ def _backward(softcap: float | None, saved: Any, cotangents: Any):
     d_hidden, d_weights, nll = saved
     scale, _ = cotangents
     if isinstance(scale, jax.custom_derivatives.SymbolicZero):
-        scale = jnp.zeros(scale.shape, scale.dtype)
+        scale = jnp.zeros(scale.shape, jnp.float32)
     return (
         d_hidden * scale.astype(d_hidden.dtype),
         None if d_weights is None else d_weights * scale.astype(d_weights.dtype),

@@ -113,7 +113,7 @@ def from_nnx(model: nnx.Module) -> FlaxModel:
     def apply(params: Tree, *inputs: Any) -> Any:
         copy = restore(params)
         for path, layer in nnx.iter_modules(copy):
-            if path in paths:
+            if path in paths and isinstance(layer, nnx.Linear):
                 _call_instead(
                     layer, functools.partial(_dense, p=_at(params, path), dtype=layer.dtype)
                 )
