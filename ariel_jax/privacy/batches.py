@@ -1,6 +1,7 @@
 """Secret draws of records: Poisson samples at one fixed shape."""
 
 import dataclasses
+import hashlib
 import math
 import secrets
 from collections.abc import Mapping
@@ -130,10 +131,34 @@ class PoissonSource:
         self, state: dict[str, Any]
     ) -> tuple[tuple[dict[str, np.ndarray], np.ndarray], dict[str, Any]]:
         """`((batch, is_padding), state)` after a state; leaves [rows, ...]."""
-        drawn = self.draw(state)
+        return self.batch(self.draw(state)), {**state, "step": state["step"] + 1}
+
+    def batch(self, drawn: np.ndarray) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """`(batch, is_padding)` of the records of these numbers; leaves [rows, ...]."""
         batch = {}
         for name, array in self.records.items():
             batch[name] = np.zeros((self.rows, *array.shape[1:]), array.dtype)
             batch[name][: len(drawn)] = array[drawn]
-        is_padding = np.arange(self.rows) >= len(drawn)
-        return (batch, is_padding), {**state, "step": state["step"] + 1}
+        return batch, np.arange(self.rows) >= len(drawn)
+
+    def keys(self, state: Mapping[str, Any], drawn: np.ndarray, words: int) -> np.ndarray:
+        """Secret keys of the drawn records for one step, from the seed, the step and each one's number.
+
+        Args:
+            state: of the step.
+            drawn: numbers of records, at most `rows`.
+            words: of a key.
+
+        Returns:
+            uint32 [rows, words], zeros for padding.
+
+        Guarantees:
+            A record has the same key whoever else was drawn, and another one at every step.
+        """
+        found = np.zeros((self.rows, words), np.uint32)
+        seed, step = bytes.fromhex(state["seed"]), int(state["step"])
+        for row, number in enumerate(drawn.tolist()):
+            what = f"key of record {number} at step {step}".encode()
+            digest = hashlib.blake2b(what, key=seed, digest_size=4 * words).digest()
+            found[row] = np.frombuffer(digest, np.uint32)
+        return found

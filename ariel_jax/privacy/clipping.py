@@ -141,7 +141,9 @@ class ClippedSum:
     Guarantees:
         An example changes the sum by at most the clip norm when it is added, removed or made padding, by
         twice that when it is replaced by another; padding and examples whose gradient is no finite number add
-        exactly 0. The sum does not depend on `microbatch` but for the order of additions.
+        exactly 0. For a loss that uses its key this holds where the others keep theirs, so with a key for
+        each example: by one key for all, those behind an example that goes are drawn anew. The sum does not
+        depend on `microbatch` but for the order of additions.
     """
 
     loss: ExampleLoss
@@ -175,7 +177,7 @@ class ClippedSum:
             fixed: what else the loss reads.
             batch: leaves [B, ...]; B a multiple of `microbatch`.
             is_padding: [B] bool; such rows do not exist.
-            key: example i gets `fold_in(key, i)`.
+            key: [B] typed keys, one for each example; or [] one, of which row i gets `fold_in(key, i)`.
             clip_norm: [] float32.
 
         Returns:
@@ -185,17 +187,17 @@ class ClippedSum:
             ConfigError: the loss is no scalar, the mask is none, or B is no multiple of `microbatch`.
         """
         B = check_batch(batch, is_padding, self.microbatch)
-        check_loss(self.loss, trained, fixed, batch, key)
+        keys = example_keys(key, B)
+        check_loss(self.loss, trained, fixed, batch, keys)
 
-        def some(first: jax.Array, rows: Tree, padding: jax.Array) -> tuple[Tree, ClipInfo]:
-            keys = example_keys(key, first, padding.shape[0])
+        def some(rows: Tree, keys: jax.Array, padding: jax.Array) -> tuple[Tree, ClipInfo]:
             found = jax.vmap(jax.value_and_grad(self.loss), in_axes=(None, None, 0, 0))
             losses, grads = found(trained, fixed, rows, keys)
             sums, norms = clip_and_sum(self._parts(grads, rows), clip_norm, padding)
             total = sums[0] if len(sums) == 1 else functools.reduce(operator.or_, sums)
             return total, clip_info(losses, norms, padding)
 
-        return in_microbatches(some, batch, is_padding, self.microbatch or B)
+        return in_microbatches(some, batch, keys, is_padding, self.microbatch or B)
 
     def _parts(self, grads: Tree, rows: Tree) -> list[Part]:
         if self.lookups is None:
@@ -208,15 +210,25 @@ class ClippedSum:
         ]
 
 
-def example_keys(key: jax.Array, first: jax.Array, count: int) -> jax.Array:
-    """[count] keys of the examples number `first` ([] int32) and following: `fold_in(key, i)`."""
-    index = first + jnp.arange(count, dtype=jnp.int32)
-    return jax.vmap(lambda i: jax.random.fold_in(key, i))(index)
+def example_keys(key: jax.Array, count: int) -> jax.Array:
+    """[count] typed keys, one for each row: those given, or of a single one `fold_in(key, row)`.
+
+    Raises:
+        ConfigError: so many keys were not given.
+    """
+    if key.shape == ():
+        rows = jnp.arange(count, dtype=jnp.int32)
+        return jax.vmap(lambda row: jax.random.fold_in(key, row))(rows)
+    if key.shape != (count,):
+        raise ConfigError(
+            f"key must be one typed key, or one for each of {count} rows; got {list(key.shape)}."
+        )
+    return key
 
 
-def check_loss(loss: ExampleLoss, trained: Tree, fixed: Tree, batch: Tree, key: jax.Array) -> None:
+def check_loss(loss: ExampleLoss, trained: Tree, fixed: Tree, batch: Tree, keys: jax.Array) -> None:
     """Raises ConfigError unless the loss of one example of the batch is a float scalar."""
-    found = jax.eval_shape(loss, trained, fixed, example_of(batch), key)
+    found = jax.eval_shape(loss, trained, fixed, example_of(batch), example_of(keys))
     if getattr(found, "shape", None) != () or not jnp.issubdtype(found.dtype, jnp.floating):
         raise ConfigError(
             f"the loss of one example must be a float scalar; it is {found}. Average over the tokens "
@@ -254,12 +266,15 @@ def check_batch(batch: Tree, is_padding: jax.Array, microbatch: int | None) -> i
     return B
 
 
-def in_microbatches(some: Any, batch: Tree, is_padding: jax.Array, size: int) -> tuple[Tree, Tree]:
-    """`some(first, rows, padding) -> (sum, per_row)` over parts of a batch, one after the other.
+def in_microbatches(
+    some: Any, batch: Tree, keys: jax.Array, is_padding: jax.Array, size: int
+) -> tuple[Tree, Tree]:
+    """`some(rows, keys, padding) -> (sum, per_row)` over parts of a batch, one after the other.
 
     Args:
-        some: a function of the first row's number, the rows and their mask.
+        some: a function of rows, their keys and their mask.
         batch: leaves [B, ...].
+        keys: [B] typed keys.
         is_padding: [B] bool.
         size: rows of a part; divides B.
 
@@ -268,18 +283,15 @@ def in_microbatches(some: Any, batch: Tree, is_padding: jax.Array, size: int) ->
     """
     B = is_padding.shape[0]
     if size == B:
-        return some(jnp.int32(0), batch, is_padding)
-    parts = jax.tree.map(lambda leaf: leaf.reshape(B // size, size, *leaf.shape[1:]), batch)
-    firsts = jnp.arange(0, B, size, dtype=jnp.int32)
-    padding = is_padding.reshape(-1, size)
-    shapes, _ = jax.eval_shape(
-        some, firsts[0], jax.tree.map(lambda leaf: leaf[0], parts), padding[0]
-    )
+        return some(batch, keys, is_padding)
+    given = (batch, keys, is_padding)
+    parts = jax.tree.map(lambda leaf: leaf.reshape(B // size, size, *leaf.shape[1:]), given)
+    shapes, _ = jax.eval_shape(some, *example_of(parts))
     zero = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
     def step(total: Tree, part: Tree) -> tuple[Tree, Tree]:
         more, per_row = some(*part)
         return jax.tree.map(jnp.add, total, more), per_row
 
-    total, per_row = jax.lax.scan(step, zero, (firsts, parts, padding))
+    total, per_row = jax.lax.scan(step, zero, parts)
     return total, jax.tree.map(lambda leaf: leaf.reshape(B, *leaf.shape[2:]), per_row)

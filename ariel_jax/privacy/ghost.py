@@ -147,7 +147,7 @@ class GhostClippedSum:
             params: the tree that the loss reads.
             batch: leaves [B, ...]; B a multiple of `microbatch`.
             is_padding: [B] bool; such rows do not exist.
-            key: example i gets `fold_in(key, i)`.
+            key: [B] typed keys, one for each example; or [] one, of which row i gets `fold_in(key, i)`.
             clip_norm: [] float32.
 
         Returns:
@@ -164,15 +164,15 @@ class GhostClippedSum:
         whole = {p: trained[p].astype(at_least_f32(trained[p].dtype)) for p in self.ghosted}
         probes = {p: jnp.zeros(w.shape[:-2], jnp.float32) for p, w in whole.items()}
         first_pass = _FirstPass(self.loss)
-        check_loss(first_pass, (rest, probes), (params, whole), batch, key)
-        self._check_uses(whole, probes, rest, params, batch, key)
+        keys = example_keys(key, B)
+        check_loss(first_pass, (rest, probes), (params, whole), batch, keys)
+        self._check_uses(whole, probes, rest, params, batch, keys)
 
         def second_pass(whole: Leaves, example: Tree, key: jax.Array) -> jax.Array:
             watched = dict.fromkeys(whole, Ghost())
             return _exactly(self.loss, _placed(params, {**rest, **whole}, watched), example, key)
 
-        def some(first: jax.Array, rows: Tree, padding: jax.Array) -> tuple[Leaves, ClipInfo]:
-            keys = example_keys(key, first, padding.shape[0])
+        def some(rows: Tree, keys: jax.Array, padding: jax.Array) -> tuple[Leaves, ClipInfo]:
             found = jax.vmap(jax.value_and_grad(first_pass), in_axes=(None, None, 0, 0))
             losses, (grads, squares) = found((rest, probes), (params, whole), rows, keys)
             again = lambda weights: weighted_gradient(second_pass, whole, rows, keys, weights)[0]
@@ -181,7 +181,7 @@ class GhostClippedSum:
             total = {path: leaf for part in totals for path, leaf in part.items()}
             return {path: total[path] for path in trained}, clip_info(losses, norms, padding)
 
-        return in_microbatches(some, batch, is_padding, self.microbatch or B)
+        return in_microbatches(some, batch, keys, is_padding, self.microbatch or B)
 
     def _check_paths(self, trained: Mapping[str, jax.Array], params: Tree) -> None:
         known = linear_weights(params)
@@ -192,14 +192,22 @@ class GhostClippedSum:
             )
 
     def _check_uses(
-        self, whole: Leaves, probes: Leaves, rest: Leaves, params: Tree, batch: Tree, key: jax.Array
+        self,
+        whole: Leaves,
+        probes: Leaves,
+        rest: Leaves,
+        params: Tree,
+        batch: Tree,
+        keys: jax.Array,
     ) -> None:
-        def run(whole: list[jax.Array], probes: list[jax.Array], example: Tree) -> jax.Array:
+        def run(
+            whole: list[jax.Array], probes: list[jax.Array], example: Tree, key: jax.Array
+        ) -> jax.Array:
             found = [dict(zip(self.ghosted, leaves, strict=True)) for leaves in (whole, probes)]
             return _FirstPass(self.loss)((rest, found[1]), (params, found[0]), example, key)
 
         given = [[leaves[path] for path in self.ghosted] for leaves in (whole, probes)]
-        check_uses(jax.make_jaxpr(run)(*given, example_of(batch)).jaxpr, self.ghosted)
+        check_uses(jax.make_jaxpr(run)(*given, *example_of((batch, keys))).jaxpr, self.ghosted)
 
 
 @dataclasses.dataclass(frozen=True)

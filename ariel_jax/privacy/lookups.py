@@ -50,6 +50,9 @@ class LookedUp:
     def of(cls, name: str, ids: jax.Array, gradients: jax.Array, n_rows: int) -> "LookedUp":
         """From the gradients [B, T, D] of what was looked up."""
         T = ids.shape[1]
+        ids = jnp.where(
+            ids < 0, ids + n_rows, ids
+        )  # as a lookup does: two names of one row are one
         same = ids[:, :, None] == ids[:, None, :]
         earlier = jnp.tril(jnp.ones((T, T), bool), -1)[None]
         is_first = ~jnp.any(same & earlier, axis=2)

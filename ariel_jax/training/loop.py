@@ -5,14 +5,17 @@ import dataclasses
 import functools
 import os
 import pathlib
+import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 import optax
 
+from ariel_jax import durable
 from ariel_jax._checks import non_negative, positive_int, seed
 from ariel_jax.errors import ConfigError
 from ariel_jax.models.quantization import check_not_quantized
@@ -38,7 +41,7 @@ class LoopConfig:
             written at the end.
         keep: checkpoints kept.
         log_every: steps between rows of `metrics.jsonl`.
-        seed: of the keys that `grad_fn` gets.
+        seed: of the keys that `grad_fn` gets; a private run draws theirs in secret instead.
         log_private_stats: write what a private run knows of its data (losses, norms) to
             `metrics.jsonl`. No guarantee covers those numbers.
     """
@@ -109,7 +112,8 @@ def train(
 
     Args:
         params: the first parameters; given up to the run (donated).
-        grad_fn: what a step computes of a batch.
+        grad_fn: what a step computes of a batch. If it has a method `check(batch, is_padding)`, every whole
+            batch goes through that first, on the host, to be refused by an error.
         tx: the optimiser.
         source: batches; with several processes each makes the same ones and keeps its rows.
         folder: gets `checkpoints/` and `metrics.jsonl`; all processes see the same one.
@@ -127,9 +131,11 @@ def train(
     A run is private if `grad_fn` or `source` has a true attribute `is_private`. What its gradients
     say of the data is then not written, unless `config.log_private_stats`; `reduce` is refused,
     because it would see the sum before the noise; the optimiser's first state is made outside of any
-    program, so that the key of the noise stands in none; the folder is for this user only; and a
-    checkpoint is written before the first step, so that a run that is killed makes the same draws
-    and the same noise again.
+    program, so that the key of the noise stands in none; `checkpoints/` and `metrics.jsonl` are for this user
+    only, and so is a folder that the run makes or finds empty (one that holds other things keeps its
+    permissions); the keys of `grad_fn` come from the operating system, because a bound on what a record changes holds for nobody
+    who knows them; and a checkpoint is written before the first step, so that a run that is killed makes
+    the same draws and the same noise again.
 
     Guarantees:
         A run that is killed at any moment and started again with the same arguments ends with the
@@ -138,9 +144,10 @@ def train(
 
     Raises:
         CheckpointError: a checkpoint cannot be written or read; earlier ones are still there.
+        StorageError: the metrics cannot be written, or the folder of a private run not be made.
         ConfigError: the folder holds checkpoints and `resume` is False, the rows of a batch
             cannot be divided over devices and microbatches, `params` are quantised, or a private
-            run has a `reduce`.
+            run has a `reduce` or several processes.
     """
     check_not_quantized(params, "training")
     private = is_private(grad_fn, source)
@@ -148,6 +155,11 @@ def train(
         raise ConfigError(
             "reduce= would see the sum of private gradients before noise is added to it: leave it out, "
             "or make it a part of the optimiser, behind the noise."
+        )
+    if private and jax.process_count() > 1:
+        raise ConfigError(
+            f"a private run has one process, on all its devices; here are {jax.process_count()}: each would "
+            "draw secret keys of its own."
         )
     run = _Run(
         params,
@@ -193,12 +205,14 @@ class _Run:
     ):
         self.tx, self.source, self.folder, self.config, self.mesh = tx, source, folder, config, mesh
         self.private = private
+        if private:
+            _make_private(folder)
         self.checkpoints = Checkpoints(folder / "checkpoints", keep=config.keep, private=private)
         self.params = place_params(params, mesh)
         # A program would keep the key of the noise as a constant.
         init = tx.init if private else functools.partial(programs.init_optimizer, tx=tx)
         self.opt_state = place_params(init(self.params), mesh)
-        self.key_data = place_key(jax.random.key_data(jax.random.key(config.seed)), mesh)
+        self.key_data = place_key(_key_data(None if private else config.seed), mesh)
         self.step, self.cursor = 0, source.init()
 
     def restore(self, resume: bool) -> None:
@@ -215,7 +229,9 @@ class _Run:
             self.checkpoints.save(0, self._state(), self.cursor)
         self.log = None
         if jax.process_index() == 0:
-            self.log = MetricsLog(self.folder / "metrics.jsonl", step=self.step)
+            self.log = MetricsLog(
+                self.folder / "metrics.jsonl", step=self.step, private=self.private
+            )
         self.saved_at = self.reported_at = time.monotonic()
         self.reported_step = self.step
 
@@ -225,6 +241,8 @@ class _Run:
     def advance(self, grad_fn: GradFn, reduce: Reduce) -> tuple[Info, bool]:
         config = self.config
         (batch, is_padding), self.cursor = self.source.next(self.cursor)
+        if (check := getattr(grad_fn, "check", None)) is not None:
+            check(batch, is_padding)
         batch, is_padding = place_batch(batch, is_padding, self.mesh, config.microbatches)
         key = jax.random.fold_in(jax.random.wrap_key_data(self.key_data), self.step)
         tree, info = programs.grads(
@@ -264,6 +282,24 @@ class _Run:
     def save(self) -> None:
         self.checkpoints.save(self.step, self._state(), self.cursor)
         self.saved_at = time.monotonic()
+
+
+def _make_private(folder: pathlib.Path) -> None:
+    """Makes a folder for this user only; one that holds something is left as it is."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not any(folder.iterdir()):
+            folder.chmod(0o700)
+    except OSError as error:
+        raise durable.storage_error(folder, error) from error
+
+
+def _key_data(of_seed: int | None) -> Any:
+    """Words of the key of a seed, or without one of a key that nobody can guess."""
+    words = jax.random.key_data(jax.random.key(of_seed or 0))
+    if of_seed is not None:
+        return words
+    return np.frombuffer(secrets.token_bytes(4 * words.size), np.uint32).reshape(words.shape)
 
 
 def _row(step: int, info: Info, ok: bool) -> dict[str, Any]:

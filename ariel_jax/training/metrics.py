@@ -14,14 +14,14 @@ class MetricsLog:
     """A file of JSON lines, each with a `step`; a torn last line is dropped, never fatal.
 
     Opening it for a run that continues at step n drops the rows beyond n, which the run will write
-    again.
+    again. With `private` only this user may read it.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, step: int):
+    def __init__(self, path: str | os.PathLike[str], *, step: int, private: bool = False):
         self.path = pathlib.Path(path)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         lines = "".join(json.dumps(row) + "\n" for row in kept)
-        write_bytes(self.path, lines.encode())
+        write_bytes(self.path, lines.encode(), private=private)
 
     def write(self, row: dict[str, Any]) -> None:
         """Appends one row; it is one write, so a reader sees all of it or a torn last line.

@@ -146,7 +146,7 @@ def clusters(*, tiny: bool = False, narrow: bool = False) -> Task:
 
 @functools.cache
 def digits(*, tiny: bool = False) -> Task:
-    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn brings, and a small patch transformer.
+    """The 1,797 handwritten digits of 8 x 8 pixels that scikit-learn brings, and a small vision transformer.
 
     1,197 records to train on, 240 to choose by, 360 to test.
 
@@ -166,7 +166,7 @@ def digits(*, tiny: bool = False) -> Task:
     model = patches.model(image=8, channels=1, classes=10, tiny=tiny)
     return Task(
         name="digits", train=train, validation=validation, test=test, init=model.init,
-        logits=model.logits, widths=model.widths, head=(r"^head[.]",),
+        logits=model.logits, widths=model.widths, head=(r"^classifier[.]",),
     )  # fmt: skip
 
 

@@ -101,3 +101,19 @@ def test_what_cannot_be_drawn_is_refused():
         made.next(made.init() | {"n": 199})
     with pytest.raises(ConfigError, match="failure=0"):
         batches.slots(N, Q, failure=0)
+
+
+def test_a_record_keeps_its_key_whoever_else_is_drawn():
+    made = source()
+    state = made.init()
+    all_of_them = made.keys(state, np.asarray([3, 7, 150]), 2)
+    np.testing.assert_array_equal(made.keys(state, np.asarray([7, 150]), 2)[:2], all_of_them[1:3])
+    assert all_of_them.shape == (40, 2)
+    assert all_of_them.dtype == np.uint32
+    assert not all_of_them[3:].any()
+    others = [
+        made.keys(state | {"step": 1}, np.asarray([3, 7, 150]), 2),  # another step
+        made.keys(made.init(), np.asarray([3, 7, 150]), 2),  # another seed
+    ]
+    rows = np.concatenate([all_of_them[:3], *(other[:3] for other in others)])
+    assert len(np.unique(rows, axis=0)) == 9

@@ -151,6 +151,30 @@ def test_every_example_has_a_key_of_its_own(given):
         assert len(np.unique(info.norm[:6])) == 6
 
 
+def test_a_record_that_goes_moves_the_sum_by_its_own_share_also_under_dropout(given):
+    """Every other record keeps its key; by row, as for one key, those behind it would not."""
+
+    def loss(trained, fixed, example, key):
+        kept = jnp.where(jax.random.bernoulli(key, 0.5, (D,)), example["x"] * 2, 0.0)
+        return example_loss(trained, fixed, example | {"x": kept}, key)
+
+    trained, fixed, batch, is_padding, key = given
+    keys, summed = jax.random.split(jax.random.key(4), 8), ClippedSum(loss=loss, microbatch=2)
+    left = jnp.asarray([1, 2, 3, 4, 5, 6, 7, 0])  # the first one went, all move up by a row
+
+    def moved(keys, others):
+        before, _ = summed(trained, fixed, batch, is_padding, keys, jnp.float32(0.5))
+        rest = jax.tree.map(lambda leaf: leaf[left], batch)
+        after, _ = summed(trained, fixed, rest, jnp.arange(8) >= 5, others, jnp.float32(0.5))
+        flat = [np.asarray(after[n], np.float64) - np.asarray(before[n]) for n in before]
+        return np.linalg.norm(np.concatenate([leaf.ravel() for leaf in flat]))
+
+    assert moved(keys, keys[left]) <= 0.5 * (1 + 1e-6)
+    assert moved(key, key) > 0.6
+    with pytest.raises(ConfigError, match=r"for each of 8 rows; got \[5\]"):
+        moved(keys[:5], keys)
+
+
 def test_a_clipped_sum_that_is_not_one_is_refused(given):
     trained, fixed, batch, is_padding, key = given
     call = lambda how=SUM, batch=batch, mask=is_padding: how(trained, fixed, batch, mask, key, 1.0)

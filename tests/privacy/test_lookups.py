@@ -47,6 +47,15 @@ def test_squares_before_merging_would_be_noticed():
     assert np.abs(np.asarray(unmerged - merged)).max() > 0.1
 
 
+def test_two_names_of_one_row_are_one():
+    """A lookup takes -1 for the last row."""
+    ids = jnp.asarray([[-1, V - 1]], jnp.int32)
+    part = LookedUp.of("embed", ids, jnp.ones((1, 2, 1), jnp.float32), V)
+    (total,), norms = clip_and_sum([part], jnp.float32(1.0), jnp.zeros(1, bool))
+    assert float(norms[0]) == 2
+    assert float(jnp.linalg.norm(total["embed"])) <= 1 + 1e-6
+
+
 def test_opposite_gradients_of_one_row_stay_within_the_bound():
     """Scaled one by one, 1e8 and its like with a weight of 1 would leave rounding of about 8."""
     ids = jnp.zeros((1, 3), jnp.int32)

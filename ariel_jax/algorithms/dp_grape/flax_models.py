@@ -41,7 +41,7 @@ def from_linen(module: linen.Module, variables: Mapping[str, Any], *inputs: Any)
 
     Raises:
         ConfigError: other collections than `params` (running statistics mix examples), no dense layer, or
-            one with a product of its own.
+            one that is stacked or has a product of its own.
     """
     if set(variables) != {"params"}:
         raise ConfigError(
@@ -57,7 +57,9 @@ def from_linen(module: linen.Module, variables: Mapping[str, Any], *inputs: Any)
 
     with linen.intercept_methods(note):
         jax.eval_shape(module.apply, dict(variables), *inputs)
+    kernels = {path: _at(variables["params"], path)["kernel"] for path in found}
     for path, layer in found.items():
+        _check_kernel(path, kernels[path])
         if layer.dot_general is not None or layer.dot_general_cls is not None:
             raise ConfigError(
                 f"{'.'.join(path)} multiplies in a way of its own: use a plain Dense."
@@ -95,6 +97,10 @@ def from_nnx(model: nnx.Module) -> FlaxModel:
         if isinstance(layer, nnx.Dropout) and not layer.deterministic:
             raise ConfigError(f"{name} draws from the model's own state: call model.eval() first.")
         if type(layer) is nnx.Linear:
+            _check_kernel(path, layer.kernel[...])
+            own = (layer.dot_general is jax.lax.dot_general, layer.preferred_element_type is None)
+            if not all(own):
+                raise ConfigError(f"{name} multiplies in a way of its own: use a plain Linear.")
             found.add(path)
     paths = _some(found)
     graph, trained, rest = nnx.split(model, nnx.Param, ...)
@@ -123,6 +129,14 @@ def _call_instead(layer: nnx.Linear, function: Callable[[jax.Array], jax.Array])
 
 def _dense(x: jax.Array, p: Linear, dtype: Any) -> jax.Array:
     return linear(x.astype(jnp.result_type(x, p.w) if dtype is None else dtype), p)
+
+
+def _check_kernel(path: Path, kernel: Any) -> None:
+    if len(kernel.shape) != 2:
+        raise ConfigError(
+            f"the kernel of {'.'.join(map(str, path))} has the shape {list(kernel.shape)}: layers stacked by "
+            "scan or vmap are not supported; write the layers out one by one."
+        )
 
 
 def _some(found: Iterable[Path]) -> frozenset[Path]:

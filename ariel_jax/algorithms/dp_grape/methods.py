@@ -88,7 +88,7 @@ def build(
         name: one of `METHODS`.
         params: the model's tree; leaves that `cfg.frozen` finds are trained by no method.
         loss: `loss(params, example, key) -> scalar` of one example; hashable.
-        source: of the batches of the run, and no other.
+        source: of the batches of the run; those of one with other rows or another clip norm are refused.
         noise_multiplier: sigma; the noise on the sum has the standard deviation sigma C. None or 0 for `adam`.
         learning_rate: of the optimiser.
         cfg: which weights are projected, adapted or decomposed, at which rank, and how often anew.
@@ -134,7 +134,7 @@ def build(
         name=name,
         is_private=True,
         params=made.params,
-        grad_fn=made.grad,
+        grad_fn=dataclasses.replace(made.grad, rows=source.draws.rows, clip_norm=source.clip_norm),
         tx=tx,
         n_trained=1 if name == "dpzero" else made.specs.n_trained(made.params),
     )

@@ -114,8 +114,8 @@ def _total(
         examples[name][:2] = array[list(which)]
     is_padding = np.ones(rows, bool)
     is_padding[:2] = [not first, False]
-    numbers = {"step": np.int32(0), "clip_norm": np.float32(source.clip_norm)}
-    batch, key = {"examples": examples, **numbers}, jax.random.key(0)
+    beside = source.beside({"step": 0, "seed": ""}, np.asarray(which))
+    batch, key = {"examples": examples, **beside}, jax.random.key(0)
     tree, _ = programs.grads(params, batch, is_padding, key, grad_fn=grad_fn)
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {

@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,12 +14,10 @@ import numpy as np
 
 from ariel_jax._checks import positive_int
 from ariel_jax.errors import ConfigError
-from ariel_jax.models import decoder
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.hf import Tokenizer
 from ariel_jax.models.params import DecoderParams
-from ariel_jax.training.attention import training_attend
-from ariel_jax.training.step import IGNORE
+from ariel_jax.training.step import IGNORE, LMBatch, lm_loss
 
 Record = tuple[str, str | None]
 
@@ -29,29 +28,20 @@ class TextLoss:
 
     Attributes:
         cfg: the decoder.
-
-    It equals `training.lm_loss` of that record alone, and forms no gradient of the head beside the loss,
-    which would be one array of the head's size for every example.
+        remat: blocks are computed again on the way back instead of kept.
     """
 
     cfg: DecoderConfig
+    remat: bool = False
 
     def __call__(
         self, params: DecoderParams, example: Mapping[str, jax.Array], key: jax.Array
     ) -> jax.Array:
         """[] float32 of `tokens` and `targets`, [T] int32 each; targets are -1 where nothing is learned."""
-        del key
-        tokens, targets = example["tokens"], example["targets"]
-        T = tokens.shape[0]
-        positions = jnp.arange(T, dtype=jnp.int32)[None]
-        attend = training_attend(self.cfg.attention, T)
-        logits, _ = decoder.apply(self.cfg, params, tokens[None], positions, attend, None)
-        learned = targets != IGNORE
-        chances = jax.nn.log_softmax(logits[0].astype(jnp.float32), axis=-1)
-        wanted = jnp.where(learned, targets, 0)
-        nll = -jnp.take_along_axis(chances, wanted[:, None], axis=1)[:, 0]
-        count = jnp.maximum(jnp.sum(learned, dtype=jnp.float32), 1.0)
-        return jnp.sum(jnp.where(learned, nll, 0.0)) / count
+        tokens, targets = example["tokens"][None], example["targets"][None]
+        batch = LMBatch(tokens=tokens, targets=targets, step=jnp.zeros((), jnp.int32))
+        here = jnp.zeros(1, bool)
+        return lm_loss(self.cfg, params, batch, here, key=key, remat=self.remat)[0]
 
 
 def read_records(path: pathlib.Path) -> list[Record]:
@@ -96,7 +86,8 @@ def _json_rows(path: pathlib.Path, text: str) -> Iterator[tuple[int, Any]]:
 
 
 def _csv_rows(path: pathlib.Path, text: str) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+    # Lines as the format has them: other characters that Unicode counts as line ends stay in the text.
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
     try:
         for row in reader:
             yield reader.line_num, row
@@ -139,7 +130,7 @@ def encode_records(
         `tokens` and `targets`, [N, T] int32; targets are -1 where nothing is learned.
 
     Raises:
-        ConfigError: a label alone has more than `max_tokens` tokens.
+        ConfigError: a label alone has more than `max_tokens` tokens, or a record fewer than two in all.
     """
     positive_int(max_tokens=max_tokens)
     end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
@@ -159,6 +150,11 @@ def encode_records(
             ids = [*ids[-(max_tokens + 1 - len(answer)) :], *answer]
             first = len(ids) - len(answer)
         n = len(ids) - 1
+        if n < 1 or first < 1:
+            raise ConfigError(
+                f"record {row + 1} has too few tokens to predict one from another ({len(ids)}): leave out "
+                f"records as short as {text!r}, or use a tokenizer that marks the beginning."
+            )
         tokens[row, :n] = ids[:-1]
         targets[row, first - 1 : n] = ids[first:]
     return {"tokens": tokens, "targets": targets}

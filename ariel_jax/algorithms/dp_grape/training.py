@@ -13,7 +13,7 @@ from jax.core import Tracer
 from ariel_jax._checks import positive
 from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
-from ariel_jax.algorithms.dp_grape.sums import Loss, per_row
+from ariel_jax.algorithms.dp_grape.sums import Loss, Tied, per_row, row_keys
 from ariel_jax.algorithms.dp_grape.transform import transform
 from ariel_jax.errors import ConfigError, PrivacyBudgetError
 from ariel_jax.privacy import noise, secure_key
@@ -25,14 +25,14 @@ Tree = Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class PrivateGrad:
+class PrivateGrad(Tied):
     """The `training.GradFn` of DP-GRAPE: the clipped sum of projected gradients over the rows of a batch.
 
     The batch is a `PrivateSource`'s. What is returned is the sum divided by the rows of the batch, padding
     included: a public number, so that means over microbatches and devices give the sum over all of them
     divided by all rows.
 
-    Attributes:
+    Attributes, beside those of `Tied`:
         loss: `loss(params, example, key) -> scalar` of one example; hashable.
         specs: which weights are projected.
         cfg: how.
@@ -48,7 +48,6 @@ class PrivateGrad:
     key_data: tuple[int, ...]
     microbatch: int | None = None
     ids: Callable[[Tree], Mapping[str, jax.Array]] | None = None
-    is_private: ClassVar[bool] = True
 
     def __call__(
         self, params: Tree, batch: Mapping[str, Any], is_padding: jax.Array, key: jax.Array
@@ -66,7 +65,8 @@ class PrivateGrad:
             microbatch=self.microbatch,
             lookups=Lookups(ids, n_rows) if n_rows else None,
         )
-        total, found = summed(trained, (params, drawn), examples, is_padding, key, clip_norm)
+        keys = row_keys(batch, key)
+        total, found = summed(trained, (params, drawn), examples, is_padding, keys, clip_norm)
         return per_row(total, found, is_padding, clip_norm)
 
 
@@ -80,6 +80,11 @@ class PrivateSource:
         expected_batch: what sums are divided by, a public number. Under `add_remove` the number of records
             is private: do not compute it from that.
         steps: batches that are paid for; None for no limit.
+
+    Guarantees:
+        A record that is drawn has a secret key of its own for each step, whoever else was drawn, so a loss
+        with dropout changes for no other record when one is left out. What stands behind one that is taken
+        out of the arrays gets other keys of the same law.
     """
 
     draws: PoissonSource
@@ -120,9 +125,28 @@ class PrivateSource:
                 f"this run clipped at {state['clip_norm']} and now at {self.clip_norm}: its noise was made "
                 "for the former. Begin another run under the ledger."
             )
-        (examples, is_padding), after = self.draws.next(state)
-        numbers = {"step": np.int32(state["step"]), "clip_norm": np.float32(self.clip_norm)}
-        return ({"examples": examples, **numbers}, is_padding), after
+        drawn = self.draws.draw(state)
+        examples, is_padding = self.draws.batch(drawn)
+        batch = {"examples": examples, **self.beside(state, drawn)}
+        return (batch, is_padding), {**state, "step": state["step"] + 1}
+
+    def beside(self, state: Mapping[str, Any], drawn: np.ndarray) -> dict[str, Any]:
+        """What a batch holds beside its examples.
+
+        Args:
+            state: of the step.
+            drawn: numbers of the records.
+
+        Returns:
+            `step` [] int32, `clip_norm` [] float32 and `keys` [rows, words] uint32, see
+            `PoissonSource.keys`.
+        """
+        words = jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).size
+        return {
+            "step": np.int32(state["step"]),
+            "clip_norm": np.float32(self.clip_norm),
+            "keys": self.draws.keys(state, drawn, words),
+        }
 
 
 def check_one_process() -> None:
@@ -157,7 +181,8 @@ def private_optimizer(
         cfg: of the projections.
         specs: which weights are projected.
         noise_multiplier: sigma; the noise on the sum has the standard deviation sigma C.
-        source: the one that the run takes its batches from, and no other.
+        source: the one that the run takes its batches from, and no other; `methods.build` makes gradients
+            that refuse another one, as does `PrivateGrad` with its `rows` and `clip_norm`.
         projection_key: [] typed key, public, the one of `PrivateGrad`.
         noise_key: [] typed key, secret and for this run alone: two runs with one key release the same
             noise. None draws one.

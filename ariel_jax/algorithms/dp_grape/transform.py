@@ -6,9 +6,16 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from ariel_jax._numerics import at_least_f32
 from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
-from ariel_jax.models.paths import flatten
+
+
+class Apart(NamedTuple):
+    """States of the inner transformation, one for each kind of leaves: those of one can begin anew."""
+
+    projected: Any
+    full: Any
 
 
 class GrapeState(NamedTuple):
@@ -16,7 +23,9 @@ class GrapeState(NamedTuple):
 
     step: jax.Array  # [] int32
     key: jax.Array  # [] typed key of the projections; public
-    inner: Any  # of the inner transformation, over `taps.trained_leaves`
+    # Of the inner transformation, over `taps.trained_leaves` in at least float32; with moments that are reset
+    # it is `Apart`.
+    inner: Any
 
 
 def transform(
@@ -29,9 +38,12 @@ def transform(
     whatever follows in an `optax.chain` sees an ordinary tree.
 
     Args:
-        inner: such as `optax.scale_by_adam()` or a whole `optax.adam(1e-3)`. For projected weights it sees
-            zeros as parameters: put weight decay behind this transformation, not into it.
-        cfg: when projections are drawn anew, and what becomes of moments then.
+        inner: such as `optax.scale_by_adam()` or a whole `optax.adam(1e-3)`. It sees parameters in at least
+            float32, and zeros for projected weights: put weight decay behind this transformation, not into it.
+        cfg: when projections are drawn anew, and what becomes of moments then. With `reset` those of
+            projected weights begin anew with whatever number lies beside them (Adam's count, so its bias
+            correction too), schedules go on, and `inner` runs twice: projected weights know nothing of the
+            others, nor a clip by global norm.
         specs: which weights are projected.
         key: [] typed key of the projections. Public; it must be another one than that of the noise.
 
@@ -39,12 +51,15 @@ def transform(
         The projections are those of `taps.projections(key, step // refresh_every, ...)`: the ones with
         which the gradients of this step were projected, if they were taken at the same step.
     """
+    runs: Any = optax.with_extra_args_support(inner)
+    if _is_reset(cfg) and specs.projected:
+        runs = _apart(runs, specs)
 
     def init(params: Any) -> GrapeState:
         return GrapeState(
             step=jnp.zeros((), jnp.int32),
             key=jax.random.clone(key),  # a step gives its state up
-            inner=inner.init(taps.trained_leaves(params, specs)),
+            inner=runs.init(_seen(params, specs)),
         )
 
     def update(
@@ -55,12 +70,9 @@ def transform(
                 "dp_grape.transform needs the parameters: call update(updates, state, params)."
             )
         drawn = taps.projections(state.key, taps.epoch_of(state.step, cfg), specs, cfg)
-        state = _refreshed(state, drawn, params, cfg, specs, inner)
-        leaves = flatten(params)
-        full = {path: leaves[path] for path in specs.full}
-        run: Any = optax.with_extra_args_support(inner).update
-        small, after = run(updates, state.inner, taps.zero_taps(specs) | full, **extra)
-        by_path = specs.by_path()
+        state = _refreshed(state, drawn, params, cfg, specs, runs)
+        small, after = runs.update(updates, state.inner, _seen(params, specs), **extra)
+        by_path, full = specs.by_path(), set(specs.full)
 
         def whole(path: Any, leaf: jax.Array) -> jax.Array:
             name = jax.tree_util.keystr(path, simple=True, separator=".")
@@ -74,13 +86,46 @@ def transform(
     return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] optax's own types are wider
 
 
+def _seen(params: Any, specs: Specs) -> taps.Leaves:
+    """The parameters that the inner optimiser sees, in the dtypes of its updates.
+
+    From narrower ones it would make moments that are wider after a step, and a checkpoint of those does not
+    fit into the first state.
+    """
+    leaves = taps.trained_leaves(params, specs)
+    return {path: leaf.astype(at_least_f32(leaf.dtype)) for path, leaf in leaves.items()}
+
+
+def _is_reset(cfg: Config) -> bool:
+    return cfg.moments == "reset" and bool(cfg.refresh_every)
+
+
+def _apart(inner: Any, specs: Specs) -> optax.GradientTransformationExtraArgs:
+    """A transformation that runs for projected weights and for leaves trained in full by itself."""
+    by_path = specs.by_path()
+
+    def split(leaves: Any) -> tuple[taps.Leaves, taps.Leaves]:
+        some = {path: leaf for path, leaf in leaves.items() if path in by_path}
+        return some, {path: leaf for path, leaf in leaves.items() if path not in by_path}
+
+    def init(leaves: Any) -> Apart:
+        return Apart(*map(inner.init, split(leaves)))
+
+    def update(updates: Any, state: Any, leaves: Any = None, **extra: Any) -> tuple[Any, Apart]:
+        parts = zip(split(updates), state, split(leaves), strict=True)
+        (some, first), (rest, second) = (inner.update(*part, **extra) for part in parts)
+        return some | rest, Apart(first, second)
+
+    return optax.GradientTransformationExtraArgs(init, update)  # pyright: ignore[reportArgumentType] optax's own types are wider
+
+
 def _refreshed(
     state: GrapeState,
     drawn: taps.Leaves,
     params: Any,
     cfg: Config,
     specs: Specs,
-    inner: optax.GradientTransformation,
+    runs: Any,
 ) -> GrapeState:
     """The state with its moments as `cfg.moments` wants them at the first step of an epoch."""
     if cfg.moments == "keep" or not cfg.refresh_every:
@@ -88,11 +133,14 @@ def _refreshed(
     is_new = (state.step % cfg.refresh_every == 0) & (state.step > 0)
 
     def reset(old: Any) -> Any:
-        fresh = inner.init(taps.trained_leaves(params, specs))
+        fresh = runs.init(_seen(params, specs))
         by_path = specs.by_path()
+        paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(old)]
+        # Where moments lie, as (..., "mu", name); what is (..., "count") there belongs to them.
+        places = {path[:-2] for path in paths if _projected_name(path, by_path)}
 
         def leaf(path: Any, old: jax.Array, new: jax.Array) -> jax.Array:
-            return new if _projected_name(path, by_path) else old
+            return new if _projected_name(path, by_path) or path[:-1] in places else old
 
         return jax.tree_util.tree_map_with_path(leaf, old, fresh)
 

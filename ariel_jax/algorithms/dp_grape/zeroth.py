@@ -15,7 +15,7 @@ import optax
 
 from ariel_jax._checks import positive
 from ariel_jax._numerics import at_least_f32
-from ariel_jax.algorithms.dp_grape.sums import Info, Loss, per_row
+from ariel_jax.algorithms.dp_grape.sums import Info, Loss, Tied, per_row, row_keys
 from ariel_jax.models.paths import flatten, replaced
 from ariel_jax.privacy.clipping import (
     ClipInfo,
@@ -55,10 +55,10 @@ def direction(key_data: tuple[int, ...], step: jax.Array, like: Mapping[str, Any
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SlopeGrad:
+class SlopeGrad(Tied):
     """The clipped sum of (loss(w + s u) - loss(w - s u)) / (2 s) over the rows of a batch: one number.
 
-    Attributes:
+    Attributes, beside those of `Tied`:
         loss: `loss(params, example, key) -> scalar` of one example; hashable. It is never differentiated.
         trained: paths of the leaves that move.
         key_data: words of the key of the directions.
@@ -85,7 +85,8 @@ class SlopeGrad:
         """`({"slope": number}, info)` of a `PrivateSource`'s batch; info is not private."""
         examples, clip_norm = batch["examples"], batch["clip_norm"]
         B = check_batch(examples, is_padding, self.microbatch)
-        check_loss(lambda p, _, e, k: self.loss(p, e, k), params, None, examples, key)
+        keys = example_keys(row_keys(batch, key), B)
+        check_loss(lambda p, _, e, k: self.loss(p, e, k), params, None, examples, keys)
         leaves = flatten(params)
         trained = {path: leaves[path] for path in self.trained}
         along = direction(self.key_data, batch["step"], trained)
@@ -96,15 +97,14 @@ class SlopeGrad:
 
         ends = moved(self.smoothing), moved(-self.smoothing)
 
-        def some(first: jax.Array, rows: Tree, padding: jax.Array) -> tuple[Tree, ClipInfo]:
-            keys = example_keys(key, first, padding.shape[0])
+        def some(rows: Tree, keys: jax.Array, padding: jax.Array) -> tuple[Tree, ClipInfo]:
             run = jax.vmap(self.loss, in_axes=(None, 0, 0))
             ahead, behind = (run(end, rows, keys).astype(jnp.float32) for end in ends)
             slopes = (ahead - behind) / (2 * self.smoothing)
             (total,), norms = clip_and_sum([Stacked({SLOPE: slopes})], clip_norm, padding)
             return total, clip_info((ahead + behind) / 2, norms, padding)
 
-        total, found = in_microbatches(some, examples, is_padding, self.microbatch or B)
+        total, found = in_microbatches(some, examples, keys, is_padding, self.microbatch or B)
         return per_row(total, found, is_padding, clip_norm)
 
 

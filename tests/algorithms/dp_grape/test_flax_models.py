@@ -29,6 +29,14 @@ class Linen(nn.Module):
         return nn.Dense(3, name="head")(again(jnp.tanh(again(x))))
 
 
+class Step(nn.Module):
+    """A layer to be stacked."""
+
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.Dense(6)(x), None
+
+
 class Nnx(nnx.Module):
     """The like, with a list of layers."""
 
@@ -155,6 +163,14 @@ def test_what_mixes_examples_or_cannot_be_projected_is_refused():
             from_nnx(model)
         model.norm = nnx.Dropout(0.5, rngs=nnx.Rngs(0))
         with pytest.raises(ConfigError, match=r"model\.eval"):
+            from_nnx(model)
+        scan = nn.scan(Step, variable_axes={"params": 0}, split_rngs={"params": True}, length=2)()
+        stacked = scan.init(jax.random.key(0), X[0], None)
+        with pytest.raises(ConfigError, match=r"shape \[2, 6, 6\]: layers stacked"):
+            from_linen(scan, stacked, X[0], None)
+        model = Nnx(nnx.Rngs(0))
+        model.head = nnx.Linear(8, 3, preferred_element_type=jnp.float32, rngs=nnx.Rngs(0))
+        with pytest.raises(ConfigError, match="head multiplies in a way of its own"):
             from_nnx(model)
         own = nn.Dense(3, dot_general=jax.lax.dot_general)
         with pytest.raises(ConfigError, match="way of its own"):

@@ -111,6 +111,29 @@ def run(method, folder, steps):
     )  # fmt: skip
 
 
+def test_a_source_that_the_noise_was_not_made_for_is_refused(tmp_path):
+    """Half the rows would halve the noise on the sum, another clip norm change what it is relative to."""
+    method, ours = built("dp-bitfit"), source()
+
+    def trained_with(made, folder):
+        config = LoopConfig(steps=1)
+        whole = {"grad_fn": method.grad_fn, "tx": method.tx, "folder": tmp_path / folder}
+        return train(fresh(method.params), source=Fixed(made), config=config, **whole)
+
+    fewer = dataclasses.replace(ours, draws=dataclasses.replace(ours.draws, rows=ROWS // 2))
+    with pytest.raises(ConfigError, match="batches of 16 rows and this one has 8"):
+        trained_with(fewer, "rows")
+    with pytest.raises(ConfigError, match=r"clipped at 0\.7 and this batch is clipped at 1\.4"):
+        trained_with(source(clip_norm=2 * CLIP), "clip")
+    assert trained_with(ours, "ours").step == 1
+    untied = dataclasses.replace(method.grad_fn, rows=None, clip_norm=None)
+    assert untied == method.grad_fn  # they share a program
+    for name in ("ghost", "dpzero", "dp-grape"):
+        assert built(name).grad_fn.rows == ROWS
+        assert built(name).grad_fn.clip_norm == CLIP
+        assert built(name).grad_fn.is_private
+
+
 MOVES = {
     "dp-lora": {"a.w", "classifier.w"},
     "dp-bitfit": {"a.b", "classifier.w"},
@@ -162,6 +185,37 @@ def test_a_step_does_not_depend_on_microbatches(name):
         close = 2e-4 if name == "dpzero" else 2e-6
         np.testing.assert_allclose(found[path], leaf, rtol=1e-5, atol=close)
     assert same["loss"] == pytest.approx(float(info["loss"]), rel=1e-5)
+
+
+def dropout_loss(params, example, key):
+    kept = jnp.where(jax.random.bernoulli(key, 0.5, (8,)), example["x"] * 2, 0.0)
+    return example_loss(params, example | {"x": kept}, key)
+
+
+@pytest.mark.parametrize("name", ["dp-grape", "ghost", "dpzero"])
+def test_one_record_less_moves_a_sum_by_the_clip_norm_at_most_also_under_dropout(name):
+    """In parts, from one to the next of which the records behind it move."""
+    method, made = built(name, loss=dropout_loss), source()
+    state = Fixed(made).init() | {"step": 1}
+    drawn = made.draws.draw(state)
+    assert 4 < len(drawn) < ROWS  # more than one part
+
+    def total(drawn, keyed):
+        batch, is_padding = made.draws.batch(drawn)
+        batch = {"examples": batch, **made.beside(state, drawn)}
+        if not keyed:
+            del batch["keys"]
+        batch, is_padding = jax.tree.map(jnp.asarray, (batch, is_padding))
+        options = {"grad_fn": method.grad_fn, "microbatches": 4}
+        tree, _ = programs.grads(method.params, batch, is_padding, jax.random.key(0), **options)
+        return (
+            np.concatenate([np.asarray(leaf, np.float64).ravel() for leaf in tree.values()]) * ROWS
+        )
+
+    moved = lambda keyed: np.linalg.norm(total(drawn, keyed) - total(drawn[1:], keyed))
+    assert 0.5 * CLIP < moved(True) <= CLIP * (1 + 1e-5)  # the sums themselves are rounded
+    if name == "dp-grape":  # the planted fault: keys of rows
+        assert moved(False) > 1.2 * CLIP
 
 
 def releases(name):

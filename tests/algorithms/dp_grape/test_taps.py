@@ -268,18 +268,44 @@ def test_moments_at_a_new_draw_are_what_was_asked_for(lm, moments):
         before = state
         _, state = step(g, state, params)
     P = [dp_grape.projections(key, epoch, specs, cfg) for epoch in (0, 1)]
+    apart = lambda state: state.inner if moments == "reset" else (state.inner, state.inner)
+    (before, full_before), (after, full_after) = apart(before), apart(state)
     for spec in specs.projected:
-        old, new = before.inner.mu[spec.path], state.inner.mu[spec.path]
+        old, new = before.mu[spec.path], after.mu[spec.path]
         if spec.side == "in":
             moved = old @ (P[0][spec.path].T @ P[1][spec.path])
         else:
             moved = (P[1][spec.path].T @ P[0][spec.path]) @ old
         wanted = {"keep": old, "reset": 0 * old, "transfer": moved}[moments]
         np.testing.assert_allclose(new, 0.5 * wanted, rtol=1e-5, atol=1e-6)
-        nu = before.inner.nu[spec.path] * float(moments != "reset")
-        np.testing.assert_allclose(state.inner.nu[spec.path], 0.5 * nu, rtol=1e-6)
+        nu = before.nu[spec.path] * float(moments != "reset")
+        np.testing.assert_allclose(after.nu[spec.path], 0.5 * nu, rtol=1e-6)
     for path in specs.full:
-        np.testing.assert_allclose(state.inner.mu[path], 0.5 * before.inner.mu[path], rtol=1e-6)
+        np.testing.assert_allclose(full_after.mu[path], 0.5 * full_before.mu[path], rtol=1e-6)
+
+
+def test_moments_that_are_reset_begin_with_adams_first_step_and_schedules_go_on():
+    params = {"layer": Linear(w=jnp.ones((6, 5)), b=jnp.ones(6))}
+    cfg = dp_grape.Config(
+        rank=2, refresh_every=2, moments="reset", project=(r"\.w$",), frozen=(), scale="unbiased"
+    )
+    specs = dp_grape.make_specs(params, cfg)
+    key, rate = jax.random.key(2), lambda step: jnp.where(step < 2, 0.0, 0.1)
+    grape = dp_grape.transform(optax.adam(rate), cfg, specs, key=key)
+    trained = dp_grape.trained_leaves(params, specs)
+    state, plain = grape.init(params), optax.adam(rate)
+    other = plain.init({"layer.b": trained["layer.b"]})
+    for size in (2.0, -1.0, 3.0):  # the third is the first of a new epoch
+        g = {path: jnp.full_like(leaf, size) for path, leaf in trained.items()}
+        updates, state = update(grape, g, state, params)
+        wanted, other = update(plain, {"layer.b": g["layer.b"]}, other, None)
+    np.testing.assert_array_equal(updates["layer"].b, wanted["layer.b"])
+    drawn = dp_grape.projections(key, 1, specs, cfg)["layer.w"]
+    first = jnp.full(specs.projected[0].projected_shape, -0.1)  # Adam's, of whatever size
+    back = dp_grape.project_back(specs.projected[0], first, drawn)
+    np.testing.assert_allclose(updates["layer"].w, back, rtol=1e-5)
+    assert [int(part[0].count) for part in state.inner] == [1, 3]
+    assert [int(part[1].count) for part in state.inner] == [3, 3]  # of the schedule
 
 
 def test_it_stands_in_a_chain_and_traces_once(lm):

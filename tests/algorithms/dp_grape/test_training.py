@@ -1,7 +1,9 @@
 """Private training on the common loop: one device or two, in parts or whole, killed or not."""
 
 import dataclasses
+import functools
 import json
+import stat
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ from ariel_jax.algorithms.dp_grape.training import (
     key_words,
     private_optimizer,
 )
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import ConfigError, StorageError
 from ariel_jax.layers.linear import Linear, linear
 from ariel_jax.models.paths import flatten
 from ariel_jax.privacy import noise
@@ -196,6 +198,102 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits_and_reuses_no_noise(tmp
     assert [row["step"] for row in rows] == list(range(1, 8))
     steps = [state.step for state in _noise_states(tmp_path / "parts")]
     assert steps == [7]
+
+
+def test_a_run_of_narrow_weights_that_was_stopped_goes_on_to_the_same_bits(tmp_path):
+    """Moments of leaves trained in full are float32 from the first step on, as checkpoints hold them."""
+    narrow = lambda: jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights())
+    specs = dp_grape.Specs((), ("a.w", "b.b"), ())
+    tx = private_optimizer(
+        optax.adam(0.2), CFG, specs, noise_multiplier=SIGMA, source=source(), projection_key=PUBLIC,
+        noise_key=SECRET,
+    )  # fmt: skip
+    grad = dataclasses.replace(GRAD, specs=specs)
+
+    def final(folder, steps):
+        return train(
+            narrow(), tx=tx, source=Fixed(source()), grad_fn=grad, folder=tmp_path / folder,
+            config=LoopConfig(steps=steps),
+        ).params  # fmt: skip
+
+    whole, _, parts = final("whole", 7), final("parts", 3), final("parts", 7)
+    assert {leaf.dtype.name for leaf in jax.tree.leaves(parts)} == {"bfloat16"}
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    wide = {path: flatten(weights())[path] for path in specs.full}
+    first = tx.init(narrow())
+    after = jax.eval_shape(functools.partial(update, tx), wide, first, narrow())[1]
+    types = lambda state: [leaf.dtype for leaf in jax.tree.leaves(state)]
+    assert types(first) == types(after)
+
+
+@dataclasses.dataclass(frozen=True)
+class FromItsKey:
+    """A gradient that is nothing but its key."""
+
+    is_private: bool
+
+    def __call__(self, params, batch, is_padding, key):
+        number = jax.random.uniform(key)
+        return {"w": number[None]}, {"loss": number, "weight": jnp.float32(1)}
+
+
+@pytest.mark.parametrize("is_private", [True, False])
+def test_keys_of_a_private_run_are_secret_and_survive_a_stop(tmp_path, is_private):
+    def final(folder, steps):
+        return train(
+            {"w": jnp.zeros(1)}, tx=optax.sgd(1.0), source=Fixed(source()), folder=tmp_path / folder,
+            grad_fn=FromItsKey(is_private), config=LoopConfig(steps=steps, seed=0),
+        ).params["w"][0]  # fmt: skip
+
+    first, whole = final("parts", 1), final("whole", 3)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 0), 0)  # of step 0, part 0
+    assert (float(first) == -float(jax.random.uniform(key))) == (not is_private)
+    parts = final("parts", 3)
+    assert (float(parts) == float(whole)) == (not is_private)
+    if is_private:  # stopped after its first step, it went on with the key of its checkpoint
+        wanted = _drawn_from(tmp_path / "parts")
+        assert float(parts) == pytest.approx(-wanted, rel=1e-6)
+
+
+def test_what_a_private_run_writes_is_for_this_user_only(tmp_path):
+    """Its own folder whole; in one that held something before, what the run writes."""
+    mode = lambda path: stat.S_IMODE(path.stat().st_mode)
+    for folder in ("new", "empty", "used", "public"):
+        if folder != "new":
+            (tmp_path / folder).mkdir()
+            (tmp_path / folder).chmod(0o755)
+        if folder == "used":
+            (tmp_path / folder / "notes").touch()
+        train(
+            {"w": jnp.zeros(1)}, tx=optax.sgd(1.0), source=Fixed(source()), folder=tmp_path / folder,
+            grad_fn=FromItsKey(folder != "public"),
+            config=LoopConfig(steps=1, log_every=1, log_private_stats=True),
+        )  # fmt: skip
+    for folder in ("new", "empty", "used"):
+        assert mode(tmp_path / folder) == (0o755 if folder == "used" else 0o700)
+        assert mode(tmp_path / folder / "checkpoints") == 0o700
+        assert mode(tmp_path / folder / "metrics.jsonl") == 0o600
+    assert mode(tmp_path / "public") == 0o755
+    (tmp_path / "file").touch()  # as any file
+    assert mode(tmp_path / "public" / "metrics.jsonl") == mode(tmp_path / "file")
+    with pytest.raises(StorageError, match="file"):
+        train(
+            {"w": jnp.zeros(1)}, tx=optax.sgd(1.0), source=Fixed(source()), folder=tmp_path / "file",
+            grad_fn=FromItsKey(is_private=True), config=LoopConfig(steps=1),
+        )  # fmt: skip
+
+
+def _drawn_from(folder):
+    from ariel_jax.training import Checkpoints
+
+    like = {
+        "params": {"w": jnp.zeros(1)},
+        "opt_state": optax.sgd(1.0).init({"w": jnp.zeros(1)}),
+        "key": jax.random.key_data(jax.random.key(0)),
+    }
+    key = Checkpoints(folder / "checkpoints", keep=2).restore(like, step=1)[1]["key"]
+    steps = [jax.random.fold_in(jax.random.wrap_key_data(key), step) for step in range(3)]
+    return sum(float(jax.random.uniform(jax.random.fold_in(step, 0))) for step in steps)
 
 
 def _noise_states(folder):
