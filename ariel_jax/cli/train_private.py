@@ -18,6 +18,7 @@ from ariel_jax.algorithms.dp_grape.text import TextLoss, encode_records, read_re
 from ariel_jax.cli.console import say
 from ariel_jax.errors import ConfigError, missing_extra
 from ariel_jax.models import hf
+from ariel_jax.models.config import Precision
 from ariel_jax.models.quantization import check_not_quantized
 from ariel_jax.privacy.ledger import Ledger, Terms, accounts
 from ariel_jax.training.export import export_model
@@ -62,9 +63,11 @@ class Args:
     records_about: int | None = None
     """A public number that the records do not exceed; needed with --relation add_remove."""
     ledger: pathlib.Path | None = None
-    """File of the budgets; default OUT.ledger.sqlite beside --out."""
+    """File of the budgets; default DATA.ledger.sqlite beside --data, so that all runs on it share one."""
+    witness: pathlib.Path | None = None
+    """File, best on another disk, that remembers what the ledger has seen: one put back is refused."""
     account: str | None = None
-    """Account of the ledger that pays, one for each data set; default the name of the data file."""
+    """Account of the ledger that pays, one for each data set; default the path of the data file."""
     budget: float | None = None
     """Epsilon of the account for all runs together, where this makes it; default that of this run."""
     strict: bool = False
@@ -78,15 +81,19 @@ class Args:
     log_private_stats: bool = False
     """Write losses and norms to metrics.jsonl, which no budget covers."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the saved weights."""
+    """Of the saved weights; they are trained in float32."""
+    abandon: bool = False
+    """Give the run in --out up instead of going on with it: what it surely did not spend is given back."""
 
 
 def run(args: Args) -> int:
     """Trains, saves and reports; returns 0, or 130 when a signal ended the run after a checkpoint."""
     _check(args)
-    path = args.ledger or args.out.with_name(args.out.name + ".ledger.sqlite")
+    path, out = _ledger(args), args.out.resolve()
+    if args.abandon:
+        return _abandon(args, path, out)
     records = read_records(args.data)
-    model = hf.load_pretrained(args.model)
+    model = hf.load_pretrained(args.model, precision=Precision.f32())
     check_not_quantized(model.params, f"training on {args.model}")
     if not isinstance(model.tokenizer, hf.Tokenizer):
         raise ConfigError(f"{args.model} has no tokenizer.json: choose a folder with one.")
@@ -122,19 +129,19 @@ def run(args: Args) -> int:
             cfg=Config(rank=args.rank),
             seed=args.seed,
             microbatch=args.microbatch,
+            about=args.records_about,
         ),
     )
     _introduce(args, prepared, terms, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise durable.storage_error(path.parent, error) from error
-    with Ledger(path, terms) as ledger:
+    with Ledger(path, terms, witness=args.witness) as ledger:
         fitted = trainer.fit(
             prepared,
             ledger,
-            args.out,
+            out,
             strict=args.strict,
             checkpoint_every_s=args.checkpoint_s,
             log_every=args.log_every,
@@ -146,14 +153,15 @@ def run(args: Args) -> int:
             f"reserved in {path}."
         )
         return 130
-    export_model(model.cfg, fitted.params, model.tokenizer, args.out / "model", dtype=args.dtype)
-    _write(args.out, fitted.report, picture=_picture(args.out, terms, args.epsilon))
+    export_model(model.cfg, fitted.params, model.tokenizer, out / "model", dtype=args.dtype)
+    _write(out, fitted.report, picture=_picture(out, terms, args.epsilon))
     return 0
 
 
 def _check(args: Args) -> None:
     """Refuses what needs no file to be refused."""
-    positive(epsilon=args.epsilon, clip_norm=args.clip_norm, lr=args.lr)
+    in_range(0, trainer.MOST_EPSILON, ends="(]", epsilon=args.epsilon)
+    positive(clip_norm=args.clip_norm, lr=args.lr)
     non_negative(checkpoint_s=args.checkpoint_s)
     in_range(0, 1, ends="()", delta=args.delta)
     one_of(PRIVATE, method=args.method)
@@ -167,12 +175,29 @@ def _check(args: Args) -> None:
     )
     seed(seed=args.seed)
     if args.budget is not None:
-        positive(budget=args.budget)
+        in_range(0, trainer.MOST_EPSILON, ends="(]", budget=args.budget)
     if (args.records_about is not None) != (args.relation == "add_remove"):
         raise ConfigError(
             f"--relation {args.relation} with --records-about {args.records_about}: add_remove needs a "
             "public number that the records do not exceed, and zero_out takes their own."
         )
+
+
+def _abandon(args: Args, path: pathlib.Path, out: pathlib.Path) -> int:
+    terms = _terms(args, path)
+    if terms.account not in accounts(path):
+        raise ConfigError(
+            f"the ledger {path} has no account {terms.account!r}: name those that paid with --ledger and "
+            "--account."
+        )
+    with Ledger(path, terms, witness=args.witness) as ledger:
+        used = trainer.abandon(ledger, out).epsilon(terms.delta)
+        now = ledger.epsilon()
+    say(
+        f"the run in {out} is given up and charged epsilon {used:.4f}; {terms.account!r} in {path} now "
+        f"stands at {now:.4f} of {terms.epsilon:g}"
+    )
+    return 0
 
 
 def _about(args: Args, n: int) -> int:
@@ -189,11 +214,26 @@ def _about(args: Args, n: int) -> int:
     return about
 
 
+def _ledger(args: Args) -> pathlib.Path:
+    """Beside the data, wherever a run is written: what runs spend adds up."""
+    if args.ledger is not None:
+        return args.ledger.resolve()
+    data = args.data.resolve()
+    return data.with_name(f"{data.name}.ledger.sqlite")
+
+
 def _terms(args: Args, path: pathlib.Path) -> Terms:
     """Of the account: as it was opened, or as it will be."""
-    name = args.account or f"{args.data.name} by record"
-    known = accounts(path).get(name)
+    name = args.account or f"{args.data.resolve()} by record"
+    there = accounts(path)
+    known = there.get(name)
     budget = args.epsilon if args.budget is None else args.budget
+    if known is None and there and args.account is None and args.ledger is None:
+        raise ConfigError(
+            f"the ledger {path} beside the data has the accounts {sorted(there)} and none called {name!r}: "
+            "the file was moved or copied, and a new account would forget what it has spent. Name one "
+            "with --account."
+        )
     if known is None:
         return Terms(account=name, relation=args.relation, epsilon=budget, delta=args.delta)
     if (known.relation, known.delta) != (args.relation, args.delta) or (
@@ -222,6 +262,10 @@ def _write(out: pathlib.Path, report: PrivacyReport, picture: pathlib.Path | Non
     durable.write_json(out / "privacy.json", report.to_json())
     durable.write_bytes(out / "privacy.md", report.markdown().encode())
     say(report.guarantee)
+    say(
+        f"charged to {report.account!r} in {report.ledger}, which now stands at epsilon "
+        f"{report.account_epsilon:.4f} of {report.account_limit:g}"
+    )
     for line in report.not_protected:
         say(f"not covered: {line}")
     found: dict[str, Any] = {

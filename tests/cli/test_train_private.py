@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -12,9 +13,12 @@ import jax
 import numpy as np
 import pytest
 
+from ariel_jax.algorithms.dp_grape import trainer
 from ariel_jax.algorithms.dp_grape.text import TextLoss, encode_records, read_records
 from ariel_jax.cli import main
-from ariel_jax.models.hf import load_pretrained
+from ariel_jax.models import hf
+from ariel_jax.models.config import Precision
+from ariel_jax.models.hf import load_pretrained, save_pretrained
 from ariel_jax.privacy import Ledger, batches
 from ariel_jax.testing import tiny_model, write_toy_checkpoint
 from ariel_jax.training.metrics import read_metrics
@@ -34,6 +38,11 @@ def files(tmp_path_factory):
 
 
 def flags(files, out, *more):
+    """With a ledger of its own for each run: the data are those of all tests."""
+    return words(files, out, "--ledger", out.with_name(out.name + ".ledger.sqlite"), *more)
+
+
+def words(files, out, *more):
     toy, data = files
     fixed = ["--steps", 3, "--batch", 8, "--max-tokens", 12, "--rank", 4, "--epsilon", 4]
     fixed += ["--checkpoint-s", 0]
@@ -127,13 +136,13 @@ main.main(sys.argv[1:])
 def test_a_killed_command_goes_on_and_spends_once(files, tmp_path, root, capsys):
     out = tmp_path / "run"
     environment = os.environ | {"PYTHONPATH": str(root), "JAX_PLATFORMS": "cpu"}
-    words = flags(files, out, "--relation", "add_remove", "--records-about", 40)
+    given = flags(files, out, "--relation", "add_remove", "--records-about", 40)
     done = subprocess.run(
-        [sys.executable, "-c", KILLED, *words], env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", KILLED, *given], env=environment, capture_output=True, text=True, check=False
     )  # fmt: skip
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert spent(out) == (pytest.approx(4.0, rel=1e-3), 1)
-    assert main.main(words) == 0
+    assert main.main(given) == 0
     assert spent(out) == (pytest.approx(4.0, rel=1e-3), 0)
     assert "one record more or less" in capsys.readouterr().err
     assert [row["step"] for row in read_metrics(out / "metrics.jsonl")] == [1, 2, 3]
@@ -144,6 +153,8 @@ def test_a_killed_command_goes_on_and_spends_once(files, tmp_path, root, capsys)
     [
         (("--epsilon", 0), "epsilon=0"),
         (("--epsilon", -1), "epsilon=-1"),
+        (("--epsilon", 501), "epsilon=501.0 is not allowed: pass a number in (0, 500]"),
+        (("--budget", 1000), "budget=1000.0 is not allowed: pass a number in (0, 500]"),
         (("--delta", 1), "delta=1"),
         (("--delta", 0), "delta=0"),
         (("--method", "dp-grap"), "method='dp-grap' is not allowed: pass one of 'dp-grape'"),
@@ -195,6 +206,95 @@ def test_bad_records_are_explained(files, tmp_path, capsys, name, content, messa
     assert message in said
     assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
+
+
+def copied(files, top):
+    """The data in a folder of their own, so that the ledger beside them is this test's alone."""
+    top.mkdir()
+    shutil.copy(files[1], top / "notes.jsonl")
+    return files[0], top / "notes.jsonl"
+
+
+def test_all_runs_on_a_data_set_share_the_ledger_beside_it(files, tmp_path, capsys, monkeypatch):
+    files = copied(files, tmp_path / "data")
+    ledger, witness = tmp_path / "data" / "notes.jsonl.ledger.sqlite", tmp_path / "seen.json"
+    one = words(files, tmp_path / "one", "--steps", 1, "--budget", 4.5, "--witness", witness)
+    assert main.main(one) == 0
+    said = capsys.readouterr().err
+    account = f"{files[1].resolve()} by record"
+    with Ledger(ledger) as opened:
+        now = opened.epsilon()
+    assert now == pytest.approx(4.0, rel=1e-3)
+    assert (
+        f"charged to {account!r} in {ledger}, which now stands at epsilon {now:.4f} of 4.5" in said
+    )
+    assert f"| charged to | {account}, in {ledger} |" in (tmp_path / "one/privacy.md").read_text()
+    assert stat.S_IMODE(ledger.stat().st_mode) == 0o600
+    assert json.loads(witness.read_text())["number"] == 3
+    # From another folder, by a relative path through a link: the same data, the same budget.
+    (tmp_path / "link.jsonl").symlink_to(files[1])
+    monkeypatch.chdir(tmp_path)
+    assert main.main(words((files[0], "link.jsonl"), tmp_path / "two")) == 2
+    assert f"it may spend 4.5 and stands at {now:.6g}" in capsys.readouterr().err
+    # A new name does not make a new budget.
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert main.main(words((files[0], tmp_path / "moved/notes.jsonl"), tmp_path / "two")) == 2
+    assert "the file was moved or copied" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
+
+
+def test_a_run_is_given_up_and_gives_back_what_it_did_not_spend(
+    files, tmp_path, capsys, monkeypatch
+):
+    out, fit = tmp_path / "run", trainer.fit
+
+    def one_step(*arguments, **more):
+        return fit(*arguments, **more, stop_after=1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer, "fit", one_step)
+        assert main.main(flags(files, out)) == 130
+    assert spent(out) == (pytest.approx(4.0, rel=1e-3), 1)
+    assert main.main(flags(files, out, "--abandon")) == 0
+    after, n_open = spent(out)
+    assert n_open == 0
+    assert 0 < after < 3.5
+    assert f"is given up and charged epsilon {after:.4f}" in capsys.readouterr().err
+    assert main.main(flags(files, out, "--abandon")) == 2
+    assert "no open reservation" in capsys.readouterr().err
+    nowhere = tmp_path / "nowhere.sqlite"
+    assert main.main(flags(files, out, "--abandon", "--ledger", nowhere)) == 2
+    assert "has no account" in capsys.readouterr().err
+    assert not nowhere.exists()
+
+
+def test_a_bfloat16_model_is_trained_in_float32(files, tmp_path, monkeypatch):
+    """Also where loading would leave it as it is, as on a GPU."""
+    asked, load = [], load_pretrained
+
+    def loads(*arguments, **more):
+        asked.append(more["precision"])
+        return load(*arguments, **more)
+
+    monkeypatch.setattr(hf, "load_pretrained", loads)
+    save_pretrained(load(files[0], precision=Precision.bf16()), tmp_path / "half")
+    out = tmp_path / "run"
+    assert main.main(flags((tmp_path / "half", files[1]), out, "--steps", 1)) == 0
+    assert asked == [Precision.f32()]
+    moved = load_pretrained(out / "model").params.layers[0].mlp.up.w
+    assert (moved != moved.astype("bfloat16").astype("float32")).any()
+
+
+def test_a_folder_of_something_else_is_refused(files, tmp_path, capsys, monkeypatch):
+    files = copied(files, tmp_path / "data")
+    home = tmp_path / "home"
+    home.mkdir(mode=0o755)
+    (home / "mine.txt").write_text("mine")
+    monkeypatch.chdir(home)
+    mode = home.stat().st_mode
+    assert main.main(words(files, ".")) == 2
+    assert "holds ['mine.txt'] and no run.json" in capsys.readouterr().err
+    assert (home.stat().st_mode, os.listdir(home)) == (mode, ["mine.txt"])
 
 
 def test_a_folder_of_another_run_is_refused(files, tmp_path, capsys):
