@@ -97,7 +97,7 @@ def per_row(
 class GhostGrad(Tied):
     """DP-Adam's clipped sum by ghost clipping.
 
-    Attributes, beside those of `Tied`:
+    Attributes:
         summed: the sum.
         trained: paths of the leaves that are trained.
     """

@@ -32,7 +32,7 @@ class PrivateGrad(Tied):
     included: a public number, so that means over microbatches and devices give the sum over all of them
     divided by all rows.
 
-    Attributes, beside those of `Tied`:
+    Attributes:
         loss: `loss(params, example, key) -> scalar` of one example; hashable.
         specs: which weights are projected.
         cfg: how.

@@ -58,7 +58,7 @@ def direction(key_data: tuple[int, ...], step: jax.Array, like: Mapping[str, Any
 class SlopeGrad(Tied):
     """The clipped sum of (loss(w + s u) - loss(w - s u)) / (2 s) over the rows of a batch: one number.
 
-    Attributes, beside those of `Tied`:
+    Attributes:
         loss: `loss(params, example, key) -> scalar` of one example; hashable. It is never differentiated.
         trained: paths of the leaves that move.
         key_data: words of the key of the directions.
