@@ -32,13 +32,13 @@ class Args:
     data: pathlib.Path
     """Private records, one JSON object a line: {"text": ...} to model texts, or {"text": ..., "label":
     ...} to predict labels; or a .csv file with these columns. A record is what is protected."""
-    out: pathlib.Path
-    """Folder of the run: checkpoints (secret), metrics.jsonl, the report, and in the end model/. The same
-    command goes on with it."""
     epsilon: float
     """Budget of this run ..."""
     delta: float = 1e-5
     """... at this delta, which should lie far below 1 / records."""
+    out: pathlib.Path | None = None
+    """Folder of the run: checkpoints (secret), metrics.jsonl, the report, and in the end model/. The same
+    command goes on with it. None: the name of the data and -private, in the current folder."""
     model: Annotated[str, tyro.conf.arg(metavar="nano|FOLDER")] = "nano"
     """A folder in Hugging Face form, or nano, the model that ships with the package."""
     method: str = "dp-grape"
@@ -89,7 +89,8 @@ class Args:
 def run(args: Args) -> int:
     """Trains, saves and reports; returns 0, or 130 when a signal ended the run after a checkpoint."""
     _check(args)
-    path, out = _ledger(args), args.out.resolve()
+    path = _ledger(args)
+    out = (args.out or pathlib.Path(f"{args.data.stem}-private")).resolve()
     if args.abandon:
         return _abandon(args, path, out)
     records = read_records(args.data)

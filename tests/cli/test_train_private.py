@@ -262,6 +262,11 @@ def test_a_run_is_given_up_and_gives_back_what_it_did_not_spend(
     assert f"is given up and charged epsilon {after:.4f}" in capsys.readouterr().err
     assert main.main(flags(files, out, "--abandon")) == 2
     assert "no open reservation" in capsys.readouterr().err
+    default = [w for w in flags(files, out, "--abandon") if w not in ("--out", str(out))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path)
+        assert main.main(default) == 2
+    assert str(tmp_path / "notes-private") in capsys.readouterr().err
     nowhere = tmp_path / "nowhere.sqlite"
     assert main.main(flags(files, out, "--abandon", "--ledger", nowhere)) == 2
     assert "has no account" in capsys.readouterr().err
