@@ -153,15 +153,8 @@ def train(
     private = is_private(grad_fn, source)
     if private:
         _check_private(reduce)
-    run = _Run(
-        params,
-        tx=tx,
-        source=source,
-        folder=pathlib.Path(folder),
-        config=config,
-        mesh=mesh,
-        private=private,
-    )
+    what: dict[str, Any] = {"tx": tx, "source": source, "mesh": mesh, "private": private}
+    run = _Run(params, folder=pathlib.Path(folder), config=config, **what)
     run.restore(resume)
     with Progress(config.steps, run.step) as progress, _until_signal() as signalled:
         stop = False
