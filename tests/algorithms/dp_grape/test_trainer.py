@@ -123,8 +123,12 @@ def test_a_run_that_was_cut_off_before_it_reserved_has_computed_nothing(
     tmp_path, ledger, monkeypatch
 ):
     run = toy.logged(prepared(), tmp_path / "run.draws")
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt  # a signal would come a moment later, or to another thread
+
     with monkeypatch.context() as patch:
-        patch.setattr(ledger, "reserve", lambda *_, **__: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(ledger, "reserve", interrupted)
         with pytest.raises(KeyboardInterrupt):
             fit(run, ledger, tmp_path / "run")
     assert not (tmp_path / "run.draws").exists()
