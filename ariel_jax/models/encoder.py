@@ -28,8 +28,35 @@ ENCODER_FAMILIES: tuple[str, ...] = ("bert", "roberta")
 POOLS: tuple[str, ...] = ("mean", "first")
 
 
+class EncoderBlocks:
+    """What the blocks of all encoders have alike, beside the sizes that a config has as fields."""
+
+    d_model: int
+    n_heads: int
+
+    @property
+    def head_dim(self) -> int:
+        """Width of a head."""
+        return self.d_model // self.n_heads
+
+    @property
+    def n_kv_heads(self) -> int:
+        """As many as of queries."""
+        return self.n_heads
+
+    @property
+    def norm(self) -> Literal["layer"]:
+        """Layer norm."""
+        return "layer"
+
+    @property
+    def rope(self) -> RopeConfig | None:
+        """None: positions are learned."""
+        return None
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(EncoderBlocks):
     """Everything that decides what an encoder of texts computes. Hashable, static under jit.
 
     Build it with `EncoderConfig.create`, which checks it.
@@ -110,29 +137,9 @@ class EncoderConfig:
         return self.create(**(now | fields))
 
     @property
-    def head_dim(self) -> int:
-        """Width of a head."""
-        return self.d_model // self.n_heads
-
-    @property
-    def n_kv_heads(self) -> int:
-        """As many as of queries."""
-        return self.n_heads
-
-    @property
-    def norm(self) -> Literal["layer"]:
-        """Layer norm."""
-        return "layer"
-
-    @property
     def norm_place(self) -> Literal["post", "pre"]:
         """After the residual sum."""
         return "post"
-
-    @property
-    def rope(self) -> RopeConfig | None:
-        """None: positions are learned."""
-        return None
 
 
 def check_blocks(cfg: Any) -> None:

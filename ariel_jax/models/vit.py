@@ -15,14 +15,13 @@ from ariel_jax.errors import ConfigError
 from ariel_jax.layers.attention import bidirectional
 from ariel_jax.layers.linear import Linear, linear
 from ariel_jax.layers.norms import Norm, norm
-from ariel_jax.layers.rope import RopeConfig
 from ariel_jax.models.config import Precision
-from ariel_jax.models.encoder import check_blocks, run_blocks
+from ariel_jax.models.encoder import EncoderBlocks, check_blocks, run_blocks
 from ariel_jax.models.params import drawer, new_block, new_linear, new_norm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ViTConfig:
+class ViTConfig(EncoderBlocks):
     """Everything that decides what a vision transformer computes. Hashable, static under jit.
 
     Build it with `ViTConfig.create`, which checks it.
@@ -94,29 +93,9 @@ class ViTConfig:
         return (self.image_size // self.patch_size) ** 2
 
     @property
-    def head_dim(self) -> int:
-        """Width of a head."""
-        return self.d_model // self.n_heads
-
-    @property
-    def n_kv_heads(self) -> int:
-        """As many as of queries."""
-        return self.n_heads
-
-    @property
-    def norm(self) -> Literal["layer"]:
-        """Layer norm."""
-        return "layer"
-
-    @property
     def norm_place(self) -> Literal["post", "pre"]:
         """Before attention and feed-forward."""
         return "pre"
-
-    @property
-    def rope(self) -> RopeConfig | None:
-        """None: positions are learned."""
-        return None
 
 
 class ViTParams(struct.PyTreeNode):
