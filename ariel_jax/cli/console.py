@@ -5,6 +5,7 @@ import warnings
 
 from ariel_jax import backend, measure
 from ariel_jax.errors import StorageError
+from ariel_jax.pallas_kernels import native
 
 
 def say(text: str) -> None:
@@ -19,3 +20,10 @@ def profile_store() -> measure.ProfileStore | None:
     except StorageError as error:
         warnings.warn(f"measurements are not kept: {error}", stacklevel=2)
         return None
+
+
+def say_if_kernels_are_stale() -> None:
+    """Says why native kernels that somebody built are not used; silent where there are none."""
+    reason = native.why_not() if backend.platform() == "cpu" else None
+    if reason not in (None, native.NOT_BUILT):
+        say(f"native kernels are not used, decoding is slower: {reason}")

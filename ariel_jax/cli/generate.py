@@ -15,6 +15,7 @@ import tyro
 from ariel_jax import measure
 from ariel_jax.algorithms.bmc import Table
 from ariel_jax.cli import self_drafting
+from ariel_jax.cli.console import say_if_kernels_are_stale
 from ariel_jax.decode import (
     Arithmetic,
     Autoregressive,
@@ -167,6 +168,7 @@ def run(args: Args) -> int:
         return 0
     print("" if streaming else out.texts[0], flush=True)
     print(cost_line(cost), file=sys.stderr)
+    say_if_kernels_are_stale()
     if live is not None:
         print(live.line(), file=sys.stderr)
     return 0

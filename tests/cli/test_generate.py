@@ -13,6 +13,7 @@ from ariel_jax.cli import main as cli
 from ariel_jax.cli import self_drafting
 from ariel_jax.decode.traffic import bytes_per_step
 from ariel_jax.models.hf import save_pretrained
+from ariel_jax.pallas_kernels import native
 from ariel_jax.testing import write_toy_checkpoint
 
 
@@ -54,6 +55,21 @@ def test_streamed_text_is_that_of_the_library_and_one_line_tells_the_cost(call, 
                  "compile", "cache"):  # fmt: skip
         assert part in line
     assert call("to be", "--no-stream")[1] == out
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("they were built for other sources; run: ariel-jax kernels build", 1),
+        (native.NOT_BUILT, 0),
+        (None, 0),
+    ],
+)
+def test_stale_kernels_are_told_and_missing_ones_are_not(call, monkeypatch, reason, said):
+    monkeypatch.setattr(native, "why_not", lambda: reason)
+    _, _, err = call("to be")
+    assert err.count("native kernels are not used") == said
+    assert err.count("run: ariel-jax kernels build") == said
 
 
 def test_text_is_printed_before_decoding_ends(call, toy, monkeypatch):
