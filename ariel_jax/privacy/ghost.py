@@ -75,7 +75,15 @@ def weighted_gradient(
         losses = jax.vmap(loss, in_axes=(None, 0, 0))(trained, rows, keys).astype(jnp.float32)
         return jnp.sum(losses * weights), losses
 
-    found, losses = jax.grad(total, has_aux=True)(trained)
+    gradient = lambda: jax.grad(total, has_aux=True)(trained)
+    nothing = jax.eval_shape(gradient)
+    # A branch that is always taken: as a computation of its own, its activations share the memory of those
+    # of the pass that found the weights, where XLA would else make room for both at once.
+    found, losses = jax.lax.cond(
+        weights[best] >= 0,
+        gradient,
+        lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), nothing),
+    )
     some = weights[best] > 0
     zero = lambda leaf: jnp.where(some, leaf, jnp.zeros((), leaf.dtype))
     return jax.tree.map(zero, found), losses

@@ -147,6 +147,30 @@ def test_no_array_of_every_examples_weights_exists(mlp):
     assert any(found[1])
 
 
+def test_the_activations_of_both_passes_do_not_stand_beside_each_other():
+    """Both passes need no more than a little above what the second needs alone."""
+    cfg = tiny_config("gpt2")
+    params, rows = stack_layers(tiny_params(cfg)), 64
+    tokens = jnp.zeros((rows, 16), jnp.int32)
+    batch = {"tokens": tokens, "targets": tokens}
+    loss = functools.partial(lm_example_loss, cfg)
+    weights = {path: flatten(params)[path] for path in linear_weights(params)}
+    keys = jax.random.split(KEY, rows)
+    second = lambda leaves, example, key: loss(replaced(params, leaves), example, key)
+
+    def temporaries(run, *given):
+        return jax.jit(run).lower(*given).compile().memory_analysis().temp_size_in_bytes
+
+    alone = temporaries(
+        functools.partial(weighted_gradient, second), weights, batch, keys, jnp.ones(rows)
+    )
+    summed = GhostClippedSum(loss=loss, ghosted=tuple(weights))
+    both = temporaries(
+        summed, weights, params, batch, jnp.zeros(rows, bool), keys, jnp.float32(1.0)
+    )
+    assert both < 1.3 * alone
+
+
 def test_both_passes_are_asked_for_at_full_precision(mlp):
     """Whatever the caller's default is: with fewer bits they would round a gradient differently."""
     params, batch, is_padding = mlp
