@@ -82,6 +82,20 @@ def losses(loss: Loss, params: Any, records: Records, *, at_once: int = 8) -> np
     return np.asarray(programs.losses(params, examples, key, loss=loss, at_once=at_once))
 
 
+def falls(before: npt.ArrayLike, after: npt.ArrayLike) -> np.ndarray:
+    """An attacker's scores: how far each canary's loss fell while the model was trained.
+
+    Args:
+        before: [M] losses under the weights that the run began with.
+        after: [M] losses under the trained ones.
+
+    Returns:
+        [M] float64, all finite: a loss that is no finite number afterwards has fallen least of all.
+    """
+    found = np.asarray(before, np.float64) - np.asarray(after, np.float64)
+    return np.where(np.isfinite(found), found, -np.finfo(np.float64).max)
+
+
 def audit(
     scores: npt.ArrayLike,
     is_in: npt.ArrayLike,
@@ -93,8 +107,7 @@ def audit(
     """Holds the claim of a run against an attacker's scores of its canaries.
 
     Args:
-        scores: [M], higher for canaries that took part in the attacker's opinion: such as `losses` under
-            the weights that the run began with less those under the trained ones.
+        scores: [M], higher for canaries that took part in the attacker's opinion; see `falls`.
         is_in: [M] bool, the coins: `Fitted.canaries`.
         epsilon: claimed.
         delta: claimed.

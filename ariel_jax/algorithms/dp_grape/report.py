@@ -64,6 +64,20 @@ class PrivacyReport:
         """The same with what an audit of the run or of its step found (`privacy.audit`)."""
         return dataclasses.replace(self, audit=audit)
 
+    def audited(self) -> str:
+        """What the audit found, in words; that there was none."""
+        if (audit := self.audit) is None:
+            return "none was made"
+        verdict = "above the claim, which is wrong:" if audit.refutes else "within the claim of"
+        words = (
+            f"epsilon is at least {audit.lower_bound:.4f} with confidence {1 - audit.significance:.0%}, "
+            f"{verdict} {audit.epsilon:.4f} at delta {audit.delta:g}; area under the attack's curve "
+            f"{audit.auroc:.3f}"
+        )
+        return (
+            words if audit.most is None else f"{words}; no attack could show above {audit.most:.2f}"
+        )
+
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinity is None."""
 
@@ -92,7 +106,7 @@ class PrivacyReport:
         if self.canaries:
             rows.append(("canaries", _CANARIES.format(self.canaries)))
         if self.audit is not None:
-            rows.append(("audit lower bound", _audited(self.audit)))
+            rows.append(("audit lower bound", self.audited()))
         return "\n".join(
             [
                 "# Privacy of this run",
@@ -195,15 +209,3 @@ def _not_protected(plan: Plan, log_private_stats: bool) -> tuple[str, ...]:
             "settings that were computed from the number of records, which is private here"
         )
     return tuple(lines)
-
-
-def _audited(audit: Audit) -> str:
-    verdict = "above the claim: it is wrong" if audit.refutes else "within the claim"
-    words = (
-        f"epsilon is at least {audit.lower_bound:.4f} with confidence {1 - audit.significance:.0%}, "
-        f"{verdict} of {audit.epsilon:.4f} at delta {audit.delta:g}; area under the attack's curve "
-        f"{audit.auroc:.3f}"
-    )
-    return (
-        words if audit.most is None else f"{words}; so many canaries show {audit.most:.2f} at most"
-    )
