@@ -42,7 +42,7 @@ from ariel_jax.privacy import Ledger, Terms
 from ariel_jax.training import read_metrics
 
 is_smoke = os.environ.get("ARIEL_JAX_SCALE") == "smoke"
-n_records, n_canaries, steps = (200, 64, 8) if is_smoke else (2000, 500, 200)
+n_records, n_canaries, steps = (200, 64, 8) if is_smoke else (1000, 500, 200)
 D, WIDTH, CLASSES, RANK = 64, 128, 10, 8
 
 # %% [markdown]
@@ -120,7 +120,7 @@ for spec in specs.projected:
 # nobody's, each in the data by a secret coin. They are counted like everybody.
 
 # %%
-epsilon, delta, probability = 4.0, 1e-5, 1 / 16
+epsilon, delta, probability = 4.0, 1e-5, 1 / 8
 n = n_records + n_canaries
 plan, rows = plan_for(
     about=n, probability=probability, steps=steps, epsilon=epsilon, delta=delta, microbatch=8
@@ -253,7 +253,7 @@ assert is_smoke or audits["no noise"].auroc > 0.7
 #
 # ## DP-Adam beside it
 # The same draws, clip norm, noise and price, with every gradient whole. On a model this small it may well
-# be as fast, and it learns a little more in as many steps; what it needs for each example is what grows
+# be as fast, and it learns more in as many steps; what it needs for each example is what grows
 # with the model.
 
 # %%
