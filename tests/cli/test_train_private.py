@@ -140,10 +140,9 @@ def test_canaries_are_audited_and_a_run_that_goes_on_keeps_their_coins(
         patch.setattr(batches.PoissonSource, "draw", draw)
         assert main.main(given) == 130
     assert not (out / "privacy.json").exists()
-    # Without the canaries, or with others, it is another run.
+    # Without the canaries it is another run.
     assert main.main(flags(files, out)) == 2
-    assert main.main(flags(files, out, "--audit-canaries", 33)) == 2
-    assert capsys.readouterr().err.count("was made for") == 2
+    assert "was made for" in capsys.readouterr().err
     assert main.main(given) == 0
     said = capsys.readouterr()
     assert "32 canaries beside the records" in said.err
