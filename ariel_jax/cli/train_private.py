@@ -15,6 +15,7 @@ from ariel_jax.algorithms.dp_grape.config import Config
 from ariel_jax.algorithms.dp_grape.methods import PRIVATE
 from ariel_jax.algorithms.dp_grape.report import PrivacyReport
 from ariel_jax.algorithms.dp_grape.text import (
+    Record,
     TextLoss,
     encode_records,
     made_up_records,
@@ -106,7 +107,9 @@ def run(args: Args) -> int:
     out = (args.out or pathlib.Path(f"{args.data.stem}-private")).resolve()
     if args.abandon:
         return _abandon(args, path, out)
-    model, prepared, terms, planted = _prepared(args, path)
+    records = read_records(args.data)
+    model, tokenizer = _model(args)
+    prepared, terms, planted = _prepared(args, path, records, model, tokenizer)
     loss = TextLoss(model.cfg)
     before = None
     if planted is not None:  # the run takes the first weights over
@@ -132,7 +135,7 @@ def run(args: Args) -> int:
             f"reserved in {path}."
         )
         return 130
-    export_model(model.cfg, fitted.params, model.tokenizer, out / "model", dtype=args.dtype)
+    export_model(model.cfg, fitted.params, tokenizer, out / "model", dtype=args.dtype)
     report = fitted.report
     if planted is not None and before is not None:
         after = canaries.losses(loss, fitted.params, planted, at_once=args.microbatch)
@@ -143,9 +146,7 @@ def run(args: Args) -> int:
     return 1 if report.audit is not None and report.audit.refutes else 0
 
 
-def _prepared(args: Args, path: pathlib.Path) -> tuple[hf.Model, trainer.PrivateRun, Terms, Any]:
-    """(model, run, terms, canaries or None)."""
-    records = read_records(args.data)
+def _model(args: Args) -> tuple[hf.Model, hf.Tokenizer]:
     model = hf.load_pretrained(args.model, precision=Precision.f32())
     check_not_quantized(model.params, f"training on {args.model}")
     if not isinstance(model.tokenizer, hf.Tokenizer):
@@ -155,10 +156,21 @@ def _prepared(args: Args, path: pathlib.Path) -> tuple[hf.Model, trainer.Private
             f"--max-tokens {args.max_tokens} exceeds the model's {model.cfg.max_positions} positions: "
             "pass fewer."
         )
-    arrays = encode_records(records, model.tokenizer, max_tokens=args.max_tokens)
+    return model, model.tokenizer
+
+
+def _prepared(
+    args: Args,
+    path: pathlib.Path,
+    records: list[Record],
+    model: hf.Model,
+    tokenizer: hf.Tokenizer,
+) -> tuple[trainer.PrivateRun, Terms, dict[str, Any] | None]:
+    """(run, terms, canaries)."""
+    arrays = encode_records(records, tokenizer, max_tokens=args.max_tokens)
     terms = _terms(args, path)
     about = _about(args, len(records)) + (args.audit_canaries or 0)
-    planted = _canaries(args, model.tokenizer.vocab_size)
+    planted = _canaries(args, tokenizer.vocab_size)
     plan, rows = trainer.plan_for(
         about=about,
         probability=args.batch / about,
@@ -184,7 +196,7 @@ def _prepared(args: Args, path: pathlib.Path) -> tuple[hf.Model, trainer.Private
     arrays = arrays if planted is None else canaries.appended(arrays, planted)
     loss = TextLoss(model.cfg)
     run = trainer.prepare(model.params, loss=loss, records=arrays, plan=plan, settings=settings)
-    return model, run, terms, planted
+    return run, terms, planted
 
 
 def _canaries(args: Args, vocabulary: int) -> dict[str, Any] | None:
