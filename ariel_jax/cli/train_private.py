@@ -10,11 +10,17 @@ import tyro
 
 from ariel_jax import durable
 from ariel_jax._checks import in_range, non_negative, one_of, positive, positive_int, seed
-from ariel_jax.algorithms.dp_grape import trainer
+from ariel_jax.algorithms.dp_grape import canaries, trainer
 from ariel_jax.algorithms.dp_grape.config import Config
 from ariel_jax.algorithms.dp_grape.methods import PRIVATE
 from ariel_jax.algorithms.dp_grape.report import PrivacyReport
-from ariel_jax.algorithms.dp_grape.text import TextLoss, encode_records, read_records
+from ariel_jax.algorithms.dp_grape.text import (
+    Record,
+    TextLoss,
+    encode_records,
+    made_up_records,
+    read_records,
+)
 from ariel_jax.cli.console import say
 from ariel_jax.errors import ConfigError, missing_extra
 from ariel_jax.models import hf
@@ -82,57 +88,32 @@ class Args:
     """Write losses and norms to metrics.jsonl, which no budget covers."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Of the saved weights; they are trained in float32."""
+    audit_canaries: int | None = None
+    """Add so many made-up records, each by a secret coin, and let the report say what the trained model
+    tells of the coins: a lower bound on epsilon. They are nobody's, change the model a little, and share
+    --batch with the records. 100 can show an epsilon of 2.5 at most, 1000 one of 4.8. None: no audit."""
     abandon: bool = False
     """Give the run in --out up instead of going on with it: what it surely did not spend is given back."""
 
 
 def run(args: Args) -> int:
-    """Trains, saves and reports; returns 0, or 130 when a signal ended the run after a checkpoint."""
+    """Trains, saves and reports.
+
+    Returns:
+        0; 130 when a signal ended the run after a checkpoint; 1 when the audit refutes the claim.
+    """
     _check(args)
     path = _ledger(args)
     out = (args.out or pathlib.Path(f"{args.data.stem}-private")).resolve()
     if args.abandon:
         return _abandon(args, path, out)
     records = read_records(args.data)
-    model = hf.load_pretrained(args.model, precision=Precision.f32())
-    check_not_quantized(model.params, f"training on {args.model}")
-    if not isinstance(model.tokenizer, hf.Tokenizer):
-        raise ConfigError(f"{args.model} has no tokenizer.json: choose a folder with one.")
-    if args.max_tokens > model.cfg.max_positions:
-        raise ConfigError(
-            f"--max-tokens {args.max_tokens} exceeds the model's {model.cfg.max_positions} positions: "
-            "pass fewer."
-        )
-    arrays = encode_records(records, model.tokenizer, max_tokens=args.max_tokens)
-    terms = _terms(args, path)
-    about = _about(args, len(records))
-    plan, rows = trainer.plan_for(
-        about=about,
-        probability=args.batch / about,
-        steps=args.steps,
-        epsilon=args.epsilon,
-        delta=args.delta,
-        relation=args.relation,
-        microbatch=args.microbatch,
-        account_epsilon=terms.epsilon,
-    )
-    prepared = trainer.prepare(
-        model.params,
-        loss=TextLoss(model.cfg),
-        records=arrays,
-        plan=plan,
-        settings=trainer.Settings(
-            method=args.method,
-            clip_norm=args.clip_norm,
-            expected_batch=float(args.batch),
-            rows=rows,
-            learning_rate=args.lr,
-            cfg=Config(rank=args.rank),
-            seed=args.seed,
-            microbatch=args.microbatch,
-            about=args.records_about,
-        ),
-    )
+    model, tokenizer = _model(args)
+    prepared, terms, planted = _prepared(args, path, records, model, tokenizer)
+    loss = TextLoss(model.cfg)
+    before = None
+    if planted is not None:  # the run takes the first weights over
+        before = canaries.losses(loss, model.params, planted, at_once=args.microbatch)
     _introduce(args, prepared, terms, path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -154,9 +135,80 @@ def run(args: Args) -> int:
             f"reserved in {path}."
         )
         return 130
-    export_model(model.cfg, fitted.params, model.tokenizer, out / "model", dtype=args.dtype)
-    _write(out, fitted.report, picture=_picture(out, terms, args.epsilon))
-    return 0
+    export_model(model.cfg, fitted.params, tokenizer, out / "model", dtype=args.dtype)
+    report = fitted.report
+    if planted is not None and before is not None:
+        after = canaries.losses(loss, fitted.params, planted, at_once=args.microbatch)
+        claim = {"epsilon": report.epsilon, "delta": report.delta}
+        scores = canaries.falls(before, after)
+        report = report.with_audit(canaries.audit(scores, fitted.canaries, **claim))
+    _write(out, report, picture=_picture(out, terms, args.epsilon))
+    return 1 if report.audit is not None and report.audit.refutes else 0
+
+
+def _model(args: Args) -> tuple[hf.Model, hf.Tokenizer]:
+    model = hf.load_pretrained(args.model, precision=Precision.f32())
+    check_not_quantized(model.params, f"training on {args.model}")
+    if not isinstance(model.tokenizer, hf.Tokenizer):
+        raise ConfigError(f"{args.model} has no tokenizer.json: choose a folder with one.")
+    if args.max_tokens > model.cfg.max_positions:
+        raise ConfigError(
+            f"--max-tokens {args.max_tokens} exceeds the model's {model.cfg.max_positions} positions: "
+            "pass fewer."
+        )
+    return model, model.tokenizer
+
+
+def _prepared(
+    args: Args,
+    path: pathlib.Path,
+    records: list[Record],
+    model: hf.Model,
+    tokenizer: hf.Tokenizer,
+) -> tuple[trainer.PrivateRun, Terms, dict[str, Any] | None]:
+    """(run, terms, canaries)."""
+    arrays = encode_records(records, tokenizer, max_tokens=args.max_tokens)
+    terms = _terms(args, path)
+    about = _about(args, len(records)) + (args.audit_canaries or 0)
+    planted = _canaries(args, tokenizer.vocab_size)
+    plan, rows = trainer.plan_for(
+        about=about,
+        probability=args.batch / about,
+        steps=args.steps,
+        epsilon=args.epsilon,
+        delta=args.delta,
+        relation=args.relation,
+        microbatch=args.microbatch,
+        account_epsilon=terms.epsilon,
+    )
+    settings = trainer.Settings(
+        method=args.method,
+        clip_norm=args.clip_norm,
+        expected_batch=float(args.batch),
+        rows=rows,
+        learning_rate=args.lr,
+        cfg=Config(rank=args.rank),
+        seed=args.seed,
+        microbatch=args.microbatch,
+        about=args.records_about,
+        canaries=args.audit_canaries,
+    )
+    arrays = arrays if planted is None else canaries.appended(arrays, planted)
+    loss = TextLoss(model.cfg)
+    run = trainer.prepare(model.params, loss=loss, records=arrays, plan=plan, settings=settings)
+    return run, terms, planted
+
+
+def _canaries(args: Args, vocabulary: int) -> dict[str, Any] | None:
+    """A function of the flags, so that a run that goes on has the same; their coins are the run's."""
+    if args.audit_canaries is None:
+        return None
+    return made_up_records(
+        args.audit_canaries,
+        vocabulary=vocabulary,
+        max_tokens=args.max_tokens,
+        seed_of_all=args.seed,
+    )
 
 
 def _check(args: Args) -> None:
@@ -175,6 +227,8 @@ def _check(args: Args) -> None:
         log_every=args.log_every,
     )
     seed(seed=args.seed)
+    if args.audit_canaries is not None:
+        canaries.check_count(args.audit_canaries)
     if args.budget is not None:
         in_range(0, trainer.MOST_EPSILON, ends="(]", budget=args.budget)
     if (args.records_about is not None) != (args.relation == "add_remove"):
@@ -257,6 +311,11 @@ def _introduce(args: Args, prepared: trainer.PrivateRun, terms: Terms, path: pat
         f"epsilon {args.epsilon:g} at delta {args.delta:g} ({args.relation}), paid by "
         f"{terms.account!r} in {path}"
     )
+    if args.audit_canaries is not None:
+        say(
+            f"{args.audit_canaries} canaries beside the records, each in the data by a secret coin: nobody's "
+            "texts, which the model learns from, too"
+        )
 
 
 def _write(out: pathlib.Path, report: PrivacyReport, picture: pathlib.Path | None) -> None:
@@ -267,6 +326,8 @@ def _write(out: pathlib.Path, report: PrivacyReport, picture: pathlib.Path | Non
         f"charged to {report.account!r} in {report.ledger}, which now stands at epsilon "
         f"{report.account_epsilon:.4f} of {report.account_limit:g}"
     )
+    if report.audit is not None:
+        say(f"audit: {report.audited()}")
     for line in report.not_protected:
         say(f"not covered: {line}")
     found: dict[str, Any] = {
@@ -277,6 +338,8 @@ def _write(out: pathlib.Path, report: PrivacyReport, picture: pathlib.Path | Non
         "epsilon": report.epsilon,
         "delta": report.delta,
     }
+    if report.audit is not None:
+        found["audit_lower_bound"] = report.audit.lower_bound
     print(json.dumps(found))
 
 

@@ -28,6 +28,8 @@ class Audit:
         auroc: area under the attack's receiver operating characteristic; 0.5 tells nothing apart.
         significance: probability that `lower_bound` is too high.
         n: scores on the smaller side.
+        most: the lower bound of an attack on as many scores that never errs; None where that was not
+            computed. A claim above it cannot be refuted by so few.
     """
 
     epsilon: float
@@ -37,6 +39,7 @@ class Audit:
     auroc: float
     significance: float
     n: int
+    most: float | None = None
 
     @property
     def refutes(self) -> bool:
@@ -163,6 +166,9 @@ def of_one_run(
         Steinke, Nasr, Jagielski, "Privacy Auditing with One (1) Training Run", 2023, arXiv 2305.08846.
     """
     auditor, n = _auditor(inside, outside, epsilon, delta, significance)
+    perfect, _ = _auditor(
+        np.ones(np.size(inside)), np.zeros(np.size(outside)), epsilon, delta, significance
+    )
     return Audit(
         epsilon=epsilon,
         delta=delta,
@@ -171,6 +177,7 @@ def of_one_run(
         auroc=float(auditor.attack_auroc()),
         significance=significance,
         n=n,
+        most=float(perfect.epsilon_one_run(significance, delta)),
     )
 
 

@@ -73,11 +73,13 @@ class TrainResult:
         params: the trained tree.
         step: steps made in all.
         interrupted: a signal ended it before its last step; a checkpoint was written.
+        cursor: the source's state after the last batch, as the last checkpoint holds it.
     """
 
     params: Tree
     step: int
     interrupted: bool
+    cursor: Mapping[str, Any]
 
 
 def identity(tree: Tree, step: int) -> tuple[Tree, bool]:
@@ -171,7 +173,9 @@ def train(
                     run.save()
     run.save()
     run.checkpoints.close()
-    return TrainResult(params=run.params, step=run.step, interrupted=run.step < config.steps)
+    return TrainResult(
+        params=run.params, step=run.step, interrupted=run.step < config.steps, cursor=run.cursor
+    )
 
 
 def _check_private(reduce: Reduce) -> None:

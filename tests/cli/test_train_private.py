@@ -1,6 +1,7 @@
 """`ariel-jax train-private`: in seconds on a toy model, under a budget, stopped and gone on with."""
 
 import csv
+import dataclasses
 import json
 import os
 import shutil
@@ -13,13 +14,18 @@ import jax
 import numpy as np
 import pytest
 
-from ariel_jax.algorithms.dp_grape import trainer
-from ariel_jax.algorithms.dp_grape.text import TextLoss, encode_records, read_records
+from ariel_jax.algorithms.dp_grape import canaries, trainer
+from ariel_jax.algorithms.dp_grape.text import (
+    TextLoss,
+    encode_records,
+    made_up_records,
+    read_records,
+)
 from ariel_jax.cli import main
 from ariel_jax.models import hf
 from ariel_jax.models.config import Precision
 from ariel_jax.models.hf import load_pretrained, save_pretrained
-from ariel_jax.privacy import Ledger, batches
+from ariel_jax.privacy import Ledger, audit, batches
 from ariel_jax.testing import tiny_model, write_toy_checkpoint
 from ariel_jax.training.metrics import read_metrics
 from ariel_jax.training.step import LMBatch, lm_loss
@@ -119,6 +125,66 @@ def test_ctrl_c_leaves_a_folder_that_the_same_command_goes_on_with(
     assert spent(out) == (pytest.approx(4.0, rel=1e-3), 0)
 
 
+def test_canaries_are_audited_and_a_run_that_goes_on_keeps_their_coins(
+    files, tmp_path, capsys, monkeypatch
+):
+    out, real = tmp_path / "run", batches.PoissonSource.draw
+    given = flags(files, out, "--audit-canaries", 32)
+
+    def draw(self, state):
+        if state["step"] == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, state)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batches.PoissonSource, "draw", draw)
+        assert main.main(given) == 130
+    assert not (out / "privacy.json").exists()
+    # Without the canaries it is another run.
+    assert main.main(flags(files, out)) == 2
+    assert "was made for" in capsys.readouterr().err
+    assert main.main(given) == 0
+    said = capsys.readouterr()
+    assert "32 canaries beside the records" in said.err
+    report = json.loads((out / "privacy.json").read_text())
+    found = report["audit"]
+    assert report["canaries"] == 32
+    assert 0 <= found["lower_bound"] < report["epsilon"] == found["epsilon"]
+    assert 0 < found["n"] <= 16
+    assert json.loads(said.out.splitlines()[-1])["audit_lower_bound"] == found["lower_bound"]
+    assert f"audit: epsilon is at least {found['lower_bound']:.4f}" in said.err
+    text = (out / "privacy.md").read_text()
+    assert "| audit lower bound | epsilon is at least" in text
+    assert "| canaries | 32 made-up records, nobody's" in text
+    assert spent(out) == (pytest.approx(4.0, rel=1e-3), 0)
+    # The finished run once more: the coins are those of its checkpoint.
+    wrong = dataclasses.replace(audit.Audit(**found), lower_bound=9.0)
+    asked = []
+
+    def seen(scores, is_in, **claim):
+        asked.append(canaries_audit(scores, is_in, **claim))
+        return wrong
+
+    canaries_audit = canaries.audit
+    monkeypatch.setattr(canaries, "audit", seen)
+    assert main.main(given) == 1  # a claim that is refuted is no success
+    assert asked == [audit.Audit(**found)]
+    assert "above the claim, which is wrong" in capsys.readouterr().err
+
+
+def test_made_up_records_are_a_function_of_their_seed():
+    one, same, other = (
+        made_up_records(40, vocabulary=9, max_tokens=6, seed_of_all=seed) for seed in (3, 3, 4)
+    )
+    assert {name: (a.shape, str(a.dtype)) for name, a in one.items()} == dict.fromkeys(
+        ("tokens", "targets"), ((40, 6), "int32")
+    )
+    np.testing.assert_array_equal(one["tokens"][:, 1:], one["targets"][:, :-1])
+    np.testing.assert_array_equal(one["tokens"], same["tokens"])
+    assert (one["tokens"] != other["tokens"]).any()
+    assert set(np.unique(one["tokens"])) == set(range(9))
+
+
 KILLED = """
 import os, signal, sys
 from ariel_jax.cli import main
@@ -165,6 +231,8 @@ def test_a_killed_command_goes_on_and_spends_once(files, tmp_path, root, capsys)
         (("--max-tokens", 999), "--max-tokens 999 exceeds"),
         (("--lr", -1), "lr=-1"),
         (("--seed", -1), "seed=-1"),
+        (("--audit-canaries", 31), "canaries=31 is not allowed: pass a whole number from 32"),
+        (("--audit-canaries", -1), "canaries=-1"),
         (("--relation", "add_remove"), "needs a public number"),
         (("--records-about", 50), "needs a public number"),
         (("--relation", "add_remove", "--records-about", 10), "is below the number of records"),

@@ -96,10 +96,11 @@ def check_run(
             f"{plan.truncation:.3g}: make plan and rows by plan_for, or pass Plan(truncation=...)."
         )
     about = settings.about or settings.expected_batch / draws.probability
-    most = draws.n if is_public else about
+    own = draws.n - run.source.canaries
+    most = own if is_public else about
     if terms.delta >= 1 / most:
         of = "N" if is_public else f"{most:g}"
-        which = f"the {draws.n} records" if is_public else "a public number of records"
+        which = f"the {own} records" if is_public else "a public number of records"
         message = (
             f"delta={terms.delta:g} is not below 1 / {of} = {1 / most:.3g} for {which}: a "
             "mechanism that publishes one record in full would keep to it. Choose a smaller delta."

@@ -34,6 +34,7 @@ class PrivacyReport:
         guarantee: in words.
         assumptions: what must be true for it.
         not_protected: what it does not cover.
+        canaries: made-up records, each of which took part by a coin.
         audit: what an attack on the run showed, if there was one.
     """
 
@@ -56,11 +57,26 @@ class PrivacyReport:
     guarantee: str
     assumptions: tuple[str, ...]
     not_protected: tuple[str, ...]
+    canaries: int = 0
     audit: Audit | None = None
 
     def with_audit(self, audit: Audit) -> "PrivacyReport":
         """The same with what an audit of the run or of its step found (`privacy.audit`)."""
         return dataclasses.replace(self, audit=audit)
+
+    def audited(self) -> str:
+        """What the audit found, in words; that there was none."""
+        if (audit := self.audit) is None:
+            return "none was made"
+        verdict = "above the claim, which is wrong:" if audit.refutes else "within the claim of"
+        words = (
+            f"epsilon is at least {audit.lower_bound:.4f} with confidence {1 - audit.significance:.0%}, "
+            f"{verdict} {audit.epsilon:.4f} at delta {audit.delta:g}; area under the attack's curve "
+            f"{audit.auroc:.3f}"
+        )
+        return (
+            words if audit.most is None else f"{words}; no attack could show above {audit.most:.2f}"
+        )
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinity is None."""
@@ -87,8 +103,10 @@ class PrivacyReport:
             ("charged to", f"{self.account}, in {self.ledger}"),
             ("that account now", f"{self.account_epsilon:.4f} of {self.account_limit:g}"),
         ]
+        if self.canaries:
+            rows.append(("canaries", _CANARIES.format(self.canaries)))
         if self.audit is not None:
-            rows.append(("audit", _audited(self.audit)))
+            rows.append(("audit lower bound", self.audited()))
         return "\n".join(
             [
                 "# Privacy of this run",
@@ -118,6 +136,7 @@ def make_report(
     ledger: str,
     account_epsilon: float,
     log_private_stats: bool,
+    canaries: int = 0,
 ) -> PrivacyReport:
     """The report of a run that has taken so many steps of its plan.
 
@@ -130,6 +149,7 @@ def make_report(
         ledger: its file.
         account_epsilon: what the account stands at.
         log_private_stats: whether metrics.jsonl holds numbers of the data.
+        canaries: made-up records beside the data.
     """
     taken = plan.replace(steps=steps)
     epsilon, tight = taken.epsilon(terms.delta), taken.tight_epsilon(terms.delta)
@@ -160,9 +180,14 @@ def make_report(
         guarantee=guarantee,
         assumptions=plan.assumptions()[:2] + _ASSUMED,
         not_protected=_not_protected(plan, log_private_stats),
+        canaries=canaries,
     )
 
 
+_CANARIES = (
+    "{} made-up records, nobody's, each in the data or not by a secret fair coin; the model was trained on "
+    "those that were in"
+)
 _ASSUMED = (
     "one record is one row of the data: who contributes several is protected less",
     "the initial weights were not made from these records",
@@ -184,11 +209,3 @@ def _not_protected(plan: Plan, log_private_stats: bool) -> tuple[str, ...]:
             "settings that were computed from the number of records, which is private here"
         )
     return tuple(lines)
-
-
-def _audited(audit: Audit) -> str:
-    verdict = "above the claim: it is wrong" if audit.refutes else "within the claim"
-    return (
-        f"epsilon is at least {audit.lower_bound:.4f} with confidence {1 - audit.significance:.0%}, "
-        f"{verdict} of {audit.epsilon:.4f} at delta {audit.delta:g}"
-    )

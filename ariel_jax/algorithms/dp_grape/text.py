@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ariel_jax._checks import positive_int
+from ariel_jax._checks import positive_int, seed
 from ariel_jax.errors import ConfigError
 from ariel_jax.models.config import DecoderConfig
 from ariel_jax.models.hf import Tokenizer
@@ -158,3 +158,26 @@ def encode_records(
         tokens[row, :n] = ids[:-1]
         targets[row, first - 1 : n] = ids[first:]
     return {"tokens": tokens, "targets": targets}
+
+
+def made_up_records(
+    n: int, *, vocabulary: int, max_tokens: int, seed_of_all: int
+) -> dict[str, np.ndarray]:
+    """Records of tokens by chance, all of which are learned: nobody's, and unlike any text.
+
+    What a model knows of such a record it knows from the record itself, so they serve as canaries.
+
+    Args:
+        n: how many.
+        vocabulary: tokens are below it.
+        max_tokens: T.
+        seed_of_all: the same one makes the same records.
+
+    Returns:
+        `tokens` and `targets`, [n, T] int32, as of `encode_records`.
+    """
+    positive_int(n=n, vocabulary=vocabulary, max_tokens=max_tokens)
+    seed(seed_of_all=seed_of_all)
+    ids = np.random.default_rng([seed_of_all, 1]).integers(0, vocabulary, (n, max_tokens + 1))
+    ids = ids.astype(np.int32)
+    return {"tokens": ids[:, :-1], "targets": ids[:, 1:]}

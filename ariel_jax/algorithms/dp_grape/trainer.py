@@ -12,6 +12,7 @@ import numpy as np
 
 from ariel_jax._checks import in_range, one_of, positive, positive_int, seed
 from ariel_jax.algorithms.dp_grape import _reservation, run_file
+from ariel_jax.algorithms.dp_grape.canaries import check_count
 from ariel_jax.algorithms.dp_grape.config import Config
 from ariel_jax.algorithms.dp_grape.methods import PRIVATE, Method, build
 from ariel_jax.algorithms.dp_grape.report import PrivacyReport, make_report
@@ -42,6 +43,8 @@ class Settings:
         microbatch: examples whose gradients exist at once; None for all.
         about: under `add_remove` a public number that the records do not exceed, which the account's
             delta is compared with; None for the expected batch over the sampling probability.
+        canaries: how many of the last records are nobody's and there for an audit, see `canaries`; None
+            for none. Each takes part by a secret coin that lies in the checkpoints.
     """
 
     clip_norm: float
@@ -53,6 +56,7 @@ class Settings:
     seed: int = 0
     microbatch: int | None = None
     about: int | None = None
+    canaries: int | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers."""
@@ -66,6 +70,8 @@ class Settings:
         seed(seed=self.seed)
         if self.about is not None:
             positive_int(about=self.about)
+        if self.canaries is not None:
+            check_count(self.canaries)
         if self.microbatch is not None:
             positive_int(microbatch=self.microbatch)
             if self.rows % self.microbatch:
@@ -141,7 +147,7 @@ def prepare(
     Args:
         params: the weights to begin with.
         loss: `loss(params, example, key) -> scalar` of one example; hashable.
-        records: arrays [N, ...], a row is what is protected.
+        records: arrays [N, ...], a row is what is protected; canaries behind the real ones.
         plan: noise, steps and sampling probability; `plan_for` makes one.
         settings: the rest.
         noise_key: [] typed key for this run alone; None draws one from the operating system.
@@ -170,6 +176,7 @@ def prepare(
         clip_norm=settings.clip_norm,
         expected_batch=settings.expected_batch,
         steps=plan.steps,
+        canaries=settings.canaries or 0,
     )
     method = build(
         settings.method,
@@ -258,12 +265,14 @@ class Fitted:
         report: of the steps that were taken.
         step: how many.
         interrupted: a signal, or `stop_after`, ended it before its last step; `fit` goes on with it.
+        canaries: [M] bool, which of `Settings.canaries` took part; [0] without any.
     """
 
     params: Tree
     report: PrivacyReport
     step: int
     interrupted: bool
+    canaries: np.ndarray
 
 
 def fit(
@@ -378,12 +387,14 @@ def _fit(
         ledger=os.fspath(ledger.path),
         account_epsilon=ledger.epsilon(),
         log_private_stats=config.log_private_stats,
+        canaries=run.source.canaries,
     )
     return Fitted(
         params=run.method.merged(result.params),
         report=report,
         step=result.step,
         interrupted=result.step < plan.steps,
+        canaries=run.source.is_in(result.cursor),
     )
 
 

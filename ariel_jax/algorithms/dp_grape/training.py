@@ -1,6 +1,7 @@
 """Private training on the common loop: what a step differentiates, and the transformation behind it."""
 
 import dataclasses
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -10,7 +11,7 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from ariel_jax._checks import positive
+from ariel_jax._checks import non_negative_int, positive
 from ariel_jax.algorithms.dp_grape import taps
 from ariel_jax.algorithms.dp_grape.config import Config, Specs
 from ariel_jax.algorithms.dp_grape.sums import Loss, Tied, per_row, row_keys
@@ -80,22 +81,34 @@ class PrivateSource:
         expected_batch: what sums are divided by, a public number. Under `add_remove` the number of records
             is private: do not compute it from that.
         steps: batches that are paid for; None for no limit.
+        canaries: the last so many records are nobody's, and each is in the data or not by a secret fair
+            coin, see `is_in`; 0 for none.
 
     Guarantees:
         A record that is drawn has a secret key of its own for each step, whoever else was drawn, so a loss
         with dropout changes for no other record when one is left out. What stands behind one that is taken
         out of the arrays gets other keys of the same law.
+
+        A canary whose coin says out is in no batch, and nothing but the batches tells what the coins say.
+        Whoever is real is drawn with the same probability, whatever canaries there are.
     """
 
     draws: PoissonSource
     clip_norm: float
     expected_batch: float
     steps: int | None = None
+    canaries: int = 0
     is_private: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         positive(clip_norm=self.clip_norm, expected_batch=self.expected_batch)
+        non_negative_int(canaries=self.canaries)
+        if self.canaries >= self.draws.n:
+            raise ConfigError(
+                f"canaries={self.canaries} are the last of the records, of which there are no more: append "
+                "them to records of your own."
+            )
 
     def init(self) -> dict[str, Any]:
         """The state before the first batch.
@@ -104,7 +117,17 @@ class PrivateSource:
             ConfigError: several processes, which would draw several samples.
         """
         check_one_process()
-        return self.draws.init() | {"clip_norm": self.clip_norm}
+        made = self.draws.init() | {"clip_norm": self.clip_norm}
+        return made | ({"canaries": self.canaries} if self.canaries else {})
+
+    def is_in(self, state: Mapping[str, Any]) -> np.ndarray:
+        """[canaries] bool: which of them take part, a function of the state's secret seed alone."""
+        seed = bytes.fromhex(state["seed"])
+        coins = [
+            hashlib.blake2b(b"coin of canary %d" % number, key=seed, digest_size=1).digest()[0] & 1
+            for number in range(self.canaries)
+        ]
+        return np.array(coins, bool)
 
     def next(
         self, state: dict[str, Any]
@@ -125,10 +148,23 @@ class PrivateSource:
                 f"this run clipped at {state['clip_norm']} and now at {self.clip_norm}: its noise was made "
                 "for the former. Begin another run under the ledger."
             )
-        drawn = self.draws.draw(state)
+        if state.get("canaries", 0) != self.canaries:
+            raise ConfigError(
+                f"this run began with {state.get('canaries', 0)} canaries and now they are {self.canaries}: "
+                "records would change their meaning. Go on with the same."
+            )
+        drawn = self._counting(state, self.draws.draw(state))
         examples, is_padding = self.draws.batch(drawn)
         batch = {"examples": examples, **self.beside(state, drawn)}
         return (batch, is_padding), {**state, "step": state["step"] + 1}
+
+    def _counting(self, state: Mapping[str, Any], drawn: np.ndarray) -> np.ndarray:
+        """The drawn records without the canaries that are out."""
+        if not self.canaries:
+            return drawn
+        counts = np.ones(self.draws.n, bool)
+        counts[-self.canaries :] = self.is_in(state)
+        return drawn[counts[drawn]]
 
     def beside(self, state: Mapping[str, Any], drawn: np.ndarray) -> dict[str, Any]:
         """What a batch holds beside its examples.
