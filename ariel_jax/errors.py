@@ -14,6 +14,34 @@ class ConfigError(ArielError, ValueError):
     """An argument, option or configuration value is not allowed."""
 
 
+class UnsafeTransformError(ConfigError):
+    """A step of a sampling chain would undo what an earlier one guarantees about private rows."""
+
+
+class UnprovenMechanismError(ConfigError):
+    """No proof bounds what this combination of settings tells about a private record."""
+
+
+class PrivacyConfigError(ConfigError):
+    """A privacy parameter, or several together, lie outside what a guarantee holds for."""
+
+
+class AccountingMismatchError(ConfigError):
+    """The price that is asked for is that of another way of drawing records."""
+
+
+class PrivacyUnitError(ConfigError):
+    """Several records belong to one owner, and nothing says how they are to be protected."""
+
+
+class DemoTooLongError(ConfigError):
+    """A private demonstration is longer than the public maximum."""
+
+
+class RowCouplingError(ConfigError):
+    """In this model one row of a batch may change the logits of another one."""
+
+
 class CheckpointError(ArielError, ValueError):
     """A file of weights, a tokenizer or a saved state is missing, damaged or not understood."""
 
@@ -55,6 +83,26 @@ class LedgerRollbackError(IntegrityError):
 
 class PrivacyBudgetError(ArielError, RuntimeError):
     """A privacy budget does not cover what was asked; nothing was spent."""
+
+
+class BudgetExceededError(PrivacyBudgetError):
+    """A privacy budget does not cover a request for private text; nothing was spent.
+
+    Attributes:
+        needed: epsilon that the account would stand at afterwards.
+        left: epsilon that is left.
+        most_tokens: the longest request that would fit, in tokens; 0 where none does.
+    """
+
+    def __init__(self, message: str, *, needed: float, left: float, most_tokens: int) -> None:
+        super().__init__(message)
+        self.needed = needed
+        self.left = left
+        self.most_tokens = most_tokens
+
+
+class ModelOutputError(ArielError, RuntimeError):
+    """A model gave logits that nothing can be drawn from, such as NaN."""
 
 
 class DisclosureDenied(ArielError, PermissionError):
