@@ -11,7 +11,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from ariel_jax._checks import in_range, non_negative, one_of, positive_int
+from ariel_jax._checks import in_range, non_negative
 from ariel_jax.privacy.renyi import ORDERS
 
 Curve = npt.NDArray[np.float64]
@@ -241,7 +241,7 @@ _LOG_FACTORIALS = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, int(ORDER
 
 
 def _log_binomials(n: int) -> Curve:
-    """log C(n, j) for j = 0 .. n."""
+    """Log C(n, j) for j = 0 .. n."""
     return _LOG_FACTORIALS[n] - _LOG_FACTORIALS[: n + 1] - _LOG_FACTORIALS[n::-1]
 
 
