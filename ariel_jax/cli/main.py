@@ -23,10 +23,10 @@ COMMANDS = {
     "bench": "Measure decoding, alone or beside another program.",
     "train-lm": "Train a language model on text files; the same command resumes.",
     "train-private": "Fine-tune a model on private records under a privacy budget; the same command resumes.",
-    "ledger": "Show what privacy budgets have paid for, or check that their file is intact.",
     "plan": "Choose cache capacities for a model on this machine, and say why.",
     "quantize": "Write a model with weights of 8 or 4 bits, and say what that costs.",
     "kernels": "Build the native CPU kernels, or say what there is of them.",
+    "ledger": "Show what privacy budgets have paid for, or check that their file is intact.",
     "info": "Print the backend, devices, versions, measured ceilings and kernel choices.",
 }
 
