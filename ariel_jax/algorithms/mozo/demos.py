@@ -10,7 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from ariel_jax._checks import one_of, positive_int
-from ariel_jax.errors import ConfigError, DemoTooLongError, PrivacyUnitError
+from ariel_jax.algorithms.mozo.owners import Units, units
+from ariel_jax.errors import ConfigError, DemoTooLongError
 from ariel_jax.models.hf import Tokenizer
 
 FIELDS = ("input", "output", "text")
@@ -48,15 +49,13 @@ class PromptFormat:
         demonstration: of an input with its output.
         text: of a demonstration that is a text.
         query: what is asked, up to where the answer begins.
-        example: what begins one more demonstration (`synthesize`).
         stop: strings that end an answer.
     """
 
     instruction: str = ""
     demonstration: str = "Input: {input}\nOutput: {output}\n\n"
-    text: str = "{text}\n\n"
+    text: str = "Text: {text}\n\n"
     query: str = "Input: {input}\nOutput:"
-    example: str = "Input:"
     stop: tuple[str, ...] = ("\n",)
 
     def __post_init__(self) -> None:
@@ -153,14 +152,14 @@ class Encoded:
         tokens: [n + 1, S] int32, instruction and demonstration, right-padded; the last row is the
             zero-shot one.
         lengths: [n + 1] int32.
-        units: the rows of each privacy unit: an owner's, or one each.
+        units: which rows are protected together.
         format: of the prompts.
         tokenizer: of the model.
     """
 
     tokens: np.ndarray
     lengths: np.ndarray
-    units: tuple[tuple[int, ...], ...]
+    units: Units
     format: PromptFormat
     tokenizer: Tokenizer
 
@@ -182,7 +181,7 @@ def encode(
     *,
     max_tokens: int = 128,
     too_long: Literal["refuse", "cut"] = "refuse",
-    owners: Literal["refuse", "one_record"] = "refuse",
+    owner_policy: str | None = None,
 ) -> Encoded:
     """Demonstrations as rows of `max_tokens` tokens, whatever is in them: a length would tell.
 
@@ -193,23 +192,25 @@ def encode(
         max_tokens: public, most tokens of a demonstration.
         too_long: `refuse`, or `cut` each that is longer by itself: the end of its input (of its text)
             goes, its output stays.
-        owners: where owners have several demonstrations: `refuse`, or `one_record`: owners are
-            drawn, and of a drawn one a single demonstration, anew in every block. The privacy unit is
-            then the owner.
+        owner_policy: where an owner has several demonstrations, see `owners.units`. The privacy unit
+            is then the owner.
 
     Raises:
         DemoTooLongError: one is longer than `max_tokens`, or cannot be cut to it.
-        PrivacyUnitError: an owner has several demonstrations and no rule was given, or only some have
-            owners.
+        PrivacyUnitError: an owner has several demonstrations and there is no policy.
         ConfigError: no demonstrations, or a setting out of range.
     """
     positive_int(max_tokens=max_tokens)
     one_of(("refuse", "cut"), too_long=too_long)
-    one_of(("refuse", "one_record"), owners=owners)
     if not records:
         raise ConfigError("there are no demonstrations: pass at least one.")
     format = format or PromptFormat()
-    units = _units(records, owners)
+    together = owner_policy == "price_records"  # which a plan allows without draws only
+    found = units(
+        [record.owner for record in records],
+        policy=owner_policy,
+        sampler="none" if together else "poisson",
+    )
     instruction = tokenizer.encode(format.instruction)
     tokens = np.zeros((len(records) + 1, len(instruction) + max_tokens), np.int32)
     lengths = np.zeros(len(records) + 1, np.int32)
@@ -229,29 +230,12 @@ def encode(
     lengths[-1] = len(instruction)
     tokens[-1, : len(instruction)] = instruction
     return Encoded(
-        tokens=tokens, lengths=lengths, units=units, format=format, tokenizer=tokenizer
+        tokens=tokens,
+        lengths=lengths,
+        units=found,
+        format=format,
+        tokenizer=tokenizer,
     )
-
-
-def _units(records: Sequence[Demonstration], owners: str) -> tuple[tuple[int, ...], ...]:
-    owned = [record.owner is not None for record in records]
-    if not any(owned):
-        return tuple((row,) for row in range(len(records)))
-    if not all(owned):
-        raise PrivacyUnitError(
-            f"{sum(owned)} of {len(records)} demonstrations name an owner: give all of them one, or none."
-        )
-    found: dict[str | None, list[int]] = {}
-    for row, record in enumerate(records):
-        found.setdefault(record.owner, []).append(row)
-    most = max(map(len, found.values()))
-    if most > 1 and owners == "refuse":
-        raise PrivacyUnitError(
-            f"{len(records)} demonstrations have {len(found)} owners, one of them {most}: protected is a "
-            "demonstration, and an owner of several is protected less. Pass owners='one_record' to draw "
-            "owners and one demonstration of each, or leave one demonstration for each owner."
-        )
-    return tuple(tuple(rows) for rows in found.values())
 
 
 def _ids(record: Demonstration, tokenizer: Tokenizer, format: PromptFormat) -> list[int]:

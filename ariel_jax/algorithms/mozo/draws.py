@@ -6,11 +6,11 @@ import secrets
 
 import numpy as np
 
-from ariel_jax._checks import in_range, one_of, positive_int
-from ariel_jax.errors import AccountingMismatchError, PrivacyConfigError
+from ariel_jax.algorithms.mozo.demos import Encoded
+from ariel_jax.algorithms.mozo.owners import Units
+from ariel_jax.algorithms.mozo.price import Plan
+from ariel_jax.errors import AccountingMismatchError, PrivacyUnitError
 from ariel_jax.privacy.batches import PoissonSource
-
-SAMPLERS = ("poisson", "without_replacement", "partition", "none")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -34,95 +34,82 @@ class Subsets:
     """Who is drawn for which block of which query.
 
     Attributes:
-        sampler: `poisson`, every unit by a coin of its own; `without_replacement`, `n_slots` units;
-            `partition`, disjoint groups of `n_slots` units in a random order, one for a query, in turn;
-            `none`, all units in every block.
-        units: the demonstrations of each privacy unit; of a drawn unit one enters, chosen anew.
-        n_slots: N.
-        probability: of a unit, for `poisson`.
+        plan: what is paid for; its sampler is what draws.
+        units: which demonstrations are protected together.
         seed: secret, in hexadecimal; what is drawn depends on it and on the numbers of query and block
             alone.
 
     Guarantees:
-        Slots are given at random: whoever else is drawn, a unit is equally likely to be in each, so that
-        adding one leaves the others where they are but for its own slot. A Poisson draw of more than N
-        units keeps a random choice of N; the price must say so (`Plan.truncation`).
+        Slots are given at random: whoever else is drawn, a demonstration is equally likely to be in each,
+        so that one more leaves the others where they are and takes a masked slot. A Poisson draw of more
+        units than slots keeps a random choice of them, which `Plan.truncation` pays for.
+
+    Raises:
+        AccountingMismatchError: the plan is for another number of privacy units.
+        PrivacyUnitError: the plan prices another number of an owner's demonstrations together.
     """
 
-    sampler: str
-    units: tuple[tuple[int, ...], ...]
-    n_slots: int
-    probability: float | None = None
+    plan: Plan
+    units: Units
     seed: str = dataclasses.field(default_factory=lambda: secrets.token_hex(32), repr=False)
 
     def __post_init__(self) -> None:
-        """Check that sampler and sizes go together."""
-        one_of(SAMPLERS, sampler=self.sampler)
-        positive_int(n_slots=self.n_slots)
-        n = len(self.units)
-        if self.sampler == "poisson":
-            in_range(0, 1, ends="(]", probability=self.probability)
-        elif self.sampler == "none" and n > self.n_slots:
-            raise PrivacyConfigError(
-                f"sampler='none' puts all {n} demonstrations into {self.n_slots} slots: allow "
-                f"n_slots={n}, or draw some of them (poisson, without_replacement, partition)."
+        """Check that the price is for these demonstrations."""
+        planned, there = self.plan.n_demonstrations, len(self.units)
+        is_bound = self.plan.relation == "add_remove"
+        if there > planned or not (is_bound or there == planned):
+            raise AccountingMismatchError(
+                f"the plan is for n_demonstrations={planned} and there are {there} privacy units (owners, or "
+                f"demonstrations): plan for {'at least' if is_bound else 'exactly'} {there}."
             )
-        elif self.sampler in ("without_replacement", "partition") and n < self.n_slots:
-            raise PrivacyConfigError(
-                f"sampler={self.sampler!r} fills {self.n_slots} slots and there are {n} units of "
-                "demonstrations: take fewer slots, or bring more."
+        if self.plan.records_per_owner != self.units.records_per_owner:
+            raise PrivacyUnitError(
+                f"the demonstrations are protected {self.units.records_per_owner} together and the plan has "
+                f"records_per_owner={self.plan.records_per_owner}: plan for the former."
             )
 
-    @property
-    def n_groups(self) -> int:
-        """Of `partition`: queries that are answered before a group answers a second one."""
-        return len(self.units) // self.n_slots
+    @classmethod
+    def of(cls, plan: Plan, encoded: Encoded, *, seed: int | None = None) -> "Subsets":
+        """Draws from encoded demonstrations; with a `seed` anybody can repeat them.
+
+        Raises:
+            AccountingMismatchError, PrivacyUnitError: the plan is not for these demonstrations.
+        """
+        if seed is None:
+            return cls(plan=plan, units=encoded.units)
+        digest = hashlib.blake2b(f"public seed {seed}".encode(), digest_size=32).hexdigest()
+        return cls(plan=plan, units=encoded.units, seed=digest)
 
     def draw(self, query: int, block: int) -> Draw:
         """Who enters block `block` of query `query`; the same whenever it is asked."""
+        N = self.plan.config.n_slots
         generator = self._generator(f"query {query} block {block}")
         units = self._units(query, block, generator)
-        rows = np.full(self.n_slots, -1, np.int64)
-        slots = generator.permutation(self.n_slots)[: len(units)]
-        for slot, unit in zip(slots.tolist(), units.tolist(), strict=True):
-            records = self.units[unit]
-            rows[slot] = records[int(generator.integers(len(records)))]
+        chosen = self.units.choose(units.tolist(), generator)
+        rows = np.full(N, -1, np.int64)
+        rows[generator.permutation(N)[: len(chosen)]] = chosen
         return Draw(rows=rows)
 
     def _units(self, query: int, block: int, generator: np.random.Generator) -> np.ndarray:
-        n, N = len(self.units), self.n_slots
-        if self.sampler == "poisson":
-            assert self.probability is not None
-            numbers = {"unit": np.arange(n)}
-            source = PoissonSource(records=numbers, probability=self.probability, rows=N)
+        n, N = len(self.units), self.plan.config.n_slots
+        if self.plan.sampler == "poisson":
+            source = PoissonSource(
+                records={"unit": np.arange(n)}, probability=self.plan.probability, rows=N
+            )
             state = source.init() | {"seed": self._seed(f"query {query}"), "step": block}
             return source.draw(state)
-        if self.sampler == "without_replacement":
+        if self.plan.sampler == "without_replacement":
             return generator.choice(n, size=N, replace=False)
-        if self.sampler == "partition":
+        if self.plan.sampler == "partition":
             order = self._generator("partition").permutation(n)
-            group = query % self.n_groups
+            group = query % self.plan.n_groups
             return order[group * N : (group + 1) * N]
         return np.arange(n)
 
     def _seed(self, what: str) -> str:
-        return hashlib.blake2b(
-            what.encode(), key=bytes.fromhex(self.seed), digest_size=32
-        ).hexdigest()
+        key = bytes.fromhex(self.seed)
+        return hashlib.blake2b(what.encode(), key=key, digest_size=32).hexdigest()
 
     def _generator(self, what: str) -> np.random.Generator:
         words = np.frombuffer(bytes.fromhex(self._seed(what)), np.uint32)
         return np.random.default_rng(words.tolist())
-
-
-def check_count(sampler: str, planned: int, there: int) -> None:
-    """Refuses a price that was computed for another number of privacy units.
-
-    Raises:
-        AccountingMismatchError: under `poisson` there are more than planned; else not as many.
-    """
-    if there > planned or (sampler != "poisson" and there != planned):
-        raise AccountingMismatchError(
-            f"the plan is for n_demonstrations={planned} and there are {there} privacy units (owners, or "
-            f"demonstrations): plan for {'at least' if sampler == 'poisson' else 'exactly'} {there}."
-        )
