@@ -13,11 +13,12 @@ from ariel_jax.algorithms.mozo import programs, sampling
 from ariel_jax.algorithms.mozo.config import Config, Numbers, check
 from ariel_jax.algorithms.mozo.demos import Encoded
 from ariel_jax.algorithms.mozo.draws import Draw
+from ariel_jax.algorithms.mozo.parameters import parameters
 from ariel_jax.algorithms.mozo.programs import Prefixes
 from ariel_jax.algorithms.mozo.store import Place, build
 from ariel_jax.decode.engine import bucket
 from ariel_jax.decode.stream import TextModel
-from ariel_jax.errors import ConfigError, ModelOutputError, RowCouplingError
+from ariel_jax.errors import ConfigError, RowCouplingError
 
 SUFFIX = 16  # tokens of the smallest query that a program is compiled for
 
@@ -102,7 +103,7 @@ class MixedDecoder:
     def numbers(self, numbers: Numbers) -> None:
         check(self.config, numbers)
         self._numbers = numbers
-        self._parameters = sampling.parameters(self.config, numbers)
+        self._parameters = parameters(self.config, numbers)
 
     def read(self) -> None:
         """Reads all demonstrations into the store, where there is one: a private pass."""
@@ -116,30 +117,8 @@ class MixedDecoder:
             )
 
     def suffix(self, query: str | Sequence[int]) -> list[int]:
-        """The query's tokens as they stand in every row; token ids are taken as they are.
-
-        Raises:
-            ConfigError: there are none, or too many for the model with prefix and answer.
-        """
-        encoded, cfg = self.encoded, self.model.cfg
-        if isinstance(query, str):
-            text = encoded.format.query_text(query)
-            ids = encoded.tokenizer.encode(text, add_special_tokens=False)
-        else:
-            ids = [int(i) for i in query]
-        if not ids or min(ids) < 0 or max(ids) >= cfg.vocab_size:
-            raise ConfigError(
-                f"the query has {len(ids)} tokens, or one outside 0..{cfg.vocab_size - 1}: pass a text, or "
-                "ids of this model's tokenizer."
-            )
-        total = self.n_prefix + len(ids) + self.max_tokens
-        if total > cfg.max_positions:
-            raise ConfigError(
-                f"instruction and demonstration have up to {self.n_prefix} tokens, the query {len(ids)} and "
-                f"the answer up to {self.max_tokens}: together {total}, and the model has "
-                f"{cfg.max_positions} positions. Shorten one of them."
-            )
-        return ids
+        """`suffix_tokens` for this decoder."""
+        return suffix_tokens(self.model, self.encoded, query, max_tokens=self.max_tokens)
 
     def answer(
         self,
@@ -162,7 +141,7 @@ class MixedDecoder:
             is_private: False where `draws` holds no demonstration: then nothing private is read.
 
         Raises:
-            ConfigError: as for `suffix`.
+            ConfigError: as for `suffix_tokens`.
             ModelOutputError: the zero-shot row has NaN or infinite logits.
             RowCouplingError: in this model rows are not independent.
         """
@@ -214,11 +193,7 @@ class MixedDecoder:
         _, block = self._decode(cache, logits, draw.mask, key, len(tokens), limit)
         # The one transfer of a block; the logits stay where they are.
         out, n, done, flags = jax.device_get((block.tokens, block.n, block.done, block.flags))
-        if flags:
-            raise ModelOutputError(
-                "the zero-shot row has NaN or infinite logits, and nothing can be drawn from it: check the "
-                "weights, or decode in a wider precision."
-            )
+        sampling.raise_for(int(flags))
         return out[: int(n)].tolist(), bool(done)
 
     def _decode(
@@ -254,9 +229,7 @@ class MixedDecoder:
         if self._store is None:  # only the instruction is read, by the same kind of pass
             alone = np.full(len(rows), zero)
             tokens, lengths = self.encoded.tokens[alone], self.encoded.lengths[alone]
-            found = programs.read_prefixes()(
-                cfg, params, jnp.asarray(tokens), jnp.asarray(lengths)
-            )
+            found = programs.read_prefixes()(cfg, params, jnp.asarray(tokens), jnp.asarray(lengths))
             return found, jnp.arange(len(rows), dtype=jnp.int32)
         return self._store.gather(cfg, params, rows)
 
@@ -325,6 +298,35 @@ class MixedDecoder:
                     "scales over a whole tensor and other operations across a batch do this: use a model "
                     "and kernels whose rows are independent."
                 )
+
+
+def suffix_tokens(
+    model: TextModel, encoded: Encoded, query: str | Sequence[int], *, max_tokens: int
+) -> list[int]:
+    """The query's tokens as they stand in every row; token ids are taken as they are.
+
+    Raises:
+        ConfigError: there are none, or too many for the model with prefix and answer.
+    """
+    cfg, n_prefix = model.cfg, encoded.tokens.shape[1]
+    if isinstance(query, str):
+        text = encoded.format.query_text(query)
+        ids = encoded.tokenizer.encode(text, add_special_tokens=False)
+    else:
+        ids = [int(i) for i in query]
+    if not ids or min(ids) < 0 or max(ids) >= cfg.vocab_size:
+        raise ConfigError(
+            f"the query has {len(ids)} tokens, or one outside 0..{cfg.vocab_size - 1}: pass a text, or ids of "
+            "this model's tokenizer."
+        )
+    total = n_prefix + len(ids) + max_tokens
+    if total > cfg.max_positions:
+        raise ConfigError(
+            f"instruction and demonstration have up to {n_prefix} tokens, the query {len(ids)} and the answer "
+            f"up to {max_tokens}: together {total}, and the model has {cfg.max_positions} positions. Shorten "
+            "one of them."
+        )
+    return ids
 
 
 def end_tokens(model: TextModel, stop: Sequence[str]) -> np.ndarray:

@@ -255,8 +255,6 @@ def _cut(
     low, high = 0, len(whole)  # more characters may take fewer tokens, so what is found is checked
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (
-            (middle, high) if len(shortened(middle)) <= max_tokens else (low, middle - 1)
-        )
+        low, high = (middle, high) if len(shortened(middle)) <= max_tokens else (low, middle - 1)
     ids = shortened(low)
     return ids if low and len(ids) <= max_tokens else None

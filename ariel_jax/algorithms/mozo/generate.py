@@ -7,9 +7,10 @@ from typing import Literal
 import jax
 import numpy as np
 
-from ariel_jax._checks import one_of, positive_int, seed as check_seed
+from ariel_jax._checks import one_of, positive_int
+from ariel_jax._checks import seed as check_seed
 from ariel_jax.algorithms.mozo import spending
-from ariel_jax.algorithms.mozo.decoding import Answer, MixedDecoder
+from ariel_jax.algorithms.mozo.decoding import Answer, MixedDecoder, suffix_tokens
 from ariel_jax.algorithms.mozo.demos import Encoded
 from ariel_jax.algorithms.mozo.draws import Draw, Subsets
 from ariel_jax.algorithms.mozo.price import Plan
@@ -262,19 +263,29 @@ def generate(
     """Answers queries from private demonstrations, all under one reservation.
 
     Args:
-        model, encoded, plan, ledger: as for `Session`.
+        model: as for `Session`.
+        encoded: as for `Session`.
         queries: a text or several.
-        on_exhausted, place, most_bytes, seed, insecure_seed_ok: as for `Session`.
+        plan: as for `Session`.
+        ledger: as for `Session`.
+        on_exhausted: as for `Session`.
+        place: as for `Session`.
+        most_bytes: as for `Session`.
+        seed: as for `Session`.
+        insecure_seed_ok: as for `Session`.
         on_answer: called with (number, answer) after each.
 
     Raises:
         ConfigError: no queries, or one that does not fit the model; nothing was reserved then.
         BudgetExceededError: the budget does not cover all of them; nothing was computed.
-        PrivacyError: as for `Session` and `Session.answer`.
+        AccountingMismatchError, PrivacyUnitError, ModelOutputError, RowCouplingError, StorageError: as for
+            `Session` and `Session.answer`.
     """
     texts = [queries] if isinstance(queries, str) else list(queries)
     if not texts:
         raise ConfigError("there are no queries: pass at least one text.")
+    for text in texts:
+        suffix_tokens(model, encoded, text, max_tokens=plan.max_tokens)
     answers = []
     with Session(
         model,

@@ -53,9 +53,7 @@ class Store:
             found = jax.tree.map(lambda leaf: jnp.asarray(leaf[rows]), self.prefixes)
         else:
             tokens, lengths = self.encoded.tokens[rows], self.encoded.lengths[rows]
-            found = programs.read_prefixes()(
-                cfg, params, jnp.asarray(tokens), jnp.asarray(lengths)
-            )
+            found = programs.read_prefixes()(cfg, params, jnp.asarray(tokens), jnp.asarray(lengths))
         return found, jnp.arange(len(rows), dtype=jnp.int32)
 
 
