@@ -13,8 +13,8 @@ from ariel_jax.algorithms.mozo import programs, sampling
 from ariel_jax.algorithms.mozo.config import Config, Numbers, check
 from ariel_jax.algorithms.mozo.demos import Encoded
 from ariel_jax.algorithms.mozo.draws import Draw
-from ariel_jax.algorithms.mozo.parameters import parameters
-from ariel_jax.algorithms.mozo.programs import Prefixes
+from ariel_jax.algorithms.mozo.parameters import parameters as traced
+from ariel_jax.algorithms.mozo.programs import Prefixes, Step
 from ariel_jax.algorithms.mozo.store import Place, build
 from ariel_jax.decode.engine import bucket
 from ariel_jax.decode.stream import TextModel
@@ -63,6 +63,8 @@ class MixedDecoder:
         redraw_every: int | None = None,
         place: Place = "auto",
         most_bytes: int = 2 << 30,
+        step: Step = sampling.step,
+        parameters: Any = None,
     ) -> None:
         """A decoder; nothing private is read before `read` or the first answer.
 
@@ -75,6 +77,8 @@ class MixedDecoder:
             redraw_every: tokens of a block, for which one draw serves; None: all of them.
             place: where keys and values of the demonstrations are kept, see `store.build`.
             most_bytes: of a store that `place="auto"` makes.
+            step: what draws a token, dps-mozo's or one of `baselines`; nothing but dps-mozo's has a price.
+            parameters: of another `step`; None: those of `numbers`.
 
         Raises:
             ConfigError: sizes out of range, or more tokens than the model has positions.
@@ -92,7 +96,9 @@ class MixedDecoder:
         self._checked: set[int] = set()
         self.ends = end_tokens(model, encoded.format.stop)
         self._ends = jnp.asarray(self.ends)
-        self.numbers = numbers
+        self._step, self.numbers = step, numbers
+        if parameters is not None:
+            self._parameters = parameters
 
     @property
     def numbers(self) -> Numbers:
@@ -103,7 +109,7 @@ class MixedDecoder:
     def numbers(self, numbers: Numbers) -> None:
         check(self.config, numbers)
         self._numbers = numbers
-        self._parameters = parameters(self.config, numbers)
+        self._parameters = traced(self.config, numbers)
 
     def read(self) -> None:
         """Reads all demonstrations into the store, where there is one: a private pass."""
@@ -218,6 +224,7 @@ class MixedDecoder:
             self._parameters,
             config=self.config,
             size=self.size,
+            step=self._step,
         )
 
     def _rows(self, draw: Draw, *, is_private: bool) -> tuple[Prefixes, jax.Array]:

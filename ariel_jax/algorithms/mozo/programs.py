@@ -23,6 +23,10 @@ TRACES: collections.Counter[str] = collections.Counter()
 """How often each program has been traced in this process."""
 
 
+Step = Callable[..., tuple[jax.Array, Any]]
+"""`step(logits [N + 1, V], mask [N], key, config, parameters) -> (token, info)`, as `sampling.step`."""
+
+
 class Prefixes(struct.PyTreeNode):
     """Keys and values of prefixes of at most S tokens; a row for each."""
 
@@ -167,6 +171,7 @@ def block_loop(
     *,
     config: Config,
     size: int,
+    step: Step = sampling.step,
 ) -> tuple[KVCache, Block]:
     """Up to `limit` tokens of an answer, each drawn from the mixture of all rows.
 
@@ -183,6 +188,7 @@ def block_loop(
         parameters: the mixture's numbers.
         config: the mixture.
         size: most tokens of a block.
+        step: what draws a token; that of dps-mozo, or a baseline's.
 
     Returns:
         (cache, block). The loop ends early after a token in `ends`, which is released, or where row 0
@@ -193,7 +199,7 @@ def block_loop(
 
     def drawn(block: Block, logits: jax.Array) -> Block:
         now = jax.random.fold_in(key, start + block.n)
-        token, info = sampling.step(logits, mask, now, config, parameters)
+        token, info = step(logits, mask, now, config, parameters)
         flags = block.flags | info.flags
         return Block(
             tokens=block.tokens.at[block.n].set(token),
@@ -228,18 +234,18 @@ def block_loop(
 def block() -> Callable[..., tuple[KVCache, Block]]:
     """`block_loop` jitted.
 
-    Static: cfg, config, size (and the shapes, hence slots and capacity). Traced: params, mask [N], key,
+    Static: cfg, config, size, step (and the shapes, hence slots and capacity). Traced: params, mask [N], key,
     start, limit, ends [V], and every number of the mixture. Donated: cache, logits.
     """
 
-    def run(cfg, params, cache, logits, mask, key, start, limit, ends, parameters, *, config, size):
+    def run(cfg, params, cache, logits, *arguments, config, size, step):
         TRACES["block"] += 1
         with params.precision.scope(), jax.named_scope("block"):
-            arguments = (mask, key, start, limit, ends, parameters)
-            return block_loop(cfg, params, cache, logits, *arguments, config=config, size=size)
+            options = {"config": config, "size": size, "step": step}
+            return block_loop(cfg, params, cache, logits, *arguments, **options)
 
     return jax.jit(
         run,
-        static_argnames=("cfg", "config", "size"),
+        static_argnames=("cfg", "config", "size", "step"),
         donate_argnames=("cache", "logits"),
     )
