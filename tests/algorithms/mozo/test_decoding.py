@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ariel_jax.algorithms.mozo import Config, Numbers, demos, programs, recompute, sampling
-from ariel_jax.algorithms.mozo.decoding import MixedDecoder, end_tokens
+from ariel_jax.algorithms.mozo.decoding import MixedDecoder, end_tokens, rounded_up
 from ariel_jax.algorithms.mozo.demos import Demonstration, PromptFormat
 from ariel_jax.algorithms.mozo.draws import Draw
 from ariel_jax.errors import ConfigError, ModelOutputError, RowCouplingError
@@ -260,3 +260,11 @@ def test_a_query_that_does_not_fit_is_refused(model, encoded):
         mixed.answer([], DRAWS, KEY)
     with pytest.raises(ConfigError, match=r"outside 0\.\.319"):
         mixed.answer([320], DRAWS, KEY)
+
+
+def test_lengths_are_rounded_up_by_little_and_never_fall():
+    found = [rounded_up(n) for n in range(1, 2000)]
+    assert found == sorted(found)
+    assert all(n <= r <= max(n + 15, 1.5 * n) for n, r in zip(range(1, 2000), found, strict=True))
+    assert len(set(found)) < 25
+    assert all(rounded_up(r) == r for r in found)
