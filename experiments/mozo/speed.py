@@ -76,7 +76,7 @@ def _measure(case: Case, is_tiny: bool) -> Iterator[Figure]:
     T, N = case.config["n_tokens"], case.config["slots"]
     encoded = _demonstrations(model, case.config)
     config = mozo.Config(n_slots=N, top_k=100)
-    prompt = [*encoded.tokens[-1, : encoded.lengths[-1]].tolist()]
+    prompt = encoded.tokens[-1, : encoded.lengths[-1]].tolist()
     decoders = {
         r: mozo.MixedDecoder(model, encoded, config, NUMBERS, max_tokens=T, redraw_every=r)
         for r in (1, REDRAW, T)
@@ -86,8 +86,8 @@ def _measure(case: Case, is_tiny: bool) -> Iterator[Figure]:
 
     def draws(block: int) -> Draw:
         rows = np.full(N, -1, np.int64)
-        n = N if case.name == "fixed" else min(int(generator.binomial(10_000, 4e-4)), N)
-        n = min(n, encoded.n)
+        n = N if case.name == "fixed" else int(generator.binomial(10_000, 4e-4))
+        n = min(n, N, encoded.n)
         rows[generator.permutation(N)[:n]] = generator.permutation(encoded.n)[:n]
         return Draw(rows=rows)
 
@@ -166,7 +166,7 @@ def _drawing(model: hf.Model, config: Any, step: float, n_runs: int, due: bool) 
     shape = (config.n_slots + 1, model.cfg.vocab_size)
     logits = jnp.asarray(generator.standard_normal(shape), jnp.float32)
     mask = jnp.ones(config.n_slots, bool)
-    n = 200
+    n, key = 200, jax.random.key(0)
 
     @jax.jit
     def many(logits: jax.Array, key: jax.Array) -> jax.Array:
@@ -179,7 +179,6 @@ def _drawing(model: hf.Model, config: Any, step: float, n_runs: int, due: bool) 
 
         return jax.lax.fori_loop(0, n, one, jnp.int32(0))
 
-    key = jax.random.key(0)
     seconds = _in_turn({"draw": lambda: many(logits, key).block_until_ready()}, n_runs)["draw"]
     share = 1e3 * seconds / n / step
     return Figure(
