@@ -21,7 +21,6 @@ from ariel_jax.algorithms.dp_grape.text import (
     made_up_records,
     read_records,
 )
-from ariel_jax.algorithms.dp_grape.text import TextLoss, encode_records, read_records
 from ariel_jax.cli.budget import account_terms, ledger_path
 from ariel_jax.cli.console import say
 from ariel_jax.errors import ConfigError, missing_extra
