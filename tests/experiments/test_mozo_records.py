@@ -1,0 +1,110 @@
+"""Records and sentences: what a style fixes, what only demonstrations hold, and the score of an answer."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from ariel_jax import load_pretrained
+from ariel_jax.testing import tiny_config
+from ariel_jax.training.step import IGNORE
+from experiments.mozo import records, train
+from experiments.mozo.rouge import common_length, rouge_l, words
+
+RECORD = records.Record(name="Anna", place="Oslo", count=7, item="tea", day="Monday")
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    return train.learn_tokenizer(folder, vocab_size=300, episodes=20)
+
+
+def test_a_style_decides_every_word_but_those_of_the_record():
+    first = records.write(RECORD, (0,) * len(records.SLOTS))
+    assert first == "Note: guest Anna, took 7 boxes of tea, in Oslo, on Monday. Thanks."
+    other = records.write(RECORD, (1, 3, 1, 2, 3, 2, 1, 3, 1, 1))
+    assert other == "Report: LAST Monday / AT Oslo / BOUGHT 7 TONS of tea / FRIEND Anna! Over."
+
+
+def test_styles_of_equal_length_give_different_sentences():
+    styles = [(i,) * len(records.SLOTS) for i in range(3)]
+    assert len({records.write(RECORD, style) for style in styles}) == 3
+    assert all(len(set(choices)) == len(choices) for choices in records.SLOTS.values())
+
+
+def test_a_task_is_its_seed_and_private_names_stand_in_demonstrations_only():
+    task = records.draw_task(3, n_demonstrations=200, n_queries=50)
+    assert task == records.draw_task(3, n_demonstrations=200, n_queries=50)
+    assert task.style != records.draw_task(4, n_demonstrations=1, n_queries=1).style
+    private = [any(n in d.output for n in records.PRIVATE_NAMES) for d in task.demonstrations]
+    assert 0.15 < np.mean(private) < 0.35
+    assert not any(n in q for n in records.PRIVATE_NAMES for q in task.queries + task.references)
+    assert len(set(task.queries)) == 50
+
+
+def test_a_demonstration_deviates_from_its_style_as_often_as_asked():
+    rng = np.random.default_rng(0)
+    style = records.draw_style(rng)
+    assert records.deviate(rng, style, 0.0) == style
+    moved = np.mean([np.not_equal(records.deviate(rng, style, 0.2), style) for _ in range(400)])
+    assert 0.12 < moved < 0.18  # a fifth is drawn anew, a quarter of that the same again
+    clean = records.draw_task(0, n_demonstrations=20, n_queries=1, noise=0.0)
+    assert len({d.output.partition(" ")[0] for d in clean.demonstrations}) == 1
+
+
+def test_every_sentence_is_learned_with_its_end_and_no_record_is(tokenizer):
+    source = train.EpisodeSource(tokenizer=tokenizer, rows=2, length=200)
+    (batch, is_padding), state = source.next(source.init())
+    (again, _), _ = source.next(source.init())
+    assert state == {"step": 1}
+    assert not is_padding.any()
+    np.testing.assert_array_equal(batch.tokens, again.tokens)
+    for tokens, targets in zip(batch.tokens, batch.targets, strict=True):
+        learned = targets != IGNORE
+        end = targets == tokenizer.eos_id
+        # Wherever the next token is learned it is the next token, or the end instead of the break.
+        followed = learned[:-1] & ~end[:-1]
+        np.testing.assert_array_equal(targets[:-1][followed], tokens[1:][followed])
+        text = tokenizer.decode([int(t) for t in targets[learned & ~end]])
+        assert "Record" not in text
+        assert end.sum() >= 2
+        shown = tokenizer.decode([int(t) for t in tokens]).split("\n\n")
+        assert text.startswith(shown[0].split("Text:")[1])
+
+
+def test_prompt_and_answer_are_cut_into_the_same_tokens_apart_and_together(tokenizer):
+    rng = np.random.default_rng(1)
+    for demonstration in records.episode(rng, 20):
+        parts = (
+            train.before(demonstration.input), " " + demonstration.output, train.BETWEEN, "Record:"
+        )  # fmt: skip
+        apart = [tokenizer.encode(part, add_special_tokens=False) for part in parts]
+        together = tokenizer.encode("".join(parts), add_special_tokens=False)
+        assert [token for ids in apart for token in ids] == together
+
+
+def test_a_run_goes_on_where_it_stopped_and_ends_with_a_model(tmp_path, capsys):
+    cfg = dataclasses.replace(tiny_config("llama", vocab_size=400, tie_embed=True))
+    options = {"rows": 2, "length": 24, "cfg": cfg}
+    assert train.run(tmp_path, steps=1, **options)
+    assert train.run(tmp_path, steps=2, export=tmp_path / "model", **options)
+    done = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
+    assert [row["step"] for row in done] == [1, 2]
+    model = load_pretrained(tmp_path / "model")
+    text = records.write(RECORD, (0,) * len(records.SLOTS))
+    assert model.tokenizer.decode(model.tokenizer.encode(text)) == text
+    assert train.main(["--out", str(train.CHECKOUT / "results")]) == 2
+    assert "outside" in capsys.readouterr().err
+
+
+def test_rouge_by_hand():
+    assert words("It's 7 boxes -- of TEA.") == ["it", "s", "7", "boxes", "of", "tea"]
+    assert common_length("abcbdab", "bdcaba") == 4
+    assert common_length("", "a") == common_length("xy", "ab") == 0
+    assert rouge_l("police kill the gunman", "police killed the gunman") == 3 / 4
+    assert rouge_l("the gunman kill police", "police killed the gunman") == 1 / 2
+    assert rouge_l("a b c", "A, b; c!") == 1
+    assert rouge_l("a", "a b c") == 2 * 1 / 4
+    assert rouge_l("", "a") == rouge_l("...", "a") == 0
