@@ -33,7 +33,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 def before(text: str) -> str:
     """What a prompt says of a record before its sentence; the sentence follows after a blank."""
-    return f"Record: {text}\nText:"
+    return f"Input: {text}\nOutput:"
 
 
 BETWEEN = "\n\n"  # demonstrations
@@ -153,6 +153,7 @@ def run(
     rows: int = ROWS,
     length: int = LENGTH,
     cfg: Any = None,
+    episodes: int = TOKENIZER_EPISODES,
     export: Path | None = None,
 ) -> bool:
     """Trains until the last step or a signal; returns whether the last step was reached.
@@ -163,6 +164,7 @@ def run(
         rows: Episodes in a batch.
         length: Tokens of each.
         cfg: Another decoder.
+        episodes: From which the tokenizer is learned.
         export: Folder for the finished model in Hugging Face form, weights in bfloat16.
 
     Raises:
@@ -183,7 +185,7 @@ def run(
             "are no part of it."
         )
     cfg = decoder_config() if cfg is None else cfg
-    tokenizer = learn_tokenizer(out / "tokenizer", vocab_size=cfg.vocab_size)
+    tokenizer = learn_tokenizer(out / "tokenizer", vocab_size=cfg.vocab_size, episodes=episodes)
     result = train(
         init_params(cfg, key=jax.random.key(SEED)),
         grad_fn=LMGrad(cfg=cfg),

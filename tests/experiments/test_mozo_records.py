@@ -1,6 +1,5 @@
 """Records and sentences: what a style fixes, what only demonstrations hold, and the score of an answer."""
 
-import dataclasses
 import json
 
 import numpy as np
@@ -68,17 +67,17 @@ def test_every_sentence_is_learned_with_its_end_and_no_record_is(tokenizer):
         followed = learned[:-1] & ~end[:-1]
         np.testing.assert_array_equal(targets[:-1][followed], tokens[1:][followed])
         text = tokenizer.decode([int(t) for t in targets[learned & ~end]])
-        assert "Record" not in text
+        assert "Input" not in text
         assert end.sum() >= 2
         shown = tokenizer.decode([int(t) for t in tokens]).split("\n\n")
-        assert text.startswith(shown[0].split("Text:")[1])
+        assert text.startswith(shown[0].split("Output:")[1])
 
 
 def test_prompt_and_answer_are_cut_into_the_same_tokens_apart_and_together(tokenizer):
     rng = np.random.default_rng(1)
     for demonstration in records.episode(rng, 20):
         parts = (
-            train.before(demonstration.input), " " + demonstration.output, train.BETWEEN, "Record:"
+            train.before(demonstration.input), " " + demonstration.output, train.BETWEEN, "Input:"
         )  # fmt: skip
         apart = [tokenizer.encode(part, add_special_tokens=False) for part in parts]
         together = tokenizer.encode("".join(parts), add_special_tokens=False)
@@ -86,8 +85,8 @@ def test_prompt_and_answer_are_cut_into_the_same_tokens_apart_and_together(token
 
 
 def test_a_run_goes_on_where_it_stopped_and_ends_with_a_model(tmp_path, capsys):
-    cfg = dataclasses.replace(tiny_config("llama", vocab_size=400, tie_embed=True))
-    options = {"rows": 2, "length": 24, "cfg": cfg}
+    cfg = tiny_config("llama", vocab_size=300, tie_embed=True)
+    options = {"rows": 2, "length": 24, "cfg": cfg, "episodes": 20}
     assert train.run(tmp_path, steps=1, **options)
     assert train.run(tmp_path, steps=2, export=tmp_path / "model", **options)
     done = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
