@@ -302,12 +302,14 @@ class Ledger:
         with self._lock:
             return self._epsilon_of(self._totals(), FREE[self.terms.relation])
 
+    def after(self, price: Price) -> float:
+        """Epsilon that the account would stand at with a price more, at its delta; nothing is reserved."""
+        with self._lock:
+            return self._epsilon_of(self._totals(), price)
+
     def fits(self, price: Price) -> bool:
         """Whether `reserve` would take the price now."""
-        if price.relation != self.terms.relation:
-            return False
-        with self._lock:
-            return self._epsilon_of(self._totals(), price) <= self.terms.epsilon
+        return price.relation == self.terms.relation and self.after(price) <= self.terms.epsilon
 
     def most(self, price: Price, *, at_most: int) -> int:
         """How many releases of a price the budget still covers, up to a number; nothing is reserved."""
