@@ -1,0 +1,174 @@
+"""Private text from a language whose every probability is known: what a budget buys, and what it hides.
+
+    python -m experiments.mozo.oracle_lm --scale cpu --out results
+
+Eight styles of 64 tokens, 10,000 demonstrations of one of them with a private token in each, and a model
+that copies a fifth of what it says from its demonstration (`bigrams`). Poisson draws of 4 on average, 200
+texts of 50 tokens from one budget, delta 1e-5. A minute on one core. Expected: the log-likelihood in the
+demonstrations' style rises with epsilon from the zero-shot text's to that of unbounded influence; the
+rate of private tokens falls to the zero-shot text's, which is one in a thousand; drawing anew every 5
+tokens is better than once a text at every epsilon; and no step tells more than it is charged for.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from ariel_jax.algorithms.mozo import Config, Numbers, audit, plan_for
+from experiments import runner
+from experiments.mozo import bigrams
+from experiments.runner import Case, Figure, Settings
+
+EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
+EXPECTED, DELTA = 4.0, 1e-5
+ERRORS = 2.0  # standard errors by which a comparison may miss
+
+
+def cases(settings: Settings) -> Sequence[Case]:
+    """A curve for each number of draws, their comparison, private tokens, and the audit."""
+    tiny = settings.is_tiny
+    config = {
+        "n": 2_000 if tiny else 10_000, "n_queries": 8 if tiny else 200,
+        "n_texts": 16 if tiny else 1_000, "n_tokens": 6 if tiny else 50, "redraw_every": 5,
+        "epsilons": list(EPSILONS[1:3] if tiny else EPSILONS),
+    }  # fmt: skip
+    names = ("redraw every 5 tokens", "one draw a text", "audit")
+    return [Case(name=name, config=config, expected_s=20.0) for name in names]
+
+
+@functools.cache
+def _language(n: int, seed: int) -> bigrams.Language:
+    return bigrams.language(np.random.default_rng([seed, 0]), n)
+
+
+def _texts(
+    c: dict[str, Any], seed: int, epsilon: float, redraw_every: int
+) -> tuple[bigrams.Texts, Config, Numbers]:
+    """Of a budget; 0 for zero-shot texts, infinity for influence without bound."""
+    priced = epsilon if 0 < epsilon < math.inf else 1.0
+    plan = plan_for(
+        Config(top_k=None), n_demonstrations=c["n"], epsilon=priced, delta=DELTA,
+        n_queries=c["n_queries"], max_tokens=c["n_tokens"], subset=EXPECTED,
+        redraw_every=redraw_every if redraw_every < c["n_tokens"] else None,
+    )  # fmt: skip
+    numbers = plan.numbers
+    if epsilon != priced:
+        numbers = dataclasses.replace(numbers, eta=epsilon)
+    texts = bigrams.generate(
+        _language(c["n"], seed), plan.config, numbers, expected=EXPECTED, redraw_every=redraw_every,
+        n_tokens=c["n_tokens"], n_texts=c["n_texts"], seed=seed,
+    )  # fmt: skip
+    return texts, plan.config, numbers
+
+
+_made: dict[tuple[Any, ...], tuple[bigrams.Texts, Config, Numbers]] = {}
+
+
+def texts(
+    c: dict[str, Any], seed: int, epsilon: float, redraw_every: int
+) -> tuple[bigrams.Texts, Config, Numbers]:
+    """As `_texts`, made once in a process."""
+    key = (tuple(map(str, c.items())), seed, epsilon, redraw_every)
+    if key not in _made:
+        _made[key] = _texts(c, seed, epsilon, redraw_every)
+    return _made[key]
+
+
+def measure(case: Case, settings: Settings) -> Iterator[Figure]:
+    """What the case's name says."""
+    c, seed = case.config, settings.seed
+    if case.name == "audit":
+        yield from _audit(c, seed)
+        return
+    redraw_every = c["redraw_every"] if case.name.startswith("redraw") else c["n_tokens"]
+    budgets = [0.0, *c["epsilons"], math.inf]
+    found = [texts(c, seed, epsilon, redraw_every)[0] for epsilon in budgets]
+    due = not settings.is_tiny
+    for epsilon, text in zip(budgets, found, strict=True):
+        yield _row(f"log-likelihood in the style, {_name(epsilon)}", text.log_likelihood, "nats")
+        yield _row(f"private tokens, {_name(epsilon)}", text.private, "1")
+    gains = [_gain(b.log_likelihood, a.log_likelihood) for a, b in itertools.pairwise(found)]
+    yield _simulated(
+        "smallest gain from one budget to the next, in standard errors", min(gains), "1",
+        **runner.judge(min(gains) >= -ERRORS, f"at least -{ERRORS:g}", due=due),
+    )  # fmt: skip
+    if redraw_every < c["n_tokens"]:
+        excess = _gain(found[1].private, found[0].private)
+        yield _simulated(
+            f"private tokens at epsilon {c['epsilons'][0]:g} above zero-shot, in standard errors", excess,
+            "1", **runner.judge(excess <= ERRORS, f"at most {ERRORS:g}", due=due),
+        )  # fmt: skip
+        return
+    for epsilon, one in zip(budgets[1:-1], found[1:-1], strict=True):
+        often = texts(c, seed, epsilon, c["redraw_every"])[0]
+        gain = _gain(often.log_likelihood, one.log_likelihood)
+        yield _simulated(
+            f"redrawing over one draw, {_name(epsilon)}, in standard errors", gain, "1",
+            **runner.judge(gain >= -ERRORS, f"at least -{ERRORS:g}", due=due),
+        )  # fmt: skip
+
+
+def _audit(c: dict[str, Any], seed: int) -> Iterator[Figure]:
+    """The exact divergences of steps that were taken, over what is charged for them."""
+    for epsilon in c["epsilons"]:
+        text, config, numbers = texts(c, seed, epsilon, c["redraw_every"])
+        laws = jax.jit(audit.laws_of(config, numbers))
+        found = [
+            audit.audit_step(logits, mask, config, numbers, laws=laws).worst
+            for logits, mask in text.steps
+        ]
+        yield _simulated(
+            f"largest divergence over its price in {len(found)} steps, {_name(epsilon)}", max(found), "1",
+            **runner.judge(max(found) <= 1 + audit.TOLERANCE, "at most 1"),
+        )  # fmt: skip
+
+
+def _name(epsilon: float) -> str:
+    named = {0.0: "zero-shot", math.inf: "influence without bound (not private)"}
+    return named.get(epsilon, f"epsilon {epsilon:g}")
+
+
+def _gain(better: np.ndarray, worse: np.ndarray) -> float:
+    """The difference of two means in its standard errors."""
+    spread = math.sqrt(better.var() / better.size + worse.var() / worse.size)
+    return float((better.mean() - worse.mean()) / spread) if spread > 0 else 0.0
+
+
+def _row(metric: str, values: np.ndarray, unit: str) -> Figure:
+    error = float(values.std() / math.sqrt(values.size))
+    return _simulated(f"{metric}, standard error {error:.2g}", float(values.mean()), unit)
+
+
+def _simulated(metric: str, value: float, unit: str, **more: Any) -> Figure:
+    return Figure(metric=metric, value=float(f"{value:.5g}"), unit=unit, kind="simulated", **more)
+
+
+def plot(rows: list[dict[str, Any]]) -> Any:
+    """Log-likelihood by budget."""
+    from matplotlib import pyplot
+
+    figure, axis = pyplot.subplots(figsize=(5, 3.4), layout="constrained")
+    for case in sorted({row["case"] for row in rows} - {"audit"}):
+        shown = [r for r in rows if r["case"] == case and r["metric"].startswith("log-likelihood")]
+        labels = [r["metric"].split(", ")[1].removeprefix("epsilon ").split(" (")[0] for r in shown]
+        axis.plot(labels, [r["value"] for r in shown], "o-", label=case)
+    axis.set(xlabel="epsilon", ylabel="log-likelihood in the style, nats a token")
+    axis.tick_params(axis="x", labelrotation=30)
+    axis.legend(fontsize=7)
+    return figure
+
+
+EXPERIMENT = runner.Experiment(
+    name="mozo.oracle_lm", title="Private text where every probability is known", cases=cases,
+    measure=measure, plot=plot,
+)  # fmt: skip
+
+if __name__ == "__main__":
+    sys.exit(runner.main(EXPERIMENT))
