@@ -17,7 +17,7 @@ import numpy as np
 from flax import struct
 
 from ariel_jax._checks import in_range, seed, whole_number
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import ConfigError, UnsafeTransformError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -149,23 +149,35 @@ class Stage(enum.IntEnum):
 class SamplingTransform:
     """`init(batch) -> state` and `update(values, state, context) -> (values, state)`.
 
-    Values are logits [B, V] until the DRAW link, which returns tokens [B] int32.
+    Values are logits [B, V] until the DRAW link, which returns tokens int32; links that belong together
+    may hand other trees to one another in between.
+
+    Attributes:
+        name: for messages.
+        stage: where it may stand.
+        init: makes its state.
+        update: applies it.
+        is_fresh_draw: of a DRAW link: it always draws from the law that it is given, with noise of its
+            own. Only such a draw may follow a POOL; one that can be greedy is none.
     """
 
     name: str
     stage: Stage
     init: Callable[[int], Any]
-    update: Callable[[jax.Array, Any, SamplingContext], tuple[jax.Array, Any]]
+    update: Callable[[Any, Any, SamplingContext], tuple[Any, Any]]
+    is_fresh_draw: bool = False
 
 
 def chain(*links: SamplingTransform) -> SamplingTransform:
     """One transform that applies the links in order.
 
     Raises:
+        UnsafeTransformError: a POOL, and after it anything but a fresh draw, or no CONTRACT before it.
         ConfigError: stages out of order, or a draw that is missing or not last.
     """
     stages = [link.stage for link in links]
     names = [link.name for link in links]
+    _check_pool(links)
     if stages != sorted(stages) or stages.count(Stage.DRAW) != 1:
         raise ConfigError(
             f"chain got {names} with stages {[s.name for s in stages]}; stages must not decrease "
@@ -175,7 +187,7 @@ def chain(*links: SamplingTransform) -> SamplingTransform:
     def init(batch: int) -> Any:
         return tuple(link.init(batch) for link in links)
 
-    def update(values: jax.Array, state: Any, context: SamplingContext) -> tuple[jax.Array, Any]:
+    def update(values: Any, state: Any, context: SamplingContext) -> tuple[Any, Any]:
         new = []
         for link, link_state in zip(links, state, strict=True):
             values, link_state = link.update(values, link_state, context)
@@ -183,6 +195,32 @@ def chain(*links: SamplingTransform) -> SamplingTransform:
         return values, tuple(new)
 
     return SamplingTransform("chain", Stage.DRAW, init, update)
+
+
+def _check_pool(links: Sequence[SamplingTransform]) -> None:
+    """Refuses what would undo the bound of a pool of private rows."""
+    places = [place for place, link in enumerate(links) if link.stage is Stage.POOL]
+    if not places:
+        if any(link.stage is Stage.CONTRACT for link in links):
+            raise UnsafeTransformError(
+                "chain got a CONTRACT and no POOL: contracted rows are private, and a token drawn from "
+                "one of them has no price. Add the POOL that belongs to it."
+            )
+        return
+    before, after = links[: places[0]], links[places[0] + 1 :]
+    if not any(link.stage is Stage.CONTRACT for link in before):
+        raise UnsafeTransformError(
+            f"chain got the POOL {links[places[0]].name!r} of rows that no CONTRACT before it has "
+            "bounded. Add one."
+        )
+    wrong = [link.name for link in after if not link.is_fresh_draw]
+    if wrong:
+        raise UnsafeTransformError(
+            f"chain got {wrong} after the POOL, which only a fresh draw may follow: a temperature there "
+            "divides the guarantee, and a filter (top-k, top-p, min-p), a greedy choice or a ranking by "
+            "private scores leaves none. Use tau0 or a bias on the zero-shot row, which are free, or "
+            "the pool's own pool_temperature, which is priced."
+        )
 
 
 def stateless(

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -6,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ariel_jax.decode import SamplingParams, Stage, chain, oracle, sampling
-from ariel_jax.errors import ConfigError
+from ariel_jax.errors import ConfigError, UnsafeTransformError
 
 V = 37
 
@@ -158,12 +160,29 @@ def test_noise_depends_on_request_and_position_only():
 
 
 def test_a_chain_refuses_a_wrong_order():
-    pool = sampling.stateless("pool", Stage.POOL, lambda values, context: values)
     with pytest.raises(ConfigError, match="stages must not decrease"):
-        chain(pool, sampling.temperature, sampling.draw)
+        chain(sampling.draw, sampling.temperature)
     with pytest.raises(ConfigError, match="exactly one DRAW"):
         chain(sampling.temperature)
-    assert chain(sampling.temperature, pool, sampling.draw).stage is Stage.DRAW
+    assert chain(sampling.temperature, sampling.draw).stage is Stage.DRAW
+
+
+def test_only_a_fresh_draw_may_follow_a_pool_and_a_contract_must_precede_it():
+    contract, pool = (
+        sampling.stateless(stage.name.lower(), stage, lambda values, context: values)
+        for stage in (Stage.CONTRACT, Stage.POOL)
+    )
+    fresh = dataclasses.replace(sampling.draw, is_fresh_draw=True)
+    assert chain(sampling.temperature, contract, pool, fresh).stage is Stage.DRAW
+    for late in (sampling.temperature, sampling.top_k, sampling.top_p, sampling.min_p, contract):
+        with pytest.raises(UnsafeTransformError, match="tau0"):
+            chain(contract, pool, late, fresh)
+    with pytest.raises(UnsafeTransformError, match="greedy"):
+        chain(contract, pool, sampling.draw)
+    with pytest.raises(UnsafeTransformError, match="no CONTRACT"):
+        chain(pool, fresh)
+    with pytest.raises(UnsafeTransformError, match="no POOL"):
+        chain(contract, fresh)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,9 @@ CONTRACTS = ("scale", "linear", "clip", "renyi")
 POOLS = ("product", "arithmetic")
 """How bounded rows are mixed: a weighted product of ratios, or a weighted mean of probabilities."""
 
+UNREACHABLE = 2.0**-59
+"""What each token that can be drawn adds to the delta of a step: the draw has 64 random bits for it."""
+
 COUNTEREXAMPLE = (
     "A ball of a finite order around the zero-shot row says nothing about tokens that this row finds "
     "rare but the other demonstrations make likely: with two tokens, p_0 = (1 - 1e-6, 1e-6), order 2, "

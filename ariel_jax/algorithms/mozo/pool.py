@@ -1,0 +1,70 @@
+"""Pools: bounded rows and the anchor mixed into the one law that a token is drawn from.
+
+The product is added up in whole multiples of 2**-23 nat, so that it is exact: neither the order of the
+rows nor a split over devices changes a bit, and a row's influence is its own range and nothing else.
+"""
+
+import jax
+import jax.numpy as jnp
+
+from ariel_jax._numerics import at_least_f32
+from ariel_jax._typing import Array, Bool, Float, typed
+from ariel_jax.algorithms.mozo.config import Config
+from ariel_jax.algorithms.mozo.parameters import Parameters
+
+_UNITS = 2**23  # in a nat
+_LIMIT = (
+    63  # nats: the anchor goes down to e^-63 of its sum, and all rows together move it by as much
+)
+
+
+@typed
+def pool(
+    logp0: Float[Array, " k"],
+    log_r: Float[Array, "N k"],
+    mask: Bool[Array, " N"],
+    config: Config,
+    parameters: Parameters,
+) -> Float[Array, " k"]:
+    """The law of the next token.
+
+    Args:
+        logp0: log-probabilities of the anchor; minus infinity on tokens that cannot be drawn.
+        log_r: what the contract made of each row.
+        mask: which rows hold a demonstration. The weight of one does not depend on how many do.
+        config: static.
+        parameters: traced.
+
+    Returns:
+        Log-probabilities, in the dtype of `log_r`, minus infinity where the anchor's are.
+        `product`: the anchor times every present row's r to the power of the weight, all of it to the
+        power of 1 / pool_temperature. `arithmetic`: the anchor plus weight times the sum of each present
+        row's difference from it.
+    """
+    dtype = at_least_f32(log_r.dtype)
+    logp0, log_r = logp0.astype(dtype), log_r.astype(dtype)
+    weight = parameters.weight.astype(dtype)
+    if config.pool == "arithmetic":
+        return _mean(logp0, log_r, mask, weight)
+    temperature = parameters.pool_temperature.astype(dtype)
+    inside = logp0 > -jnp.inf
+    rows = _units(log_r * (weight / temperature), _LIMIT / max(log_r.shape[0], 1))
+    total = _units(logp0 / temperature, _LIMIT) + jnp.sum(
+        jnp.where(mask[:, None], rows, 0), axis=0, dtype=jnp.int32
+    )
+    top = jnp.max(jnp.where(inside, total, jnp.iinfo(jnp.int32).min))
+    logits = (total - top).astype(dtype) / _UNITS
+    return jax.nn.log_softmax(jnp.where(inside, logits, -jnp.inf))
+
+
+def _units(values: jax.Array, limit: float) -> jax.Array:
+    """int32 multiples of a unit, cut off at +-limit nats (which no range grows by)."""
+    return jnp.rint(jnp.clip(values, -limit, limit) * _UNITS).astype(jnp.int32)
+
+
+def _mean(logp0: jax.Array, log_r: jax.Array, mask: jax.Array, weight: jax.Array) -> jax.Array:
+    mixed = jax.nn.log_softmax(logp0[None, :] + log_r, axis=-1)
+    left = 1 - weight * jnp.sum(mask, dtype=jnp.int32).astype(weight.dtype)
+    anchor = jnp.log(jnp.maximum(left, 0)) + logp0
+    rows = jnp.where(mask[:, None], jnp.log(weight) + mixed, -jnp.inf)
+    return jax.nn.logsumexp(jnp.concatenate([anchor[None, :], rows]), axis=0)
