@@ -67,10 +67,14 @@ class StepAudit:
     bounds: Floats
 
     @property
+    def worst_divergence(self) -> float:
+        """The largest ratio of a divergence at `alphas` to what is priced for it."""
+        return _ratio(np.maximum(self.forward, self.reverse), self.bounds[None, :])
+
+    @property
     def worst(self) -> float:
         """The largest ratio of anything found to what is priced for it; above 1 it is a violation."""
-        found = np.maximum(self.forward, self.reverse)
-        ratios = [_ratio(found, self.bounds[None, :])]
+        ratios = [self.worst_divergence]
         if self.h is not None:
             ratios += [_ratio(self.ranges, self.h), _ratio(self.max_divergences, self.h)]
         return max(ratios)
@@ -154,8 +158,8 @@ def hill_climb(
     steps: int,
     laws: Laws | None = None,
     alphas: Sequence[float] = ALPHAS,
-) -> tuple[Floats, StepAudit]:
-    """Moves logits to where a step comes nearest to its price.
+) -> tuple[Floats, StepAudit, float]:
+    """Moves logits to where a step's divergence comes nearest to its price.
 
     Args:
         logits: [N + 1, V] to begin with.
@@ -168,17 +172,19 @@ def hill_climb(
         alphas: see `audit_step`.
 
     Returns:
-        (logits, the audit of largest `worst`).
+        (logits, the audit of largest `worst_divergence`, the largest `worst` of all that were tried).
     """
     at = np.asarray(logits, np.float64)
     best = audit_step(at, mask, config, numbers, laws=laws, alphas=alphas)
+    worst = best.worst
     for _ in range(steps):
         where = rng.random(at.shape) < rng.choice([0.02, 0.2, 1.0])
         moved = at + where * rng.standard_normal(at.shape) * rng.choice([0.1, 1.0, 5.0])
         found = audit_step(moved, mask, config, numbers, laws=laws, alphas=alphas)
-        if found.worst > best.worst:
+        worst = max(worst, found.worst)
+        if found.worst_divergence > best.worst_divergence:
             at, best = moved, found
-    return at, best
+    return at, best, worst
 
 
 def losses(

@@ -43,28 +43,38 @@ def pool(
     """
     dtype = at_least_f32(log_r.dtype)
     logp0, log_r = logp0.astype(dtype), log_r.astype(dtype)
-    weight = parameters.weight.astype(dtype)
     if config.pool == "arithmetic":
-        return _mean(logp0, log_r, mask, weight)
+        return mean(logp0, log_r, mask, parameters.weight.astype(dtype))
+    return product(logp0, log_r, mask, parameters)
+
+
+def product(
+    logp0: jax.Array, log_r: jax.Array, mask: jax.Array, parameters: Parameters
+) -> jax.Array:
+    """[k] of [k] and [N, k]: see `pool`. Bounds nothing by itself."""
+    dtype = log_r.dtype
     temperature = parameters.pool_temperature.astype(dtype)
-    inside = logp0 > -jnp.inf
-    rows = _units(log_r * (weight / temperature), _LIMIT / max(log_r.shape[0], 1))
+    rows = _units(
+        log_r * (parameters.weight.astype(dtype) / temperature), _LIMIT / max(log_r.shape[0], 1)
+    )
     total = _units(logp0 / temperature, _LIMIT) + jnp.sum(
         jnp.where(mask[:, None], rows, 0), axis=0, dtype=jnp.int32
     )
+    inside = logp0 > -jnp.inf
     top = jnp.max(jnp.where(inside, total, jnp.iinfo(jnp.int32).min))
     logits = (total - top).astype(dtype) / _UNITS
     return jax.nn.log_softmax(jnp.where(inside, logits, -jnp.inf))
 
 
-def _units(values: jax.Array, limit: float) -> jax.Array:
-    """int32 multiples of a unit, cut off at +-limit nats (which no range grows by)."""
-    return jnp.rint(jnp.clip(values, -limit, limit) * _UNITS).astype(jnp.int32)
-
-
-def _mean(logp0: jax.Array, log_r: jax.Array, mask: jax.Array, weight: jax.Array) -> jax.Array:
+def mean(logp0: jax.Array, log_r: jax.Array, mask: jax.Array, weight: jax.Array) -> jax.Array:
+    """[k] of [k] and [N, k]: see `pool`. Bounds nothing by itself."""
     mixed = jax.nn.log_softmax(logp0[None, :] + log_r, axis=-1)
     left = 1 - weight * jnp.sum(mask, dtype=jnp.int32).astype(weight.dtype)
     anchor = jnp.log(jnp.maximum(left, 0)) + logp0
     rows = jnp.where(mask[:, None], jnp.log(weight) + mixed, -jnp.inf)
     return jax.nn.logsumexp(jnp.concatenate([anchor[None, :], rows]), axis=0)
+
+
+def _units(values: jax.Array, limit: float) -> jax.Array:
+    """int32 multiples of a unit, cut off at +-limit nats (which no range grows by)."""
+    return jnp.rint(jnp.clip(values, -limit, limit) * _UNITS).astype(jnp.int32)
