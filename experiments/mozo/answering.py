@@ -11,7 +11,9 @@ import jax
 import numpy as np
 
 from ariel_jax import load_pretrained
-from ariel_jax.algorithms.mozo import Config, Numbers, parameters, plan_for, sampling
+from ariel_jax.algorithms.mozo import Config, Numbers, sampling
+from ariel_jax.algorithms.mozo.parameters import parameters
+from ariel_jax.algorithms.mozo.planning import plan_for
 from ariel_jax.models.config import Precision
 from experiments.mozo import batched, records
 from experiments.mozo.rouge import rouge_l
@@ -117,6 +119,7 @@ def subject(sizes: Sizes, seed: int) -> tuple[batched.Subject, tuple[str, ...]]:
     return made, task.references
 
 
+@functools.cache
 def plan(setting: Setting, sizes: Sizes) -> Any:
     """The plan of a setting, with the largest influence that its budget allows."""
     config = Config(
@@ -136,6 +139,12 @@ def plan(setting: Setting, sizes: Sizes) -> Any:
     )
 
 
+def slots_for(setting: Setting, sizes: Sizes) -> int:
+    """Rows for the largest draw of a setting's plan, or a few more: empty ones change nothing."""
+    needed = plan(setting, sizes).config.n_slots
+    return -(-needed // SLOTS) * SLOTS if setting.sampler == "poisson" else needed
+
+
 @functools.cache
 def private(setting: Setting, sizes: Sizes) -> Scores:
     """Of a setting of `mozo`."""
@@ -144,20 +153,19 @@ def private(setting: Setting, sizes: Sizes) -> Scores:
     if setting.epsilon == math.inf:
         weight = setting.weight or 1 / setting.subset
         numbers = Numbers(eta=math.inf, weight=weight)
-    slots = -(-planned.config.n_slots // SLOTS) * SLOTS if planned.sampler == "poisson" else None
-    config = planned.config if slots is None else planned.config.replace(n_slots=slots)
+    config = dataclasses.replace(planned.config, n_slots=slots_for(setting, sizes))
     schedule = batched.Schedule(
         max_tokens=sizes.max_tokens, redraw_every=setting.redraw_every, slots=config.n_slots
     )
     n, most = sizes.n_demonstrations, planned.config.n_slots
 
-    def draw(rng: np.random.Generator) -> np.ndarray:
+    def draw(rng: np.random.Generator, query: int) -> np.ndarray:
         count = setting.subset
         if planned.sampler == "poisson":
             count = min(int(rng.binomial(n, setting.subset / n)), most)
         return rng.choice(n, count, replace=False)
 
-    return _scores(sizes, Mixed(config), parameters(planned.config, numbers), schedule, draw)
+    return scored(sizes, Mixed(config), parameters(planned.config, numbers), schedule, draw)
 
 
 @functools.cache
@@ -167,16 +175,16 @@ def shots(n: int, sizes: Sizes) -> Scores:
     schedule = batched.Schedule(max_tokens=sizes.max_tokens, redraw_every=None, slots=1)
     traced = parameters(config, Numbers(eta=0.0, weight=1.0))
 
-    def none(rng: np.random.Generator) -> np.ndarray:
+    def none(rng: np.random.Generator, query: int) -> np.ndarray:
         return np.zeros(0, np.int64)
 
-    def some(rng: np.random.Generator) -> np.ndarray:
+    def some(rng: np.random.Generator, query: int) -> np.ndarray:
         return rng.choice(sizes.n_demonstrations, n, replace=False)
 
-    return _scores(sizes, Mixed(config), traced, schedule, none, some if n else None)
+    return scored(sizes, Mixed(config), traced, schedule, none, some if n else None)
 
 
-def _scores(
+def scored(
     sizes: Sizes,
     method: batched.Method,
     traced: Any,
@@ -184,15 +192,15 @@ def _scores(
     draw: batched.Draw,
     before: batched.Draw | None = None,
 ) -> Scores:
+    """Of answers by any method; the arguments are those of `batched.answers`."""
     found = []
     for seed in sizes.seeds:
         made, references = subject(sizes, seed)
         answers = batched.answers(
             made, method, traced, schedule=schedule, draw=draw, seed=seed, shots=before
         )
-        texts = [made.text(ids) for ids in answers]
-        pairs = list(zip(texts, references, strict=True))
-        names = [any(name in text for name in records.PRIVATE_NAMES) for text in texts]
+        pairs = list(zip([made.text(ids) for ids in answers], references, strict=True))
+        names = [any(name in text for name in records.PRIVATE_NAMES) for text, _ in pairs]
         rouge = np.mean([rouge_l(text, reference) for text, reference in pairs])
         exact = np.mean([text == reference for text, reference in pairs])
         found.append((rouge, exact, np.mean(names)))

@@ -23,8 +23,8 @@ ROWS, TOKENS = 128, 16  # shapes are multiples of these, so that few programs ar
 Method = Callable[[jax.Array, jax.Array, jax.Array, Any], jax.Array]
 """(logits [N+1, V], mask [N], key, parameters) -> token int32 []; row 0 is the one without demonstration.
 Hashable and equal to its like."""
-Draw = Callable[[np.random.Generator], np.ndarray]
-"""Indices of the demonstrations that one query sees until the next draw."""
+Draw = Callable[[np.random.Generator, int], np.ndarray]
+"""Indices of the demonstrations that a query, by its number, sees until the next draw."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -124,13 +124,13 @@ def answers(
     keys = jax.random.split(jax.random.key(seed), n)
     firsts = list(subject.queries)
     if shots is not None:
-        parts = [[subject.demonstrations[i] for i in shots(rng)] for _ in range(n)]
+        parts = [[subject.demonstrations[i] for i in shots(rng, q)] for q in range(n)]
         firsts = [np.concatenate([*p, q]) for p, q in zip(parts, subject.queries, strict=True)]
     found: list[list[int]] = [[] for _ in range(n)]
     active, drawn = list(range(n)), {}
     for steps, is_due in schedule.blocks():
         if is_due:
-            drawn = {q: draw(rng)[: schedule.slots] for q in active}
+            drawn = {q: draw(rng, q)[: schedule.slots] for q in active}
         batch = _batch(subject, firsts, found, active, drawn, schedule.slots)
         tokens = np.asarray(
             _block(

@@ -7,14 +7,15 @@ is what could leak the one private token that every demonstration holds.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import numpy.typing as npt
 
-from ariel_jax.algorithms.mozo import Config, Numbers, parameters, sampling
+from ariel_jax.algorithms.mozo import Config, Numbers, sampling
+from ariel_jax.algorithms.mozo.parameters import parameters
 
 STYLES, VOCAB, PRIVATE = 8, 64, 8  # the last 8 tokens are private
 LENGTH = 24  # tokens of a demonstration
@@ -143,14 +144,6 @@ def generate(
     rng = np.random.default_rng([seed, 1])
     n, N = len(language.demonstrations), config.n_slots
     traced, key = parameters(config, numbers), jax.random.key(seed)
-
-    @jax.jit
-    def step(logits: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
-        def one(logits: jax.Array, mask: jax.Array, key: jax.Array) -> Any:
-            return sampling.step(logits, mask, key, config, traced)[0]
-
-        return jax.vmap(one)(logits, mask, jax.random.split(key, n_texts))
-
     last = rng.integers(0, VOCAB - PRIVATE, n_texts)
     so_far = np.zeros((n_texts, STYLES))
     log_likelihood, found, steps = np.zeros(n_texts), [], []
@@ -164,7 +157,8 @@ def generate(
         logits = rows(language, so_far, last, drawn)
         if mask[t % n_texts].any():
             steps.append((logits[t % n_texts], mask[t % n_texts].copy()))
-        token = np.asarray(step(jnp.asarray(logits), jnp.asarray(mask), jax.random.fold_in(key, t)))
+        keys = jax.random.split(jax.random.fold_in(key, t), n_texts)
+        token = np.asarray(_step(logits, mask, keys, traced, config=config))
         log_likelihood += np.log(language.tables[language.style, last, token])
         so_far += np.log(language.tables[:, last, token]).T
         last = token.astype(np.int64)
@@ -176,3 +170,15 @@ def generate(
         private=(tokens >= VOCAB - PRIVATE).mean(1),
         steps=steps,
     )
+
+
+@functools.partial(jax.jit, static_argnames=("config",))
+def _step(
+    logits: jax.Array, mask: jax.Array, keys: jax.Array, traced: Any, *, config: Config
+) -> jax.Array:
+    """[Q] tokens of `mozo`'s step."""
+
+    def one(logits: jax.Array, mask: jax.Array, key: jax.Array) -> jax.Array:
+        return sampling.step(logits, mask, key, config, traced)[0]
+
+    return jax.vmap(one)(logits, mask, keys)

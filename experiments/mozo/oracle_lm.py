@@ -21,24 +21,36 @@ from typing import Any
 import jax
 import numpy as np
 
-from ariel_jax.algorithms.mozo import Config, Numbers, audit, plan_for
+from ariel_jax.algorithms.mozo import Config, Numbers, audit
+from ariel_jax.algorithms.mozo.planning import plan_for
 from experiments import runner
 from experiments.mozo import bigrams
 from experiments.runner import Case, Figure, Settings
 
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 EXPECTED, DELTA = 4.0, 1e-5
+SLOTS = 32  # more than any draw of these plans fills
 ERRORS = 2.0  # standard errors by which a comparison may miss
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sizes:
+    """How large the experiment is: `n_queries` are paid for by a budget, `n_texts` are made."""
+
+    n: int = 10_000
+    n_queries: int = 200
+    n_texts: int = 1_000
+    n_tokens: int = 50
+    redraw_every: int = 5
+    epsilons: tuple[float, ...] = EPSILONS
+
+
+TINY = Sizes(n=2_000, n_queries=8, n_texts=16, n_tokens=6, epsilons=(1.0, 2.0))
 
 
 def cases(settings: Settings) -> Sequence[Case]:
     """A curve for each number of draws, their comparison, private tokens, and the audit."""
-    tiny = settings.is_tiny
-    config = {
-        "n": 2_000 if tiny else 10_000, "n_queries": 8 if tiny else 200,
-        "n_texts": 16 if tiny else 1_000, "n_tokens": 6 if tiny else 50, "redraw_every": 5,
-        "epsilons": list(EPSILONS[1:3] if tiny else EPSILONS),
-    }  # fmt: skip
+    config = dataclasses.asdict(TINY if settings.is_tiny else Sizes())
     names = ("redraw every 5 tokens", "one draw a text", "audit")
     return [Case(name=name, config=config, expected_s=20.0) for name in names]
 
@@ -48,47 +60,37 @@ def _language(n: int, seed: int) -> bigrams.Language:
     return bigrams.language(np.random.default_rng([seed, 0]), n)
 
 
-def _texts(
-    c: dict[str, Any], seed: int, epsilon: float, redraw_every: int
+@functools.cache
+def texts(
+    c: Sizes, seed: int, epsilon: float, redraw_every: int
 ) -> tuple[bigrams.Texts, Config, Numbers]:
-    """Of a budget; 0 for zero-shot texts, infinity for influence without bound."""
+    """Of a budget, with its settings; 0 for zero-shot texts, infinity for influence without bound."""
     priced = epsilon if 0 < epsilon < math.inf else 1.0
     plan = plan_for(
-        Config(top_k=None), n_demonstrations=c["n"], epsilon=priced, delta=DELTA,
-        n_queries=c["n_queries"], max_tokens=c["n_tokens"], subset=EXPECTED,
-        redraw_every=redraw_every if redraw_every < c["n_tokens"] else None,
+        Config(top_k=None), n_demonstrations=c.n, epsilon=priced, delta=DELTA,
+        n_queries=c.n_queries, max_tokens=c.n_tokens, subset=EXPECTED,
+        redraw_every=redraw_every if redraw_every < c.n_tokens else None,
     )  # fmt: skip
     numbers = plan.numbers
     if epsilon != priced:
         numbers = dataclasses.replace(numbers, eta=epsilon)
-    texts = bigrams.generate(
-        _language(c["n"], seed), plan.config, numbers, expected=EXPECTED, redraw_every=redraw_every,
-        n_tokens=c["n_tokens"], n_texts=c["n_texts"], seed=seed,
+    # As many slots for every budget, so that one program serves all; more change nothing.
+    config = dataclasses.replace(plan.config, n_slots=SLOTS)
+    made = bigrams.generate(
+        _language(c.n, seed), config, numbers, expected=EXPECTED, redraw_every=redraw_every,
+        n_tokens=c.n_tokens, n_texts=c.n_texts, seed=seed,
     )  # fmt: skip
-    return texts, plan.config, numbers
-
-
-_made: dict[tuple[Any, ...], tuple[bigrams.Texts, Config, Numbers]] = {}
-
-
-def texts(
-    c: dict[str, Any], seed: int, epsilon: float, redraw_every: int
-) -> tuple[bigrams.Texts, Config, Numbers]:
-    """As `_texts`, made once in a process."""
-    key = (tuple(map(str, c.items())), seed, epsilon, redraw_every)
-    if key not in _made:
-        _made[key] = _texts(c, seed, epsilon, redraw_every)
-    return _made[key]
+    return made, config, numbers
 
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     """What the case's name says."""
-    c, seed = case.config, settings.seed
+    c, seed = (TINY if settings.is_tiny else Sizes()), settings.seed
     if case.name == "audit":
         yield from _audit(c, seed)
         return
-    redraw_every = c["redraw_every"] if case.name.startswith("redraw") else c["n_tokens"]
-    budgets = [0.0, *c["epsilons"], math.inf]
+    redraw_every = c.redraw_every if case.name.startswith("redraw") else c.n_tokens
+    budgets = [0.0, *c.epsilons, math.inf]
     found = [texts(c, seed, epsilon, redraw_every)[0] for epsilon in budgets]
     due = not settings.is_tiny
     for epsilon, text in zip(budgets, found, strict=True):
@@ -99,7 +101,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         "smallest gain from one budget to the next, in standard errors", min(gains), "1",
         **runner.judge(min(gains) >= -ERRORS, f"at least -{ERRORS:g}", due=due),
     )  # fmt: skip
-    if redraw_every < c["n_tokens"]:
+    if redraw_every < c.n_tokens:
         excess = _gain(found[1].private, found[0].private)
         yield _simulated(
             f"private tokens at epsilon {c['epsilons'][0]:g} above zero-shot, in standard errors", excess,
@@ -107,7 +109,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         )  # fmt: skip
         return
     for epsilon, one in zip(budgets[1:-1], found[1:-1], strict=True):
-        often = texts(c, seed, epsilon, c["redraw_every"])[0]
+        often = texts(c, seed, epsilon, c.redraw_every)[0]
         gain = _gain(often.log_likelihood, one.log_likelihood)
         yield _simulated(
             f"redrawing over one draw, {_name(epsilon)}, in standard errors", gain, "1",
@@ -115,10 +117,10 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         )  # fmt: skip
 
 
-def _audit(c: dict[str, Any], seed: int) -> Iterator[Figure]:
+def _audit(c: Sizes, seed: int) -> Iterator[Figure]:
     """The exact divergences of steps that were taken, over what is charged for them."""
-    for epsilon in c["epsilons"]:
-        text, config, numbers = texts(c, seed, epsilon, c["redraw_every"])
+    for epsilon in c.epsilons:
+        text, config, numbers = texts(c, seed, epsilon, c.redraw_every)
         laws = jax.jit(audit.laws_of(config, numbers))
         found = [
             audit.audit_step(logits, mask, config, numbers, laws=laws).worst

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from experiments import runner
-from experiments.mozo import answering
+from experiments.mozo import answering, peers
 from experiments.mozo.answering import Scores, Setting, Sizes
 from experiments.runner import Case, Figure, Settings
 
@@ -40,7 +40,13 @@ VARIED: dict[str, dict[str, Setting]] = {
         "r T": Setting(redraw_every=None),
         "r T, epsilon 8": Setting(redraw_every=None, epsilon=8.0),
     },
-    "contracts": {"clip": Setting(contract="clip"), "linear": Setting(contract="linear")},
+    "contracts": {
+        "clip": Setting(contract="clip"),
+        "linear": Setting(contract="linear"),
+        "arithmetic pool": Setting(
+            contract="renyi", pool="arithmetic", alpha=16, sampler="without_replacement"
+        ),
+    },
 }  # fmt: skip
 
 
@@ -52,7 +58,7 @@ def cases(settings: Settings) -> Sequence[Case]:
     config |= {"weights": answering.weights_sha256()}
     names = ["zero-shot and few-shot", "one budget for all queries"]
     if not tiny:
-        names += ["one query a budget", *VARIED]
+        names += ["one query a budget", *VARIED, "others"]
     return [Case(name=name, config=config, expected_s=200.0) for name in names]
 
 
@@ -65,6 +71,8 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     if case.name == "zero-shot and few-shot":
         for label, n in SHOTS.items():
             yield from _rows(label, answering.shots(n, sizes))
+    elif case.name == "others":
+        yield from _others(sizes)
     elif case.name in VARIED:
         for label, setting in VARIED[case.name].items():
             yield from _private(label, setting, sizes)
@@ -109,7 +117,21 @@ def _private(
     if setting.epsilon < math.inf:
         h = answering.plan(setting, sizes).numbers.h
         yield Figure(metric=f"{label}: influence h", value=h, unit="nats", kind="simulated")
-    scores = answering.private(setting, sizes)
+    yield from _kept(label, answering.private(setting, sizes), sizes, aim=aim)
+
+
+def _others(sizes: Sizes) -> Iterator[Figure]:
+    """Peers at epsilon 2, each with demonstrations as it draws them itself."""
+    for n_slots in (4, sizes.n_demonstrations // sizes.n_queries):
+        label = f"InvisibleInk, {n_slots} of its own for every query"
+        yield from _kept(label, peers.invisible_ink(n_slots, 2.0, sizes), sizes)
+    label = "noisy average, 4 drawn for every token"
+    yield from _kept(label, peers.noisy_average(4, 2.0, sizes), sizes)
+
+
+def _kept(
+    label: str, scores: Scores, sizes: Sizes, *, aim: float | None = None
+) -> Iterator[Figure]:
     yield from _rows(label, scores)
     zero, few = (answering.shots(SHOTS[n], sizes).rouge for n in ("zero-shot", "few-shot"))
     kept = (scores.rouge - zero) / (few - zero)

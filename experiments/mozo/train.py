@@ -5,7 +5,8 @@
 RUN must lie outside the checkout; it gets the tokenizer, checkpoints and metrics, and the same command
 continues a run that was stopped. Episodes are drawn anew at every step and never repeat. Each sequence is a
 row of demonstrations in one style, laid out as a prompt; what is learned is every sentence and its end, so
-that one sequence teaches answers after 0, 1, 2, ... demonstrations.
+that one sequence teaches answers after 0, 1, 2, ... demonstrations. Sequences are short at first: to copy
+from the right record is learned soonest where there are few.
 """
 
 import argparse
@@ -21,9 +22,14 @@ import numpy as np
 from ariel_jax.errors import ArielError, ConfigError
 from experiments.mozo import records
 
-STEPS = 2400
-ROWS = 12
-LENGTH = 352  # tokens: eight demonstrations and a query
+STEPS = 2000
+TOKENS_PER_BATCH = 4224
+LENGTHS = (
+    (0.0, 88),
+    (0.25, 176),
+    (0.5, 352),
+)  # tokens of an episode, from this share of the steps on
+MICROBATCHES = 6
 VOCAB_SIZE = 768
 MAX_POSITIONS = 512
 SEED = 41
@@ -80,14 +86,15 @@ class EpisodeSource:
 
     Attributes:
         tokenizer: of the run.
-        rows: episodes in a batch.
-        length: tokens of each; the last demonstration of an episode is cut off there.
+        tokens_per_batch: episodes times their length.
+        lengths: `((first_step, tokens of an episode), ...)`, rising from step 0; the last demonstration
+            is cut off there.
         seed: of the episodes.
     """
 
     tokenizer: Any
-    rows: int
-    length: int
+    tokens_per_batch: int
+    lengths: tuple[tuple[int, int], ...]
     seed: int = SEED
 
     def init(self) -> dict[str, Any]:
@@ -100,21 +107,22 @@ class EpisodeSource:
 
         step = state["step"]
         rng = np.random.default_rng([self.seed, 1, step])
-        rows = [self._row(rng) for _ in range(self.rows)]
+        length = next(n for first, n in reversed(self.lengths) if first <= step)
+        rows = [self._row(rng, length) for _ in range(self.tokens_per_batch // length)]
         tokens, targets = (np.stack(part) for part in zip(*rows, strict=True))
         arrays: Any = {"tokens": tokens, "targets": targets, "step": np.int32(step)}
-        return (LMBatch(**arrays), np.zeros(self.rows, bool)), {"step": step + 1}
+        return (LMBatch(**arrays), np.zeros(len(rows), bool)), {"step": step + 1}
 
-    def _row(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """[length] tokens of an episode and what to learn after each of them."""
+    def _row(self, rng: np.random.Generator, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens of an episode, as many as `length`, and what to learn after each of them."""
         from ariel_jax.training.step import IGNORE
 
         between, end = self._ids(BETWEEN), self.tokenizer.eos_id
         tokens: list[int] = []
         targets: list[int] = []
         shortest = 30  # tokens of a demonstration; more are drawn than fit
-        for demonstration in records.episode(rng, 1 + self.length // shortest):
-            if len(tokens) >= self.length:
+        for demonstration in records.episode(rng, 1 + length // shortest):
+            if len(tokens) >= length:
                 break
             prompt, answer = (
                 self._ids(before(demonstration.input)),
@@ -123,7 +131,7 @@ class EpisodeSource:
             tokens += [*prompt, *answer, *between]
             # What follows the last word of a sentence is its end, whatever the prompt goes on with.
             targets += [IGNORE] * (len(prompt) - 1) + [*answer, end] + [IGNORE] * len(between)
-        cut = slice(0, self.length)
+        cut = slice(0, length)
         return np.asarray(tokens[cut], np.int32), np.asarray(targets[cut], np.int32)
 
     def _ids(self, text: str) -> list[int]:
@@ -150,8 +158,8 @@ def run(
     out: Path,
     *,
     steps: int = STEPS,
-    rows: int = ROWS,
-    length: int = LENGTH,
+    tokens_per_batch: int = TOKENS_PER_BATCH,
+    lengths: tuple[tuple[float, int], ...] = LENGTHS,
     cfg: Any = None,
     episodes: int = TOKENIZER_EPISODES,
     export: Path | None = None,
@@ -161,8 +169,8 @@ def run(
     Args:
         out: Gets `tokenizer`, `checkpoints` and `metrics.jsonl`.
         steps: In all; those of earlier calls count.
-        rows: Episodes in a batch.
-        length: Tokens of each.
+        tokens_per_batch: Episodes times their length.
+        lengths: Tokens of an episode, each from a share of the steps on.
         cfg: Another decoder.
         episodes: From which the tokenizer is learned.
         export: Folder for the finished model in Hugging Face form, weights in bfloat16.
@@ -190,9 +198,13 @@ def run(
         init_params(cfg, key=jax.random.key(SEED)),
         grad_fn=LMGrad(cfg=cfg),
         tx=make_optimizer(optimizer_config(steps)),
-        source=EpisodeSource(tokenizer=tokenizer, rows=rows, length=length),
+        source=EpisodeSource(
+            tokenizer=tokenizer,
+            tokens_per_batch=tokens_per_batch,
+            lengths=tuple((round(share * steps), length) for share, length in lengths),
+        ),
         folder=out,
-        config=LoopConfig(steps=steps, microbatches=max(1, rows // 2), seed=SEED),
+        config=LoopConfig(steps=steps, microbatches=MICROBATCHES, seed=SEED),
     )
     if export is not None and not result.interrupted:
         export_model(cfg, result.params, tokenizer, export)
@@ -205,11 +217,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m experiments.mozo.train", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder outside the checkout")
     parser.add_argument("--steps", type=int, default=STEPS)
-    parser.add_argument("--rows", type=int, default=ROWS, help="episodes in a batch")
     parser.add_argument("--export", type=Path, help="folder for the finished model")
     options = parser.parse_args(arguments)
     try:
-        finished = run(options.out, steps=options.steps, rows=options.rows, export=options.export)
+        finished = run(options.out, steps=options.steps, export=options.export)
     except ArielError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,7 +1,6 @@
 """Many queries in one batch: the same tokens as one query after another without a cache."""
 
 import dataclasses
-import functools
 from types import SimpleNamespace
 
 import jax
@@ -31,7 +30,7 @@ class Summed:
 
 @pytest.fixture(scope="module")
 def subject():
-    cfg = tiny_config("llama", vocab_size=VOCAB)
+    cfg = tiny_config("llama", vocab_size=VOCAB, n_layers=1)
     model = SimpleNamespace(
         cfg=cfg, params=tiny_params(cfg), tokenizer=SimpleNamespace(eos_id=END)
     )  # fmt: skip
@@ -48,7 +47,7 @@ def slowly(subject, method, parameters, schedule, draw, seed, shots=None):
     """One query after another, every row computed whole for every token."""
     cfg, params = subject.model.cfg, subject.model.params
 
-    @functools.partial(jax.jit)
+    @jax.jit
     def logits_after(tokens, length):
         at = jnp.arange(LONGEST, dtype=jnp.int32)[None]
         found, _ = decoder.apply(
@@ -75,7 +74,7 @@ def slowly(subject, method, parameters, schedule, draw, seed, shots=None):
         if not active:
             break
         if is_due:
-            drawn = {q: draw(rng)[: schedule.slots] for q in active}
+            drawn = {q: draw(rng, q)[: schedule.slots] for q in active}
         for q in active:
             for _ in range(steps):
                 y = np.asarray(found[q], np.int32)
@@ -97,7 +96,7 @@ def slowly(subject, method, parameters, schedule, draw, seed, shots=None):
     return found
 
 
-def some(rng):
+def some(rng, query):
     return rng.choice(20, rng.integers(0, 4), replace=False)
 
 
@@ -111,15 +110,15 @@ def test_the_batch_draws_the_tokens_of_one_query_after_another(subject, redraw_e
     assert len(lengths) > 1
     assert max(lengths) == 5
     assert batched.answers(subject, Summed(), jnp.float32(0.0), **options) != found
-    other = options | {"draw": lambda rng: rng.choice(20, 3, replace=False)}
+    other = options | {"draw": lambda rng, query: rng.choice(20, 3, replace=False)}
     assert batched.answers(subject, Summed(), jnp.float32(0.7), **other) != found
 
 
 def test_shots_stand_before_the_query_in_row_0(subject):
     schedule = Schedule(max_tokens=4, redraw_every=None, slots=1, stride=2)
-    none = lambda rng: np.zeros(0, np.int64)
+    none = lambda rng, query: np.zeros(0, np.int64)
     options = {"schedule": schedule, "draw": none, "seed": 3}
-    shots = lambda rng: rng.choice(20, 3, replace=False)
+    shots = lambda rng, query: rng.choice(20, 3, replace=False)
     found = batched.answers(subject, Summed(), jnp.float32(0.7), shots=shots, **options)
     assert found == slowly(subject, Summed(), jnp.float32(0.7), shots=shots, **options)
     assert found != batched.answers(subject, Summed(), jnp.float32(0.7), **options)

@@ -54,10 +54,14 @@ def test_a_demonstration_deviates_from_its_style_as_often_as_asked():
 
 
 def test_every_sentence_is_learned_with_its_end_and_no_record_is(tokenizer):
-    source = train.EpisodeSource(tokenizer=tokenizer, rows=2, length=200)
+    source = train.EpisodeSource(
+        tokenizer=tokenizer, tokens_per_batch=400, lengths=((0, 200), (3, 100))
+    )
     (batch, is_padding), state = source.next(source.init())
     (again, _), _ = source.next(source.init())
     assert state == {"step": 1}
+    assert batch.tokens.shape == (2, 200)
+    assert source.next({"step": 3})[0][0].tokens.shape == (4, 100)
     assert not is_padding.any()
     np.testing.assert_array_equal(batch.tokens, again.tokens)
     for tokens, targets in zip(batch.tokens, batch.targets, strict=True):
@@ -85,8 +89,8 @@ def test_prompt_and_answer_are_cut_into_the_same_tokens_apart_and_together(token
 
 
 def test_a_run_goes_on_where_it_stopped_and_ends_with_a_model(tmp_path, capsys):
-    cfg = tiny_config("llama", vocab_size=300, tie_embed=True)
-    options = {"rows": 2, "length": 24, "cfg": cfg, "episodes": 20}
+    cfg = tiny_config("llama", vocab_size=300, tie_embed=True, n_layers=1)
+    options = {"tokens_per_batch": 144, "lengths": ((0.0, 24),), "cfg": cfg, "episodes": 20}
     assert train.run(tmp_path, steps=1, **options)
     assert train.run(tmp_path, steps=2, export=tmp_path / "model", **options)
     done = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
