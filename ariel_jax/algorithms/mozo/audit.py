@@ -118,16 +118,15 @@ def audit_step(
     present = np.flatnonzero(mask)
     if not present.size:
         raise ConfigError("mask has no demonstration: set at least one of its slots.")
-    without = np.repeat(mask[None, :], len(present), axis=0)
-    without[np.arange(len(present)), present] = False
-    masks = np.concatenate([mask[None, :], without])
+    # Always N + 1 of them, so that one compiled program serves all masks.
+    masks = np.concatenate([mask[None, :], mask[None, :] & ~np.eye(len(mask), dtype=bool)])
     found = np.asarray(
         (laws or laws_of(config, numbers))(
             jnp.asarray(np.asarray(logits, np.float32)), jnp.asarray(masks)
         ),
         np.float64,
     )
-    whole, others = found[0], found[1:]
+    whole, others = found[0], found[1:][present]
 
     def each(measure: Callable[[Floats, Floats], float]) -> Floats:
         return np.array([measure(whole, other) for other in others])

@@ -21,6 +21,10 @@ WHOLE: npt.NDArray[np.int64] = np.unique(np.ceil(ORDERS)).astype(np.int64)
 price, because Rényi divergences grow with their order."""
 WHOLE.setflags(write=False)
 
+MOMENTS: npt.NDArray[np.int64] = np.arange(2, int(WHOLE[-1]) + 1)
+"""The orders at which a block's curve is needed to price its secret draw."""
+MOMENTS.setflags(write=False)
+
 
 def simple_bounded_range(orders: npt.ArrayLike, influence: float) -> Curve:
     """min(alpha h^2 / 8, h): what `bounded_range` never exceeds, for hand calculations."""
@@ -135,7 +139,7 @@ def poisson(block: Curve, probability: float) -> Curve:
     """A block whose demonstrations each come in by a secret coin, for one that is added or removed.
 
     Args:
-        block: [len(WHOLE)] curve of the block with any fixed subset, at `WHOLE`; infinity for no bound.
+        block: [len(MOMENTS)] curve of the block with any fixed subset, at `MOMENTS`; infinity for no bound.
         probability: of the coins.
 
     Returns:
@@ -143,7 +147,7 @@ def poisson(block: Curve, probability: float) -> Curve:
     """
     in_range(0, 1, ends="(]", probability=probability)
     whole = np.maximum(poisson_forward(block, probability), poisson_reverse(block, probability))
-    return at_orders(np.minimum(whole, block))
+    return at_orders(np.minimum(whole, block[WHOLE - 2]))
 
 
 def poisson_forward(block: Curve, probability: float) -> Curve:
@@ -188,7 +192,7 @@ def without_replacement(block: Curve, at_infinity: float, share: float) -> Curve
     """A block with a subset of fixed size, drawn uniformly, for a demonstration that becomes another one.
 
     Args:
-        block: [len(WHOLE)] curve of the block for a replaced demonstration, at `WHOLE`.
+        block: [len(MOMENTS)] curve of the block for a replaced demonstration, at `MOMENTS`.
         at_infinity: most that its log-ratio can be; infinity for no bound.
         share: size of the subset over the number of demonstrations.
 
@@ -211,17 +215,16 @@ def without_replacement(block: Curve, at_infinity: float, share: float) -> Curve
         second = math.log(4) + _log_expm1(curve[:1])
         return np.concatenate([np.minimum(found[:1], second), found[1:]])
 
-    return at_orders(np.minimum(_summed(block, log_weight, log_moment), block))
+    found = np.minimum(_summed(block, log_weight, log_moment), block[WHOLE - 2])
+    return at_orders(found)
 
 
 def _summed(block: Curve, log_weight, log_moment) -> Curve:
     """log(1 + sum over j of C(alpha, j) weight moment) / (alpha - 1) at `WHOLE`."""
-    every = np.arange(2, int(WHOLE[-1]) + 1)
-    curve = block[np.searchsorted(WHOLE, every)]  # between two orders: the next one's
-    moments = log_moment(every, curve)
+    moments = log_moment(MOMENTS, block)
     found = []
     for alpha in WHOLE.tolist():
-        j = every[: alpha - 1]
+        j = MOMENTS[: alpha - 1]
         terms = _log_binomials(alpha)[2:] + log_weight(alpha, j) + moments[: alpha - 1]
         top = terms.max()
         if not np.isfinite(top):

@@ -72,14 +72,14 @@ def contract(
 def _mixed(l: Floats, eta: float) -> Floats:
     """The largest lambda by bisection on the range itself, not by the closed form."""
 
-    def log_r(scale: float) -> Floats:
-        return np.log1p(scale * np.expm1(l)) if scale < 1 else l
+    def log_r(log_scale: float) -> Floats:
+        return np.log1p(math.exp(log_scale) * np.expm1(l)) if log_scale < 0 else l
 
-    def fits(scale: float) -> bool:
-        found = log_r(scale)
+    def fits(log_scale: float) -> bool:
+        found = log_r(log_scale)
         return bool(found.max() - found.min() <= eta)
 
-    return log_r(_largest(fits))
+    return log_r(_largest(fits, -700.0, 0.0))  # of a huge ratio lambda keeps only a tiny share
 
 
 def _in_ball(logp0: Floats, l: Floats, config: Config, numbers: Numbers) -> Floats:
@@ -96,13 +96,12 @@ def _in_ball(logp0: Floats, l: Floats, config: Config, numbers: Numbers) -> Floa
             config.pool == "arithmetic" or divergence(logp0, mixed, 1) <= numbers.kl_cap
         )
 
-    return _largest(fits) * l
+    return _largest(fits, 0.0, 1.0) * l
 
 
-def _largest(fits: Callable[[float], bool]) -> float:
-    if fits(1.0):
-        return 1.0
-    low, high = 0.0, 1.0
+def _largest(fits: Callable[[float], bool], low: float, high: float) -> float:
+    if fits(high):
+        return high
     for _ in range(100):
         middle = (low + high) / 2
         low, high = (middle, high) if fits(middle) else (low, middle)

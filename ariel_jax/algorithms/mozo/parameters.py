@@ -12,7 +12,7 @@ from ariel_jax.algorithms.mozo.config import Config, Numbers, check
 
 DEFLATION = 1e-5
 """Relative, of every cap: what float32 may miss it by."""
-ROUNDING = 2.0**-17
+ROUNDING = 2.0**-16
 """A token's probability, as float32 draws it, is within exp(+-ROUNDING) of the step's law."""
 
 

@@ -13,9 +13,8 @@ from ariel_jax.algorithms.mozo.config import Config
 from ariel_jax.algorithms.mozo.parameters import Parameters
 
 _UNITS = 2**23  # in a nat
-_LIMIT = (
-    63  # nats: the anchor goes down to e^-63 of its sum, and all rows together move it by as much
-)
+# In nats: nothing in the anchor is less likely than e^-63, and all rows together move it by no more.
+_LIMIT = 63
 
 
 @typed

@@ -12,7 +12,7 @@ import numpy as np
 from ariel_jax._checks import in_range, non_negative_int, positive_int
 from ariel_jax.algorithms.mozo import curves
 from ariel_jax.algorithms.mozo.config import Config, Numbers, check
-from ariel_jax.algorithms.mozo.curves import WHOLE, Curve
+from ariel_jax.algorithms.mozo.curves import MOMENTS, Curve
 from ariel_jax.errors import AccountingMismatchError, ConfigError, PrivacyConfigError
 from ariel_jax.privacy import batches
 from ariel_jax.privacy.renyi import FREE, ORDERS, Price
@@ -210,7 +210,7 @@ class Plan:
         """Price of a block of so many tokens at `ORDERS`, its secret draw included."""
         if self.sampler not in SAMPLED:
             return tokens * self.token_curve()
-        block = tokens * self.token_curve(WHOLE)
+        block = tokens * self.token_curve(MOMENTS)
         if self.sampler == "poisson":
             return curves.poisson(block, self.probability)
         return curves.without_replacement(block, tokens * self.influence, self.probability)

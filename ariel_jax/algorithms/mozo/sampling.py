@@ -153,10 +153,17 @@ def gumbel(high: UInt[Array, " k"], low: UInt[Array, " k"]) -> Float[Array, " k"
     Noise of one 23-bit uniform ends at 16: a token that is e^16 less likely than another one could
     never win, and whether it is so depends on private rows.
     """
-    fraction = low.astype(jnp.float32) * 2.0**-64 + 2.0**-65
-    uniform = high.astype(jnp.float32) * 2.0**-32 + fraction
-    uniform = jnp.minimum(uniform, 1 - 2.0**-24)  # rounding reaches 1
-    return -jnp.log(-jnp.log1p(-uniform))
+    below, above = (
+        _uniform(high, low),
+        _uniform(~high, ~low),
+    )  # u and 1 - u, each to float32's digits
+    is_low = high < jnp.uint32(2**31)
+    log = jnp.where(is_low, jnp.log1p(-jnp.where(is_low, below, 0)), jnp.log(above))
+    return -jnp.log(-log)
+
+
+def _uniform(high: jax.Array, low: jax.Array) -> jax.Array:
+    return high.astype(jnp.float32) * 2.0**-32 + (low.astype(jnp.float32) * 2.0**-64 + 2.0**-65)
 
 
 def links(

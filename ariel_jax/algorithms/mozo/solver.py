@@ -40,16 +40,15 @@ def shrink(
         good = (forward <= radius) & (reverse <= radius)
         return good if kl_cap is None else good & (kl <= kl_cap)
 
-    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+    def halve(turn: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         low, high = ends
-        middle = (low + high) / 2
+        middle = jnp.where(turn == 0, high, (low + high) / 2)  # first whether 1 will do
         good = is_feasible(middle)
         return jnp.where(good, middle, low), jnp.where(good, high, middle)
 
     n = ratios.shape[0]
-    zeros, ones = jnp.zeros(n, ratios.dtype), jnp.ones(n, ratios.dtype)
-    low, _ = jax.lax.fori_loop(0, steps, halve, (zeros, ones))
-    scale = jnp.where(is_feasible(ones), ones, low)
+    ends = jnp.zeros(n, ratios.dtype), jnp.ones(n, ratios.dtype)
+    scale, _ = jax.lax.fori_loop(0, steps + 1, halve, ends)
     return scale[:, None] * centred
 
 
@@ -66,15 +65,13 @@ def divergences(
     logp0: jax.Array, centred: jax.Array, scale: jax.Array, alpha: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """([N] D_alpha(row || p_0), [N] D_alpha(p_0 || row), [N] KL(p_0 || row)) at lambda = scale [N]."""
-    at = psi(logp0, centred, scale)
-    forward = (psi(logp0, centred, alpha * scale) - alpha * at) / (alpha - 1)
-    reverse = (psi(logp0, centred, (1 - alpha) * scale) + (alpha - 1) * at) / (alpha - 1)
-    return forward, reverse, at
+    far, at, back = psi(logp0, centred, jnp.stack([alpha * scale, scale, (1 - alpha) * scale]))
+    return (far - alpha * at) / (alpha - 1), (back + (alpha - 1) * at) / (alpha - 1), at
 
 
 def psi(logp0: jax.Array, centred: jax.Array, s: jax.Array) -> jax.Array:
-    """[N] log E_{p_0} e^{s l} for s [N] and l [N, k] of mean 0 under p_0."""
-    terms = logp0[None, :] + log_exp_minus_line(s[:, None] * centred)
+    """[S, N] log E_{p_0} e^{s l} for s [S, N] and l [N, k] of mean 0 under p_0."""
+    terms = logp0[None, None, :] + log_exp_minus_line(s[:, :, None] * centred[None])
     return jnp.logaddexp(jax.nn.logsumexp(terms, axis=-1), 0)
 
 

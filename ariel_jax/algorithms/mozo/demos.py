@@ -1,0 +1,260 @@
+"""Private demonstrations: read from a file, put into prompts, encoded at one public length."""
+
+import dataclasses
+import json
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+
+from ariel_jax._checks import one_of, positive_int
+from ariel_jax.algorithms.mozo.owners import Units, units
+from ariel_jax.errors import ConfigError, DemoTooLongError
+from ariel_jax.models.hf import Tokenizer
+
+FIELDS = ("input", "output", "text")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Demonstration:
+    """One private example: an input with its output, or a text.
+
+    Attributes:
+        input, output: of a task.
+        text: in their place, for examples that are texts.
+        owner: whose it is; None where every demonstration is a privacy unit of its own.
+    """
+
+    input: str | None = None
+    output: str | None = None
+    text: str | None = None
+    owner: str | None = None
+
+    def fields(self) -> dict[str, str]:
+        """What there is of input, output and text."""
+        return {name: value for name in FIELDS if (value := getattr(self, name)) is not None}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PromptFormat:
+    """How prompts are written; public, and chosen without a look at private scores.
+
+    A prompt is `instruction`, one demonstration (none in the zero-shot row), the query and the answer so
+    far. Each part is encoded by itself, so that what was read of a demonstration serves every query.
+
+    Attributes:
+        instruction: before everything.
+        demonstration: of an input with its output.
+        text: of a demonstration that is a text.
+        query: what is asked, up to where the answer begins.
+        stop: strings that end an answer.
+    """
+
+    instruction: str = ""
+    demonstration: str = "Input: {input}\nOutput: {output}\n\n"
+    text: str = "Text: {text}\n\n"
+    query: str = "Input: {input}\nOutput:"
+    stop: tuple[str, ...] = ("\n",)
+
+    def __post_init__(self) -> None:
+        """Check that the parts have their places."""
+        for name, needed in (("demonstration", ("input", "output")), ("text", ("text",))):
+            _check_places(name, getattr(self, name), needed)
+        _check_places("query", self.query, ("input",))
+        if not all(isinstance(s, str) and s for s in self.stop) or isinstance(self.stop, str):
+            raise ConfigError(
+                f"stop={self.stop!r} is not allowed: pass a tuple of strings that are not empty."
+            )
+
+    def demonstration_text(self, demonstration: Demonstration) -> str:
+        """The demonstration as it stands in a prompt."""
+        template = self.text if demonstration.text is not None else self.demonstration
+        return fill(template, demonstration.fields())
+
+    def query_text(self, query: str) -> str:
+        """The query as it stands in a prompt."""
+        return fill(self.query, {"input": query})
+
+
+def fill(template: str, values: Mapping[str, str]) -> str:
+    """The template with `{name}` replaced, once: braces inside the values stay as they are."""
+    return re.sub(r"\{(\w+)\}", lambda m: values.get(m.group(1), m.group(0)), template)
+
+
+def _check_places(name: str, template: str, needed: tuple[str, ...]) -> None:
+    missing = [f"{{{field}}}" for field in needed if f"{{{field}}}" not in template]
+    if missing:
+        raise ConfigError(
+            f"the format's {name}={template!r} lacks {' and '.join(missing)}: say where it belongs."
+        )
+
+
+def load(path: str | pathlib.Path) -> list[Demonstration]:
+    """The demonstrations of a file of JSON objects, one a line, in UTF-8.
+
+    A line is `{"input": ..., "output": ...}` or `{"text": ...}`, each with an `"owner"` (a text or a
+    whole number) in all lines or in none.
+
+    Raises:
+        ConfigError: the file cannot be read, or a line is no demonstration. What stands in the line is
+            not repeated: it is private.
+    """
+    path = pathlib.Path(path)
+    try:
+        content = path.read_text("utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ConfigError(
+            f"cannot read demonstrations from {path}: {reason}. Pass a readable JSONL file."
+        ) from error
+    found = []
+    for number, line in enumerate(content.split("\n"), start=1):
+        if line.strip():
+            found.append(_parse(f"{path}, line {number}", line))
+    if not found:
+        raise ConfigError(f"{path} holds no demonstrations: write one JSON object a line.")
+    return found
+
+
+def _parse(where: str, line: str) -> Demonstration:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        row = None  # the error would repeat part of the line
+    is_object = isinstance(row, dict)
+    given: dict[str, Any] = row if is_object else {}
+    kinds = ({"input", "output"}, {"text"})
+    texts = {name: given[name] for name in FIELDS if name in given}
+    owner = given.get("owner")
+    is_owner = isinstance(owner, str | int) and not isinstance(owner, bool) and owner != ""
+    good = (
+        is_object
+        and set(texts) in kinds
+        and not set(given) - {*FIELDS, "owner"}
+        and all(isinstance(value, str) and value for value in texts.values())
+        and (is_owner or "owner" not in given)
+    )
+    if not good:
+        raise ConfigError(
+            f'{where} is no demonstration. Write {{"input": "...", "output": "..."}} or {{"text": "..."}}, '
+            'with texts that are not empty, and if you like an "owner"; nothing else.'
+        )
+    return Demonstration(**texts, owner=str(owner) if is_owner else None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Encoded:
+    """Demonstrations as rows of one public length, and one row more with the instruction alone.
+
+    Attributes:
+        tokens: [n + 1, S] int32, instruction and demonstration, right-padded; the last row is the
+            zero-shot one.
+        lengths: [n + 1] int32.
+        units: which rows are protected together.
+        format: of the prompts.
+        tokenizer: of the model.
+    """
+
+    tokens: np.ndarray
+    lengths: np.ndarray
+    units: Units
+    format: PromptFormat
+    tokenizer: Tokenizer
+
+    @property
+    def n(self) -> int:
+        """How many demonstrations there are."""
+        return len(self.tokens) - 1
+
+    @property
+    def zero_shot(self) -> int:
+        """The row that holds the instruction alone."""
+        return self.n
+
+
+def encode(
+    records: Sequence[Demonstration],
+    tokenizer: Tokenizer,
+    format: PromptFormat | None = None,
+    *,
+    max_tokens: int = 128,
+    too_long: Literal["refuse", "cut"] = "refuse",
+    owner_policy: str | None = None,
+) -> Encoded:
+    """Demonstrations as rows of `max_tokens` tokens, whatever is in them: a length would tell.
+
+    Args:
+        records: the demonstrations.
+        tokenizer: the model's.
+        format: of the prompts; default `PromptFormat()`.
+        max_tokens: public, most tokens of a demonstration.
+        too_long: `refuse`, or `cut` each that is longer by itself: the end of its input (of its text)
+            goes, its output stays.
+        owner_policy: where an owner has several demonstrations, see `owners.units`. The privacy unit
+            is then the owner.
+
+    Raises:
+        DemoTooLongError: one is longer than `max_tokens`, or cannot be cut to it.
+        PrivacyUnitError: an owner has several demonstrations and there is no policy.
+        ConfigError: no demonstrations, or a setting out of range.
+    """
+    positive_int(max_tokens=max_tokens)
+    one_of(("refuse", "cut"), too_long=too_long)
+    if not records:
+        raise ConfigError("there are no demonstrations: pass at least one.")
+    format = format or PromptFormat()
+    together = owner_policy == "price_records"  # which a plan allows without draws only
+    found = units(
+        [record.owner for record in records],
+        policy=owner_policy,
+        sampler="none" if together else "poisson",
+    )
+    instruction = tokenizer.encode(format.instruction)
+    tokens = np.zeros((len(records) + 1, len(instruction) + max_tokens), np.int32)
+    lengths = np.zeros(len(records) + 1, np.int32)
+    for row, record in enumerate(records):
+        ids = _ids(record, tokenizer, format)
+        if len(ids) > max_tokens and too_long == "cut":
+            ids = _cut(record, tokenizer, format, max_tokens)
+        if ids is None or len(ids) > max_tokens:
+            raise DemoTooLongError(
+                f"demonstration {row + 1} has more than max_tokens={max_tokens} tokens"
+                + (", and its input cannot be cut to that" if too_long == "cut" else "")
+                + ": allow more (a public number, not the longest one's), leave it out"
+                + ("." if too_long == "cut" else ", or cut those that are longer (too_long='cut').")
+            )
+        lengths[row] = len(instruction) + len(ids)
+        tokens[row, : lengths[row]] = [*instruction, *ids]
+    lengths[-1] = len(instruction)
+    tokens[-1, : len(instruction)] = instruction
+    return Encoded(
+        tokens=tokens,
+        lengths=lengths,
+        units=found,
+        format=format,
+        tokenizer=tokenizer,
+    )
+
+
+def _ids(record: Demonstration, tokenizer: Tokenizer, format: PromptFormat) -> list[int]:
+    return tokenizer.encode(format.demonstration_text(record), add_special_tokens=False)
+
+
+def _cut(
+    record: Demonstration, tokenizer: Tokenizer, format: PromptFormat, max_tokens: int
+) -> list[int] | None:
+    """The ids with as much of the input's (the text's) beginning as fits; None if nothing does."""
+    name = "text" if record.text is not None else "input"
+    whole: str = getattr(record, name)
+
+    def shortened(n: int) -> list[int]:
+        return _ids(dataclasses.replace(record, **{name: whole[:n]}), tokenizer, format)
+
+    low, high = 0, len(whole)  # more characters may take fewer tokens, so what is found is checked
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if len(shortened(middle)) <= max_tokens else (low, middle - 1)
+    ids = shortened(low)
+    return ids if low and len(ids) <= max_tokens else None

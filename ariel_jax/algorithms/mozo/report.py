@@ -1,0 +1,185 @@
+"""What a session of private text guarantees, in words and as numbers, and what it does not."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from ariel_jax.algorithms.mozo.price import Plan
+from ariel_jax.privacy.ledger import Terms
+from ariel_jax.privacy.renyi import Price
+
+NEIGHBOURS = {
+    "add_remove": "with one {unit} more or less",
+    "replace_one": "with one {unit} replaced by another one",
+}
+NOT_PRIVATE = "NOT PRIVATE"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrivacyReport:
+    """The guarantee of the answers of one session.
+
+    Attributes:
+        epsilon: of what was charged, by itself: Rényi differential privacy.
+        delta: the account's.
+        ledger, account: file and account that were charged.
+        account_epsilon, account_limit: what everything on it has spent and reserved at `delta` now, and
+            what it may.
+        relation: between neighbouring data sets.
+        sampler: how demonstrations are drawn.
+        mechanism: contract and pool.
+        influence: most that one demonstration can change a token's log-ratio by; None under a Rényi ball.
+        queries, planned_queries: begun with demonstrations, and paid for.
+        public_queries: answered without demonstrations.
+        tokens, blocks: drawn with demonstrations.
+        guarantee: in words.
+        assumptions: what must be true for it.
+        not_protected: what it does not cover.
+        warnings: what weakens it, or makes demonstrations useless.
+        void: why the account is not private at all; usually empty.
+    """
+
+    epsilon: float
+    delta: float
+    ledger: str
+    account: str
+    account_epsilon: float
+    account_limit: float
+    relation: str
+    sampler: str
+    mechanism: str
+    influence: float | None
+    queries: int
+    planned_queries: int
+    public_queries: int
+    tokens: int
+    blocks: int
+    guarantee: str
+    assumptions: tuple[str, ...]
+    not_protected: tuple[str, ...]
+    warnings: tuple[str, ...]
+    void: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; infinity is None."""
+        body = dataclasses.asdict(self)
+        endless = {k: None for k, v in body.items() if isinstance(v, float) and math.isinf(v)}
+        return body | endless
+
+    def markdown(self) -> str:
+        """The report as a page."""
+        influence = "unbounded" if self.influence is None else f"{self.influence:.4g}"
+        rows = [
+            ("epsilon charged", f"{self.epsilon:.4f}"),
+            ("delta", f"{self.delta:g}"),
+            ("neighbouring data sets", self.relation),
+            ("sampler", self.sampler),
+            ("mechanism", self.mechanism),
+            ("influence h of one demonstration on a token's log-ratio", influence),
+            ("queries answered, paid for", f"{self.queries}, {self.planned_queries}"),
+            ("queries answered without demonstrations", f"{self.public_queries}"),
+            ("tokens, blocks", f"{self.tokens}, {self.blocks}"),
+            ("charged to", f"{self.account}, in {self.ledger}"),
+            ("that account now", f"{self.account_epsilon:.4f} of {self.account_limit:g}"),
+        ]
+        warned = [*(f"{NOT_PRIVATE}: {reason}" for reason in self.void), *self.warnings]
+        return "\n".join(
+            [
+                "# Privacy of these answers",
+                self.guarantee,
+                "",
+                "| | |",
+                "|---|---|",
+                *(f"| {name} | {value} |" for name, value in rows),
+                "",
+                *(["## Warnings", *(f"- {line}" for line in warned), ""] if warned else []),
+                "## It holds if",
+                *(f"- {line}" for line in self.assumptions),
+                "",
+                "## It does not cover",
+                *(f"- {line}" for line in self.not_protected),
+                "",
+            ]
+        )
+
+
+def make_report(
+    plan: Plan,
+    terms: Terms,
+    used: Price,
+    *,
+    ledger: str,
+    account_epsilon: float,
+    void: Sequence[str],
+    planned_queries: int,
+    queries: int,
+    public_queries: int,
+    tokens: int,
+    blocks: int,
+) -> PrivacyReport:
+    """The report of a session.
+
+    Args:
+        plan: what was paid for.
+        terms: of the account that paid.
+        used: what was charged, or stands reserved.
+        ledger: its file.
+        account_epsilon: what the account stands at.
+        void: why it is not private, by its ledger.
+        planned_queries: that the reservation covers.
+        queries: begun with demonstrations.
+        public_queries: answered without.
+        tokens: drawn with demonstrations.
+        blocks: started with demonstrations.
+    """
+    epsilon = used.epsilon(terms.delta)
+    unit = "demonstration" if plan.records_per_owner == 1 else "owner's demonstrations"
+    pair = NEIGHBOURS[plan.relation].format(unit=unit)
+    if void:
+        guarantee = f"{NOT_PRIVATE}: {'; '.join(void)}."
+    elif queries == 0:
+        guarantee = "No demonstration was used: the answers tell nothing about them."
+    else:
+        guarantee = (
+            f"Whoever sees the {queries} answers, and knows everything but one {unit}, can tell this data set "
+            f"from one {pair} only as well as (epsilon = {epsilon:.4f}, delta = {terms.delta:g})-differential "
+            f"privacy allows. Paid for: {plan.describe(planned_queries)}. Other answers from the same "
+            "demonstrations add to it."
+        )
+    return PrivacyReport(
+        epsilon=epsilon,
+        delta=terms.delta,
+        ledger=ledger,
+        account=terms.account,
+        account_epsilon=account_epsilon,
+        account_limit=terms.epsilon,
+        relation=plan.relation,
+        sampler=plan.sampler,
+        mechanism=f"contract {plan.config.contract}, pool {plan.config.pool}",
+        influence=plan.influence if math.isfinite(plan.influence) else None,
+        queries=queries,
+        planned_queries=planned_queries,
+        public_queries=public_queries,
+        tokens=tokens,
+        blocks=blocks,
+        guarantee=guarantee,
+        assumptions=plan.assumptions(),
+        not_protected=NOT_PROTECTED,
+        warnings=plan.cautions(),
+        void=tuple(void),
+    )
+
+
+NOT_PROTECTED = (
+    "the queries, the instruction and everything else in the zero-shot prompt: they are public",
+    "a demonstration that also stands in the instruction or in a query, and facts that the model was "
+    "trained on: the zero-shot row knows them",
+    "choices of numbers, slots or wording by scores on private demonstrations: each look is an uncharged "
+    "query",
+    "the number of demonstrations, and how long the computation takes: shapes and passes are the same for "
+    "every draw, the clock is not controlled",
+    "the memory of this process and generators that are not cryptographic: draws and keys stay secret only "
+    "as long as both do",
+    "several demonstrations of one person, unless they name one owner",
+)
