@@ -155,10 +155,11 @@ class _Batch:
     owner: np.ndarray  # [R] int32, the query of a row
     slot: np.ndarray  # [Q, N] int32, the row of a query's demonstration
     mask: np.ndarray  # [Q, N] bool, whether there is one
+    start: np.ndarray  # [Q] uint32, tokens of the answer so far
 
 
 jax.tree_util.register_dataclass(
-    _Batch, data_fields=["tokens", "lengths", "owner", "slot", "mask"], meta_fields=[]
+    _Batch, data_fields=["tokens", "lengths", "owner", "slot", "mask", "start"], meta_fields=[]
 )
 
 
@@ -191,7 +192,8 @@ def _batch(
     tokens = np.zeros((len(rows), -(-int(lengths.max()) // TOKENS) * TOKENS), np.int32)
     for i, row in enumerate(rows):
         tokens[i, : row.size] = row
-    return _Batch(tokens, lengths, np.asarray(owner, np.int32), slot, mask)
+    start = np.asarray([y.size for y in so_far], np.uint32)
+    return _Batch(tokens, lengths, np.asarray(owner, np.int32), slot, mask, start)
 
 
 def _padded(keys: jax.Array, active: Sequence[int], batch: _Batch) -> jax.Array:
@@ -222,11 +224,10 @@ def _block(
         cfg, params, batch.tokens, at, attend, carry, logits_at=batch.lengths - 1
     )
     cache = cache.commit(carry, batch.lengths)
-    start = (batch.lengths[:Q]).astype(jnp.uint32)  # rises with every token: a fresh key each
 
     def sample(logits: jax.Array, n: jax.Array, done: jax.Array) -> jax.Array:
         rows = jnp.concatenate([logits[:Q, None], logits[batch.slot]], axis=1)
-        now = jax.vmap(jax.random.fold_in)(keys, start + n)
+        now = jax.vmap(jax.random.fold_in)(keys, batch.start + n)
         token = jax.vmap(method, in_axes=(0, 0, 0, None))(rows, batch.mask, now, parameters)
         return jnp.where(done, end, token)
 

@@ -8,10 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from ariel_jax.algorithms import mozo
+from ariel_jax.algorithms.mozo.draws import Draw
+from ariel_jax.algorithms.mozo.parameters import parameters
 from ariel_jax.layers.attention import causal
 from ariel_jax.models import decoder
-from ariel_jax.testing import tiny_config, tiny_params
-from experiments.mozo import batched
+from ariel_jax.testing import tiny_config, tiny_model, tiny_params
+from experiments.mozo import answering, batched
 from experiments.mozo.batched import Schedule
 
 VOCAB, END, LONGEST = 320, 7, 48
@@ -84,11 +87,10 @@ def slowly(subject, method, parameters, schedule, draw, seed, shots=None):
                 rows += [logits(subject.demonstrations[d], queries[q], y) for d in drawn[q]]
                 mask = np.arange(schedule.slots) < len(drawn[q])
                 rows += [rows[0]] * (schedule.slots - len(drawn[q]))
-                length = sum(map(len, before[q])) + queries[q].size + y.size
                 token = method(
                     jnp.stack(rows),
                     jnp.asarray(mask),
-                    jax.random.fold_in(keys[q], length),
+                    jax.random.fold_in(keys[q], y.size),
                     parameters,
                 )
                 found[q].append(int(token))
@@ -124,6 +126,32 @@ def test_shots_stand_before_the_query_in_row_0(subject):
     found = batched.answers(subject, Summed(), jnp.float32(0.7), shots=shots, **options)
     assert found == slowly(subject, Summed(), jnp.float32(0.7), shots=shots, **options)
     assert found != batched.answers(subject, Summed(), jnp.float32(0.7), **options)
+
+
+def test_the_batch_draws_the_tokens_of_mozo():
+    model = tiny_model("llama", n_layers=1)
+    records = [mozo.Demonstration(input="abcdef"[: 1 + i], output="xyzuvw"[i:]) for i in range(6)]
+    queries = ["ab", "f"]
+    config, numbers = mozo.Config(n_slots=3, top_k=20), mozo.Numbers(eta=6.0, weight=0.5)
+    drawn = [[(0, 5), (3,)], [(), (1, 2, 4)]]  # by block and query
+
+    made = batched.subject(model, records, queries)
+    turns = iter([np.array(rows, np.int64) for block in drawn for rows in block])
+    found = batched.answers(
+        made, answering.Mixed(config), parameters(config, numbers), draw=lambda *_: next(turns),
+        schedule=Schedule(max_tokens=6, redraw_every=3, slots=3, stride=3), seed=5,
+    )  # fmt: skip
+
+    encoded = mozo.encode(records, model.tokenizer, mozo.PromptFormat(stop=()), max_tokens=40)
+    decoder = mozo.MixedDecoder(model, encoded, config, numbers, max_tokens=6, redraw_every=3)
+    keys = jax.random.split(jax.random.key(5), 2)
+    for q, query in enumerate(queries):
+
+        def draws(block, q=q):
+            rows = drawn[block][q]
+            return Draw(rows=np.array([*rows, *[-1] * (3 - len(rows))], np.int64))
+
+        assert list(decoder.answer(query, draws, keys[q]).tokens) == found[q]
 
 
 def test_a_schedule_redraws_when_it_says_and_ends_with_the_last_token():
