@@ -159,7 +159,7 @@ def run(
     *,
     steps: int = STEPS,
     tokens_per_batch: int = TOKENS_PER_BATCH,
-    lengths: tuple[tuple[float, int], ...] = LENGTHS,
+    lengths: tuple[tuple[int, int], ...] = LENGTHS,
     cfg: Any = None,
     episodes: int = TOKENIZER_EPISODES,
     export: Path | None = None,
@@ -170,7 +170,7 @@ def run(
         out: Gets `tokenizer`, `checkpoints` and `metrics.jsonl`.
         steps: In all; those of earlier calls count.
         tokens_per_batch: Episodes times their length.
-        lengths: Tokens of an episode, each from a share of the steps on.
+        lengths: `((first_step, tokens of an episode), ...)`.
         cfg: Another decoder.
         episodes: From which the tokenizer is learned.
         export: Folder for the finished model in Hugging Face form, weights in bfloat16.
@@ -201,7 +201,7 @@ def run(
         source=EpisodeSource(
             tokenizer=tokenizer,
             tokens_per_batch=tokens_per_batch,
-            lengths=tuple((round(share * steps), length) for share, length in lengths),
+            lengths=lengths,
         ),
         folder=out,
         config=LoopConfig(steps=steps, microbatches=MICROBATCHES, seed=SEED),
