@@ -1,1 +1,1 @@
-"""Experiments of private few-shot text by mixing one-shot with zero-shot outputs."""
+"""Experiments on text under a privacy budget."""

@@ -13,6 +13,9 @@ from ariel_jax.algorithms.mozo import solver
 from ariel_jax.algorithms.mozo.config import Config
 from ariel_jax.algorithms.mozo.parameters import Parameters
 
+_COUNTED = (
+    256  # rows up to here are ordered by counting: XLA:CPU sorts a short one in half a millisecond
+)
 _BIG = 60.0  # e^60 times anything that a row is multiplied by is a float32
 
 
@@ -89,10 +92,22 @@ def _scaled(ratios: jax.Array, eta: jax.Array) -> jax.Array:
 
 
 def _clipped(ratios: jax.Array, inside: jax.Array, eta: jax.Array) -> jax.Array:
-    in_order = jnp.sort(jnp.where(inside[None, :], ratios, jnp.inf), axis=-1)
     middle = (jnp.sum(inside, dtype=jnp.int32) - 1) // 2
-    centre = jax.lax.dynamic_slice_in_dim(in_order, middle, 1, axis=1)
+    centre = _in_order(jnp.where(inside[None, :], ratios, jnp.inf), middle)
     return jnp.where(inside[None, :], jnp.clip(ratios - centre, -eta / 2, eta / 2), 0)
+
+
+def _in_order(values: jax.Array, place: jax.Array) -> jax.Array:
+    """[N, 1] the number at a place [] of each row's order, from 0."""
+    k = values.shape[-1]
+    if k > _COUNTED:
+        return jax.lax.dynamic_slice_in_dim(jnp.sort(values, axis=-1), place, 1, axis=1)
+    index = jnp.arange(k, dtype=jnp.int32)
+    is_before = (values[:, None, :] < values[:, :, None]) | (
+        (values[:, None, :] == values[:, :, None]) & (index[None, :] < index[:, None])[None]
+    )
+    is_it = jnp.sum(is_before, axis=-1, dtype=jnp.int32) == place
+    return jnp.max(jnp.where(is_it, values, -jnp.inf), axis=-1, keepdims=True)
 
 
 def _mixed(ratios: jax.Array, eta: jax.Array) -> jax.Array:

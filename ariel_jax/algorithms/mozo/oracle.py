@@ -141,7 +141,7 @@ def divergence(logp: npt.ArrayLike, logq: npt.ArrayLike, alpha: float) -> float:
     inside = np.isfinite(p)
     if not np.isfinite(q[inside]).all():
         return math.inf
-    p, ratio = p[inside], (p - q)[inside]
+    p, ratio = p[inside], p[inside] - q[inside]
     if alpha == math.inf:
         return float(ratio.max())
     if alpha == 1:
@@ -157,7 +157,7 @@ def log_range(logp: npt.ArrayLike, logq: npt.ArrayLike) -> float:
     inside = np.isfinite(p)
     if (inside != np.isfinite(q)).any():
         return math.inf
-    ratio = (p - q)[inside]
+    ratio = p[inside] - q[inside]
     return float(ratio.max() - ratio.min())
 
 

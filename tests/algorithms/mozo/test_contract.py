@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ariel_jax.algorithms.mozo import oracle, solver
-from ariel_jax.algorithms.mozo.contract import contract_rows
+from ariel_jax.algorithms.mozo.contract import _in_order, contract_rows
 from ariel_jax.algorithms.mozo.parameters import parameters
 
 from .step_cases import BALL, CASES, RANGE, K, N, V, parts, rows
@@ -157,6 +157,16 @@ def test_psi_keeps_its_digits_at_small_lambda_where_the_naive_form_loses_them():
             worst, abs(_naive(p.astype(np.float32), l32[0].astype(np.float32), s) / exact - 1)
         )
     assert worst > 0.01
+
+
+@pytest.mark.parametrize("k", [7, 300])
+def test_a_place_in_the_order_is_the_sorted_one(k):
+    rng = np.random.default_rng(9)
+    values = rng.integers(0, k // 2, (3, k)).astype(np.float32)  # with ties
+    values[:, -2:] = np.inf
+    for place in (0, k // 2, k - 3):
+        found = _in_order(jnp.asarray(values), jnp.int32(place))
+        np.testing.assert_array_equal(found[:, 0], np.sort(values)[:, place])
 
 
 def test_the_solver_makes_all_its_halvings_whatever_the_rows_are():
