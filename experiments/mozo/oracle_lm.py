@@ -104,7 +104,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     if redraw_every < c.n_tokens:
         excess = _gain(found[1].private, found[0].private)
         yield _simulated(
-            f"private tokens at epsilon {c['epsilons'][0]:g} above zero-shot, in standard errors", excess,
+            f"private tokens at epsilon {c.epsilons[0]:g} above zero-shot, in standard errors", excess,
             "1", **runner.judge(excess <= ERRORS, f"at most {ERRORS:g}", due=due),
         )  # fmt: skip
         return
