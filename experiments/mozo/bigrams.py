@@ -156,7 +156,7 @@ def generate(
                 drawn[q, : counts[q]] = rng.choice(n, counts[q], replace=False)
         logits = rows(language, so_far, last, drawn)
         if mask[t % n_texts].any():
-            steps.append((logits[t % n_texts], mask[t % n_texts].copy()))
+            steps.append((logits[t % n_texts].copy(), mask[t % n_texts].copy()))
         keys = jax.random.split(jax.random.fold_in(key, t), n_texts)
         token = np.asarray(_step(logits, mask, keys, traced, config=config))
         log_likelihood += np.log(language.tables[language.style, last, token])
