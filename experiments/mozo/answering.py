@@ -32,6 +32,7 @@ class Sizes:
         n_queries: answered, in each seed.
         max_tokens: of an answer; priced whether they are used or not.
         n_layers: of the model that are used; None for all.
+        round_to: prompts are padded to a multiple of it.
         seeds: each with a style, demonstrations, queries, draws and tokens of its own.
     """
 
@@ -39,6 +40,7 @@ class Sizes:
     n_queries: int = 200
     max_tokens: int = 50
     n_layers: int | None = None
+    round_to: int = 16
     seeds: tuple[int, ...] = (0, 1, 2)
 
 
@@ -155,7 +157,10 @@ def private(setting: Setting, sizes: Sizes) -> Scores:
         numbers = Numbers(eta=math.inf, weight=weight)
     config = dataclasses.replace(planned.config, n_slots=slots_for(setting, sizes))
     schedule = batched.Schedule(
-        max_tokens=sizes.max_tokens, redraw_every=setting.redraw_every, slots=config.n_slots
+        max_tokens=sizes.max_tokens,
+        redraw_every=setting.redraw_every,
+        slots=config.n_slots,
+        round_to=sizes.round_to,
     )
     n, most = sizes.n_demonstrations, planned.config.n_slots
 
@@ -172,7 +177,9 @@ def private(setting: Setting, sizes: Sizes) -> Scores:
 def shots(n: int, sizes: Sizes) -> Scores:
     """Of n demonstrations before the query, without privacy; 0 for zero-shot."""
     config = Config(n_slots=1, top_k=None)
-    schedule = batched.Schedule(max_tokens=sizes.max_tokens, redraw_every=None, slots=1)
+    schedule = batched.Schedule(
+        max_tokens=sizes.max_tokens, redraw_every=None, slots=1, round_to=sizes.round_to
+    )
     traced = parameters(config, Numbers(eta=0.0, weight=1.0))
 
     def none(rng: np.random.Generator, query: int) -> np.ndarray:

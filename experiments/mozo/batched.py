@@ -18,7 +18,7 @@ from ariel_jax.layers.kv_cache import KVCache, init_cache
 from ariel_jax.models import decoder
 from experiments.mozo import train
 
-ROWS, TOKENS = 128, 16  # shapes are multiples of these, so that few programs are compiled
+ROWS = 128  # rows of a batch are a multiple of it, so that few programs are compiled
 
 Method = Callable[[jax.Array, jax.Array, jax.Array, Any], jax.Array]
 """(logits [N+1, V], mask [N], key, parameters) -> token int32 []; row 0 is the one without demonstration.
@@ -77,12 +77,14 @@ class Schedule:
         redraw_every: tokens; None for one draw a query.
         slots: N, the largest draw that counts.
         stride: tokens between two looks at which answers have ended; `redraw_every` where that is less.
+        round_to: prompts are padded to a multiple of it.
     """
 
     max_tokens: int
     redraw_every: int | None
     slots: int
     stride: int = 5
+    round_to: int = 16
 
     def blocks(self) -> list[tuple[int, bool]]:
         """`(tokens, whether demonstrations are drawn)` of each part."""
@@ -131,7 +133,7 @@ def answers(
     for steps, is_due in schedule.blocks():
         if is_due:
             drawn = {q: draw(rng, q)[: schedule.slots] for q in active}
-        batch = _batch(subject, firsts, found, active, drawn, schedule.slots)
+        batch = _batch(subject, firsts, found, active, drawn, schedule)
         tokens = np.asarray(
             _block(
                 subject.model.cfg, subject.model.params, batch, _padded(keys, active, batch),
@@ -169,7 +171,7 @@ def _batch(
     found: Sequence[Sequence[int]],
     active: Sequence[int],
     drawn: dict[int, np.ndarray],
-    slots: int,
+    schedule: Schedule,
 ) -> _Batch:
     """The rows of the queries that have not ended, padded to shapes that come again."""
     so_far = [np.asarray(found[q], np.int32) for q in active]
@@ -179,7 +181,8 @@ def _batch(
     so_far += [so_far[0]] * (size - len(active))
     rows = [np.concatenate([firsts[q], y]) for q, y in zip(queries, so_far, strict=True)]
     owner = list(range(size))
-    slot, mask = np.zeros((size, slots), np.int32), np.zeros((size, slots), bool)
+    shape = (size, schedule.slots)
+    slot, mask = np.zeros(shape, np.int32), np.zeros(shape, bool)
     for i, q in enumerate(active):
         for j, d in enumerate(drawn[q]):
             slot[i, j], mask[i, j] = len(rows), True
@@ -189,7 +192,8 @@ def _batch(
     owner += [0] * rest
     rows += [rows[0][:1]] * rest
     lengths = np.asarray([row.size for row in rows], np.int32)
-    tokens = np.zeros((len(rows), -(-int(lengths.max()) // TOKENS) * TOKENS), np.int32)
+    longest = -(-int(lengths.max()) // schedule.round_to) * schedule.round_to
+    tokens = np.zeros((len(rows), longest), np.int32)
     for i, row in enumerate(rows):
         tokens[i, : row.size] = row
     start = np.asarray([y.size for y in so_far], np.uint32)

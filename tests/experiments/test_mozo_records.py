@@ -1,14 +1,17 @@
 """Records and sentences: what a style fixes, what only demonstrations hold, and the score of an answer."""
 
+import functools
 import json
 
 import numpy as np
 import pytest
 
 from ariel_jax import load_pretrained
+from ariel_jax.algorithms import mozo
+from ariel_jax.models.config import Precision
 from ariel_jax.testing import tiny_config
-from ariel_jax.training.step import IGNORE
-from experiments.mozo import records, train
+from ariel_jax.training.step import IGNORE, exit_nll
+from experiments.mozo import answering, records, train
 from experiments.mozo.rouge import common_length, rouge_l, words
 
 RECORD = records.Record(name="Anna", place="Oslo", count=7, item="tea", day="Monday")
@@ -111,3 +114,41 @@ def test_rouge_by_hand():
     assert rouge_l("a b c", "A, b; c!") == 1
     assert rouge_l("a", "a b c") == 2 * 1 / 4
     assert rouge_l("", "a") == rouge_l("...", "a") == 0
+
+
+def test_prompts_are_laid_out_as_private_text_is_by_default():
+    shown = mozo.PromptFormat()
+    one = records.Demonstration(input="a, b", output="c d")
+    assert shown.instruction == ""
+    assert shown.query_text(one.input) == train.before(one.input)
+    as_there = mozo.Demonstration(input=one.input, output=one.output)
+    assert shown.demonstration_text(as_there) == train.before("a, b") + " c d" + train.BETWEEN
+
+
+def test_demonstrations_help_the_model_that_is_kept_here():
+    folder = answering.MODEL
+    assert (folder / "model.safetensors").stat().st_size < 4_000_000
+    assert len(answering.weights_sha256()) == 64
+    model = load_pretrained(folder, precision=Precision.f32())
+    assert model.cfg == train.decoder_config()
+    ids = functools.partial(model.tokenizer.encode, add_special_tokens=False)
+    task = records.draw_task(5, n_demonstrations=16, n_queries=4)
+    tokens, targets = np.zeros((8, 240), np.int32), np.full((8, 240), IGNORE, np.int32)
+    for row, (query, reference) in enumerate(zip(task.queries, task.references, strict=True)):
+        shots = task.demonstrations[4 * row : 4 * row + 4]
+        blocks = "".join(train.before(d.input) + f" {d.output}" + train.BETWEEN for d in shots)
+        answer = ids(f" {reference}")
+        for place, before in ((row, ""), (row + 4, blocks)):
+            prompt = ids(before + train.before(query))
+            whole = [*prompt, *answer]
+            tokens[place, : len(whole)] = whole
+            targets[place, len(prompt) - 1 : len(whole)] = [*answer, model.tokenizer.eos_id]
+    learned = targets != IGNORE
+    nats = exit_nll(
+        model.cfg, model.params, tokens, np.where(learned, targets, 0), exits=(model.cfg.n_layers,)
+    )[0]
+    means = [
+        float(np.asarray(nats)[rows][learned[rows]].mean()) for rows in (slice(4), slice(4, 8))
+    ]
+    assert means[1] < 0.6 * means[0]
+    assert means[0] < 1  # the record itself is copied well
