@@ -1,1 +1,1 @@
-"""Experiments on text under a privacy budget."""
+"""Experiments of private few-shot text by mixing one-shot with zero-shot outputs."""
