@@ -26,6 +26,7 @@ COMMANDS = {
     "plan": "Choose cache capacities for a model on this machine, and say why.",
     "quantize": "Write a model with weights of 8 or 4 bits, and say what that costs.",
     "kernels": "Build the native CPU kernels, or say what there is of them.",
+    "ledger": "Show what privacy budgets have paid for, or check that their file is intact.",
     "info": "Print the backend, devices, versions, measured ceilings and kernel choices.",
 }
 

@@ -9,6 +9,7 @@ import secrets
 import sqlite3
 import threading
 import time
+import urllib.parse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -52,12 +53,20 @@ class EventLog:
         latest ones; pass it a remembered `head()` to find that too.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, timeout_s: float = 30.0):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        timeout_s: float = 30.0,
+        read_only: bool = False,
+    ):
         """Opens the log at `path`, creating it readable by this user only.
 
         Args:
             path: the sqlite file; its folder must exist.
             timeout_s: how long to wait for another process that is writing.
+            read_only: make no file and write no event. What a killed process left half written is still
+                undone, where the file may be written.
 
         Raises:
             StorageError: the file can be neither opened nor created.
@@ -67,6 +76,11 @@ class EventLog:
         self._lock = threading.RLock()
         self._is_writing = False
         self._process = os.getpid()
+        if read_only:
+            self._open(f"file:{urllib.parse.quote(str(self.path.absolute()))}?mode="
+                       + ("rw" if os.access(self.path, os.W_OK) else "ro"), timeout_s,
+                       "PRAGMA query_only = ON", "BEGIN")  # fmt: skip
+            return
         try:
             # sqlite gives its journal the permissions of the file itself. A file that is there is
             # left to sqlite: closing a descriptor of it would drop this process's locks on it.
@@ -77,30 +91,36 @@ class EventLog:
             pass
         except OSError as error:
             raise storage_error(self.path, error) from error
+        # EXTRA also flushes the folder after the journal is removed: a commit that was
+        # acknowledged is not undone by a power cut.
+        self._open(self.path, timeout_s, "PRAGMA synchronous = EXTRA", "BEGIN IMMEDIATE")
+
+    def _open(self, name: str | pathlib.Path, timeout_s: float, pragma: str, begin: str) -> None:
         with self._translated():
             self._connection = sqlite3.connect(
-                self.path, timeout=timeout_s, isolation_level=None, check_same_thread=False
-            )
+                name, timeout=timeout_s, isolation_level=None, check_same_thread=False,
+                uri=isinstance(name, str),
+            )  # fmt: skip
             try:
-                # EXTRA also flushes the folder after the journal is removed: a commit that was
-                # acknowledged is not undone by a power cut.
-                self._connection.execute("PRAGMA synchronous = EXTRA")
-                self._connection.execute("BEGIN IMMEDIATE")
-                self._name = self._initialise()
+                self._connection.execute(pragma)
+                self._connection.execute(begin)
+                self._name = self._initialise(is_new=begin != "BEGIN")
                 self._connection.execute("COMMIT")
             except BaseException:
                 self._rollback()
                 self._connection.close()
                 raise
 
-    def _initialise(self) -> str:
-        """Creates the tables in a new file; returns the log's random name."""
+    def _initialise(self, *, is_new: bool) -> str:
+        """Creates the tables in a new file, if there may be one; returns the log's random name."""
         tables = {row[0] for row in self._connection.execute("SELECT name FROM sqlite_master")}
         if tables and "identity" not in tables:
             raise IntegrityError(
                 f"{self.path} is an sqlite file but no event log: it has {sorted(tables)}. "
                 "Choose another file name."
             )
+        if not tables and not is_new:
+            raise IntegrityError(f"{self.path} is empty, and so no event log: name another file.")
         if not tables:
             for statement in _SCHEMA.split(";\n"):
                 self._connection.execute(statement)

@@ -136,6 +136,7 @@ class Ledger:
         witness: str | os.PathLike[str] | None = None,
         new_witness: bool = False,
         timeout_s: float = 30.0,
+        read_only: bool = False,
     ):
         """Opens an account, and makes it if the file has none of its name.
 
@@ -146,6 +147,7 @@ class Ledger:
                 first account.
             new_witness: make the witness of a ledger that has been used already.
             timeout_s: how long to wait for another process that is writing.
+            read_only: look at an account that is there: nothing is written, the witness included.
 
         Raises:
             ConfigError: the account has other terms, or `terms` is None and there is not exactly one.
@@ -155,16 +157,13 @@ class Ledger:
         """
         if terms is None and not pathlib.Path(path).exists():
             raise ConfigError(f"there is no ledger {path}: pass terms= to make one.")
-        self._log = EventLog(path, timeout_s=timeout_s)
+        self._log = EventLog(path, timeout_s=timeout_s, read_only=read_only)
+        self._is_read_only = read_only
         self._witness = None if witness is None else pathlib.Path(witness)
         try:
             self._log.verify()
             self._check_witness(new_witness)
-            with self._log.transaction():
-                accounts = {t.account: t for t in map(_terms, _of_kind(self._log, OPENED))}
-                self.terms = self._find(accounts, terms)
-                if self.terms.account not in accounts:
-                    self._log.append(OPENED, dataclasses.asdict(self.terms) | {"orders": GRID})
+            self.terms = self._known(terms) if read_only else self._open(terms)
             self._lock = threading.RLock()  # taken before the log's own
             self._seen = _Totals(self.terms.account)
             self._remember()
@@ -176,6 +175,23 @@ class Ledger:
     def path(self) -> pathlib.Path:
         """The file."""
         return self._log.path
+
+    def _open(self, terms: Terms | None) -> Terms:
+        with self._log.transaction():
+            accounts = _accounts(self._log)
+            found = self._find(accounts, terms)
+            if found.account not in accounts:
+                self._log.append(OPENED, dataclasses.asdict(found) | {"orders": GRID})
+        return found
+
+    def _known(self, terms: Terms | None) -> Terms:
+        accounts = _accounts(self._log)
+        found = self._find(accounts, terms)
+        if found.account not in accounts:
+            raise ConfigError(
+                f"{self.path} has no account {found.account!r} to read: it has {sorted(accounts)}."
+            )
+        return found
 
     def _find(self, accounts: Mapping[str, Terms], wanted: Terms | None) -> Terms:
         if wanted is None:
@@ -332,6 +348,11 @@ class Ledger:
                 "orders": GRID,
             }
 
+    def history(self) -> list[Event]:
+        """The events of this account, oldest first."""
+        mine = self.terms.account
+        return [event for event in self._log.events() if event.body.get("account") == mine]
+
     def head(self) -> tuple[int, str]:
         """Number and digest of the latest event: remember it to notice a file put back."""
         return self._log.head()
@@ -405,7 +426,7 @@ class Ledger:
             ) from error
 
     def _remember(self) -> None:
-        if self._witness is not None:
+        if self._witness is not None and not self._is_read_only:
             with self._log.transaction():  # of two processes the later one writes the later event
                 number, digest = self.head()
                 durable.write_json(self._witness, {"number": number, "digest": digest})
@@ -433,9 +454,10 @@ def accounts(path: str | os.PathLike[str]) -> dict[str, Terms]:
     """
     if not pathlib.Path(path).exists():
         return {}
-    with EventLog(path) as log:
-        return {terms.account: terms for terms in map(_terms, _of_kind(log, OPENED))}
+    with EventLog(path, read_only=True) as log:
+        return _accounts(log)
 
 
-def _of_kind(log: EventLog, kind: str) -> Iterable[Event]:
-    return [event for event in log.events() if event.kind == kind]
+def _accounts(log: EventLog) -> dict[str, Terms]:
+    opened = [_terms(event) for event in log.events() if event.kind == OPENED]
+    return {terms.account: terms for terms in opened}

@@ -7,6 +7,7 @@ subset is drawn in secret. All curves are bounds in both directions at each of `
 """
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -64,7 +65,8 @@ def bounded_range(orders: npt.ArrayLike, influence: float) -> Curve:
     log_u = np.log1p(-1 / alpha) + log_a - log_b
     moment = log_a - np.log(alpha) - _log_expm1(np.float64(influence))
     rounding = 4e-15 * (1 + influence) * alpha / (alpha - 1)
-    return np.minimum(np.maximum(log_u + moment / (alpha - 1), 0.0) + rounding, simple)
+    tight = np.maximum(log_u + moment / (alpha - 1), 0.0) + rounding
+    return np.minimum(tight, simple)
 
 
 def geometric(
@@ -219,7 +221,11 @@ def without_replacement(block: Curve, at_infinity: float, share: float) -> Curve
     return at_orders(found)
 
 
-def _summed(block: Curve, log_weight, log_moment) -> Curve:
+def _summed(
+    block: Curve,
+    log_weight: Callable[[int, npt.NDArray[np.int64]], Curve],
+    log_moment: Callable[[npt.NDArray[np.int64], Curve], Curve],
+) -> Curve:
     """log(1 + sum over j of C(alpha, j) weight moment) / (alpha - 1) at `WHOLE`."""
     moments = log_moment(MOMENTS, block)
     found = []

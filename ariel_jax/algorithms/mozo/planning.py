@@ -55,6 +55,7 @@ def plan_for(
     check_budget(epsilon=limit, delta=delta, n_demonstrations=n_demonstrations)
     positive_int(n_queries=n_queries, max_tokens=max_tokens)
     positive(subset=subset)
+    overflow = 0.0
     if sampler == "poisson":
         probability = subset / n_demonstrations
         n_blocks = n_queries * -(-max_tokens // (redraw_every or max_tokens))
@@ -65,6 +66,7 @@ def plan_for(
             )
         slots = batches.slots(n_demonstrations, probability, failure=spare)
         expected, size = float(subset), float(subset)
+        overflow = batches.overflow(n_demonstrations, probability, slots)
     else:
         size = n_demonstrations if sampler == "none" else subset
         if size != int(size):
@@ -73,7 +75,6 @@ def plan_for(
             )
         expected, slots = None, int(size)
     config = dataclasses.replace(config, n_slots=slots)
-    overflow = 0.0 if expected is None else batches.overflow(n_demonstrations, probability, slots)
     plan = Plan(
         config=config,
         numbers=_first(config, size, tau0),
