@@ -23,6 +23,7 @@ COMMANDS = {
     "bench": "Measure decoding, alone or beside another program.",
     "train-lm": "Train a language model on text files; the same command resumes.",
     "train-private": "Fine-tune a model on private records under a privacy budget; the same command resumes.",
+    "generate-private": "Answer queries from private demonstrations under a privacy budget.",
     "plan": "Choose cache capacities for a model on this machine, and say why.",
     "quantize": "Write a model with weights of 8 or 4 bits, and say what that costs.",
     "kernels": "Build the native CPU kernels, or say what there is of them.",
@@ -129,7 +130,7 @@ def _complain(message: str) -> int:
 
 
 def _usage() -> str:
-    rows = "\n".join(f"  {name:13s} {about}" for name, about in COMMANDS.items())
+    rows = "\n".join(f"  {name:16s} {about}" for name, about in COMMANDS.items())
     return (
         "usage: ariel-jax [--backend {cpu,gpu,tpu}] COMMAND [OPTIONS]\n"
         "       ariel-jax COMMAND --help\n"

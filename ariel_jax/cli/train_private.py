@@ -15,6 +15,7 @@ from ariel_jax.algorithms.dp_grape.config import Config
 from ariel_jax.algorithms.dp_grape.methods import PRIVATE
 from ariel_jax.algorithms.dp_grape.report import PrivacyReport
 from ariel_jax.algorithms.dp_grape.text import TextLoss, encode_records, read_records
+from ariel_jax.cli.budget import account_terms, ledger_path
 from ariel_jax.cli.console import say
 from ariel_jax.errors import ConfigError, missing_extra
 from ariel_jax.models import hf
@@ -216,37 +217,21 @@ def _about(args: Args, n: int) -> int:
 
 
 def _ledger(args: Args) -> pathlib.Path:
-    """Beside the data, wherever a run is written: what runs spend adds up."""
-    if args.ledger is not None:
-        return args.ledger.resolve()
-    data = args.data.resolve()
-    return data.with_name(f"{data.name}.ledger.sqlite")
+    return ledger_path(args.data, args.ledger)
 
 
 def _terms(args: Args, path: pathlib.Path) -> Terms:
-    """Of the account: as it was opened, or as it will be."""
-    name = args.account or f"{args.data.resolve()} by record"
-    there = accounts(path)
-    known = there.get(name)
-    budget = args.epsilon if args.budget is None else args.budget
-    if known is None and there and args.account is None and args.ledger is None:
-        raise ConfigError(
-            f"the ledger {path} beside the data has the accounts {sorted(there)} and none called {name!r}: "
-            "the file was moved or copied, and a new account would forget what it has spent. Name one "
-            "with --account."
-        )
-    if known is None:
-        return Terms(account=name, relation=args.relation, epsilon=budget, delta=args.delta)
-    if (known.relation, known.delta) != (args.relation, args.delta) or (
-        args.budget is not None and args.budget != known.epsilon
-    ):
-        raise ConfigError(
-            f"the account {name!r} in {path} was opened with relation={known.relation}, "
-            f"epsilon={known.epsilon:g}, delta={known.delta:g}; asked for are {args.relation}, "
-            f"{budget:g} and {args.delta:g}. Terms never change: use those, or name another --account "
-            "and say that the two budgets add up."
-        )
-    return known
+    return account_terms(
+        path,
+        args.data,
+        unit="record",
+        relation=args.relation,
+        epsilon=args.epsilon,
+        delta=args.delta,
+        account=args.account,
+        budget=args.budget,
+        ledger=args.ledger,
+    )
 
 
 def _introduce(args: Args, prepared: trainer.PrivateRun, terms: Terms, path: pathlib.Path) -> None:

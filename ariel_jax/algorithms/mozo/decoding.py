@@ -20,7 +20,7 @@ from ariel_jax.decode.engine import bucket
 from ariel_jax.decode.stream import TextModel
 from ariel_jax.errors import ConfigError, RowCouplingError
 
-SUFFIX = 16  # tokens of the smallest query that a program is compiled for
+SUFFIX = 16  # tokens: the unit of the shortest queries that programs are compiled for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -176,9 +176,8 @@ class MixedDecoder:
     ) -> tuple[list[int], bool]:
         """New tokens, and whether the last one ends the answer."""
         cfg, params = self.model.cfg, self.model.params
-        # Rounded up so that queries of similar lengths share programs.
-        room = -(-(len(ids) + self.max_tokens) // (2 * SUFFIX)) * 2 * SUFFIX
-        T = min(bucket(len(ids) + len(tokens), SUFFIX), room)
+        room = rounded_up(len(ids) + self.max_tokens)
+        T = rounded_up(len(ids) + len(tokens))
         if room not in self._checked:
             self._check_rows(T, room)
             self._checked.add(room)
@@ -305,6 +304,12 @@ class MixedDecoder:
                     "scales over a whole tensor and other operations across a batch do this: use a model "
                     "and kernels whose rows are independent."
                 )
+
+
+def rounded_up(n: int) -> int:
+    """A length that programs are compiled for: at most 15, or half, more than `n`."""
+    unit = max(SUFFIX, bucket(n, SUFFIX) // 4)
+    return -(-n // unit) * unit
 
 
 def _moved(a: np.ndarray, b: np.ndarray) -> float:

@@ -153,6 +153,7 @@ class Encoded:
             zero-shot one.
         lengths: [n + 1] int32.
         units: which rows are protected together.
+        are_texts: whether the first one is a text and no input with its output.
         format: of the prompts.
         tokenizer: of the model.
     """
@@ -160,6 +161,7 @@ class Encoded:
     tokens: np.ndarray
     lengths: np.ndarray
     units: Units
+    are_texts: bool
     format: PromptFormat
     tokenizer: Tokenizer
 
@@ -233,6 +235,7 @@ def encode(
         tokens=tokens,
         lengths=lengths,
         units=found,
+        are_texts=records[0].text is not None,
         format=format,
         tokenizer=tokenizer,
     )

@@ -64,6 +64,36 @@ def _nothing(cfg: DecoderConfig, params: DecoderParams, x: jax.Array) -> None:
     """No head: only the cache is wanted."""
 
 
+def read_each(
+    cfg: DecoderConfig, params: DecoderParams, tokens: jax.Array, lengths: jax.Array
+) -> Prefixes:
+    """`read_rows` of one prefix after the other: no bit of a row depends on its place among the others.
+
+    Without one record those behind it move up, and in a batch the last bits may depend on the place.
+    """
+
+    def alone(row: tuple[jax.Array, jax.Array]) -> Prefixes:
+        found = read_rows(cfg, params, row[0][None], row[1][None])
+        return jax.tree.map(lambda leaf: leaf[0], found)
+
+    return jax.lax.map(alone, (tokens, lengths))
+
+
+@functools.cache
+def read_batch() -> Callable[..., Prefixes]:
+    """`read_each` jitted.
+
+    Static: cfg. Traced: params, tokens [B, S], lengths [B]. Donated: nothing.
+    """
+
+    def run(cfg, params, tokens, lengths):
+        TRACES["read_batch"] += 1
+        with jax.named_scope("prefixes"):
+            return read_each(cfg, params, tokens, lengths)
+
+    return jax.jit(run, static_argnames=("cfg",))
+
+
 @functools.cache
 def read_prefixes() -> Callable[..., Prefixes]:
     """`read_rows` jitted.
@@ -81,7 +111,7 @@ def read_prefixes() -> Callable[..., Prefixes]:
 
 @functools.cache
 def fill_store() -> Callable[..., Prefixes]:
-    """A store with the rows from `at` on replaced by those of B prefixes.
+    """A store with the rows from `at` on replaced by B prefixes, read by `read_each`.
 
     Static: cfg. Traced: params, tokens [B, S], lengths [B], at [] int32. Donated: store.
     """
@@ -89,7 +119,7 @@ def fill_store() -> Callable[..., Prefixes]:
     def run(cfg, params, store, tokens, lengths, at):
         TRACES["fill_store"] += 1
         with jax.named_scope("prefixes"):
-            new = read_rows(cfg, params, tokens, lengths)
+            new = read_each(cfg, params, tokens, lengths)
             put = functools.partial(jax.lax.dynamic_update_slice_in_dim, start_index=at, axis=0)
             return jax.tree.map(put, store, new)
 

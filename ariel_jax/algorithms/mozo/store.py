@@ -80,11 +80,12 @@ def build(
         encoded: the demonstrations.
         place: where they are kept; `none` reads them again in every block, `auto` keeps them on the
             device where that takes at most `most_bytes`.
-        batch: demonstrations read at once; a public number.
+        batch: demonstrations read by one call, one after the other; a public number.
         most_bytes: of `auto`.
 
     Guarantees:
-        All demonstrations are read, whichever are drawn later, in batches of one shape.
+        All demonstrations are read, whichever are drawn later, in batches of one shape, and what is
+        stored of one depends to the bit on nothing but itself.
     """
     one_of(PLACES, place=place)
     positive_int(batch=batch, most_bytes=most_bytes)
@@ -118,7 +119,7 @@ def build(
     )
     for part in parts:
         new = jnp.asarray(tokens[part]), jnp.asarray(lengths[part])
-        found = jax.device_get(programs.read_prefixes()(cfg, params, *new))
+        found = jax.device_get(programs.read_batch()(cfg, params, *new))
         for ours, theirs in zip((*held.k, *held.v), (*found.k, *found.v), strict=True):
             np.asarray(ours)[part] = theirs
     return Store(held, "host", encoded)

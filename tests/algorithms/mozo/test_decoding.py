@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ariel_jax.algorithms.mozo import Config, Numbers, demos, programs, recompute, sampling
-from ariel_jax.algorithms.mozo.decoding import MixedDecoder, end_tokens
+from ariel_jax.algorithms.mozo import Config, Numbers, demos, programs, recompute, sampling, store
+from ariel_jax.algorithms.mozo.decoding import MixedDecoder, end_tokens, rounded_up
 from ariel_jax.algorithms.mozo.demos import Demonstration, PromptFormat
 from ariel_jax.algorithms.mozo.draws import Draw
 from ariel_jax.errors import ConfigError, ModelOutputError, RowCouplingError
@@ -134,6 +134,14 @@ def test_a_rows_logits_keep_every_bit_when_the_others_get_other_content(model, e
     assert (base[:, 2:] != other[:, 2:]).any(-1).all()  # there the content did change
 
 
+def test_what_is_stored_of_a_demonstration_does_not_depend_on_those_before_it(model, encoded):
+    fewer = demos.encode(RECORDS[2:], model.tokenizer, FORMAT, max_tokens=12)
+    all_of_them = store.build(model.cfg, model.params, encoded, place="device").prefixes
+    moved = store.build(model.cfg, model.params, fewer, place="device").prefixes
+    for ours, theirs in zip(jax.tree.leaves(all_of_them), jax.tree.leaves(moved), strict=True):
+        np.testing.assert_array_equal(ours[2:7], theirs[:5])
+
+
 def test_a_model_whose_rows_depend_on_each_other_is_refused(model, encoded, monkeypatch):
     real = programs.begin_rows
 
@@ -159,7 +167,7 @@ class Recorder:
 
     def __init__(self, patch):
         self.calls = []
-        for name in ("begin", "block", "read_prefixes", "fill_store"):
+        for name in ("begin", "block", "read_prefixes", "read_batch", "fill_store"):
             patch.setattr(programs, name, self.wrapped(name, getattr(programs, name)()))
 
     def wrapped(self, name, program):
@@ -260,3 +268,11 @@ def test_a_query_that_does_not_fit_is_refused(model, encoded):
         mixed.answer([], DRAWS, KEY)
     with pytest.raises(ConfigError, match=r"outside 0\.\.319"):
         mixed.answer([320], DRAWS, KEY)
+
+
+def test_lengths_are_rounded_up_by_little_and_never_fall():
+    found = [rounded_up(n) for n in range(1, 2000)]
+    assert found == sorted(found)
+    assert all(n <= r <= max(n + 15, 1.5 * n) for n, r in zip(range(1, 2000), found, strict=True))
+    assert len(set(found)) < 25
+    assert all(rounded_up(r) == r for r in found)

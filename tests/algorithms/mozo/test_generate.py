@@ -63,7 +63,7 @@ def refuse_programs(patch):
     def looked(*_args, **_options):
         raise Looked
 
-    for name in ("begin", "block", "read_prefixes", "fill_store"):
+    for name in ("begin", "block", "read_prefixes", "read_batch", "fill_store"):
         patch.setattr(programs, name, lambda: looked)
 
 
