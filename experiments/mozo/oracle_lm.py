@@ -5,8 +5,8 @@
 Eight styles of 64 tokens, 10,000 demonstrations of one of them with a private token in each, and a model
 that copies a fifth of what it says from its demonstration (`bigrams`). Poisson draws of 4 on average, 200
 texts of 50 tokens from one budget, delta 1e-5. A minute on one core. Expected: the log-likelihood in the
-demonstrations' style rises with epsilon from the zero-shot text's to that of unbounded influence; the
-rate of private tokens falls to the zero-shot text's, which is one in a thousand; drawing anew every 5
+demonstrations' style rises with epsilon from the zero-shot text's to that of the one-shots' geometric
+mean; the rate of private tokens, high in the plain product of one-shots, is the zero-shot text's; drawing anew every 5
 tokens is better than once a text at every epsilon; and no step tells more than it is charged for.
 """
 
@@ -30,6 +30,7 @@ from experiments.runner import Case, Figure, Settings
 EPSILONS = (0.5, 1.0, 2.0, 4.0, 8.0)
 EXPECTED, DELTA = 4.0, 1e-5
 SLOTS = 32  # more than any draw of these plans fills
+PRODUCT = "product of one-shots (not private)"  # of the weight 1
 ERRORS = 2.0  # standard errors by which a comparison may miss
 
 
@@ -62,9 +63,9 @@ def _language(n: int, seed: int) -> bigrams.Language:
 
 @functools.cache
 def texts(
-    c: Sizes, seed: int, epsilon: float, redraw_every: int
+    c: Sizes, seed: int, epsilon: float, redraw_every: int, weight: float | None = None
 ) -> tuple[bigrams.Texts, Config, Numbers]:
-    """Of a budget, with its settings; 0 for zero-shot texts, infinity for influence without bound."""
+    """Of a budget, with its settings; 0 for zero-shot texts, infinity for no bound; of another weight."""
     priced = epsilon if 0 < epsilon < math.inf else 1.0
     plan = plan_for(
         Config(top_k=None), n_demonstrations=c.n, epsilon=priced, delta=DELTA,
@@ -73,7 +74,7 @@ def texts(
     )  # fmt: skip
     numbers = plan.numbers
     if epsilon != priced:
-        numbers = dataclasses.replace(numbers, eta=epsilon)
+        numbers = dataclasses.replace(numbers, eta=epsilon, weight=weight or numbers.weight)
     # As many slots for every budget, so that one program serves all; more change nothing.
     config = dataclasses.replace(plan.config, n_slots=SLOTS)
     made = bigrams.generate(
@@ -96,6 +97,9 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     for epsilon, text in zip(budgets, found, strict=True):
         yield _row(f"log-likelihood in the style, {_name(epsilon)}", text.log_likelihood, "nats")
         yield _row(f"private tokens, {_name(epsilon)}", text.private, "1")
+    product = texts(c, seed, math.inf, redraw_every, weight=1.0)[0]
+    yield _row(f"log-likelihood in the style, {PRODUCT}", product.log_likelihood, "nats")
+    yield _row(f"private tokens, {PRODUCT}", product.private, "1")
     gains = [_gain(b.log_likelihood, a.log_likelihood) for a, b in itertools.pairwise(found)]
     yield _simulated(
         "smallest gain from one budget to the next, in standard errors", min(gains), "1",
@@ -133,7 +137,7 @@ def _audit(c: Sizes, seed: int) -> Iterator[Figure]:
 
 
 def _name(epsilon: float) -> str:
-    named = {0.0: "zero-shot", math.inf: "influence without bound (not private)"}
+    named = {0.0: "zero-shot", math.inf: "geometric mean of one-shots (not private)"}
     return named.get(epsilon, f"epsilon {epsilon:g}")
 
 
