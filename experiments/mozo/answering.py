@@ -142,9 +142,14 @@ def plan(setting: Setting, sizes: Sizes) -> Any:
 
 
 def slots_for(setting: Setting, sizes: Sizes) -> int:
-    """Rows for the largest draw of a setting's plan, or a few more: empty ones change nothing."""
+    """Rows of a query: as many as a draw has at most, or for `poisson` four times the expected number.
+
+    A draw beyond that, which is rarer than 1e-5, is cut here; the plan's own slots are more.
+    """
     needed = plan(setting, sizes).config.n_slots
-    return -(-needed // SLOTS) * SLOTS if setting.sampler == "poisson" else needed
+    if setting.sampler != "poisson":
+        return needed
+    return min(-(-needed // SLOTS), -(-4 * setting.subset // SLOTS)) * SLOTS
 
 
 @functools.cache
@@ -162,12 +167,12 @@ def private(setting: Setting, sizes: Sizes) -> Scores:
         slots=config.n_slots,
         round_to=sizes.round_to,
     )
-    n, most = sizes.n_demonstrations, planned.config.n_slots
+    n = sizes.n_demonstrations
 
     def draw(rng: np.random.Generator, query: int) -> np.ndarray:
         count = setting.subset
         if planned.sampler == "poisson":
-            count = min(int(rng.binomial(n, setting.subset / n)), most)
+            count = min(int(rng.binomial(n, setting.subset / n)), config.n_slots)
         return rng.choice(n, count, replace=False)
 
     return scored(sizes, Mixed(config), parameters(planned.config, numbers), schedule, draw)

@@ -33,13 +33,6 @@ VARIED: dict[str, dict[str, Setting]] = {
         "geometric mean of one-shots": Setting(epsilon=math.inf),
         "product of one-shots": Setting(epsilon=math.inf, weight=1.0),
     },
-    "draws": {"N 1": Setting(subset=1), "N 8": Setting(subset=8)},
-    "support": {"k 16": Setting(top_k=16), "k V": Setting(top_k=None)},
-    "redraws": {
-        "r 1": Setting(redraw_every=1),
-        "r T": Setting(redraw_every=None),
-        "r T, epsilon 8": Setting(redraw_every=None, epsilon=8.0),
-    },
     "contracts": {
         "clip": Setting(contract="clip"),
         "linear": Setting(contract="linear"),
@@ -47,7 +40,18 @@ VARIED: dict[str, dict[str, Setting]] = {
             contract="renyi", pool="arithmetic", alpha=16, sampler="without_replacement"
         ),
     },
-}  # fmt: skip
+    "support": {
+        "k 16": Setting(top_k=16),
+        "k V": Setting(top_k=None),
+        "k 16 and clip": Setting(top_k=16, contract="clip"),
+    },
+    "redraws": {
+        "r 1": Setting(redraw_every=1),
+        "r T": Setting(redraw_every=None),
+        "r T, epsilon 8": Setting(redraw_every=None, epsilon=8.0),
+    },
+    "draws": {"N 1": Setting(subset=1), "N 8": Setting(subset=8)},
+}
 
 
 def cases(settings: Settings) -> Sequence[Case]:
@@ -58,7 +62,7 @@ def cases(settings: Settings) -> Sequence[Case]:
     config |= {"weights": answering.weights_sha256()}
     names = ["zero-shot and few-shot", "one budget for all queries"]
     if not tiny:
-        names += ["one query a budget", *VARIED, "others"]
+        names += [*VARIED, "others", "one query a budget"]
     return [Case(name=name, config=config, expected_s=200.0) for name in names]
 
 
