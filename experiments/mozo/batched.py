@@ -152,12 +152,12 @@ def answers(
 class _Batch:
     """Rows of a block: first one for each query, then one for each demonstration of each query."""
 
-    tokens: np.ndarray  # [R, T] int32, zeros behind each row's prompt
-    lengths: np.ndarray  # [R] int32
-    owner: np.ndarray  # [R] int32, the query of a row
-    slot: np.ndarray  # [Q, N] int32, the row of a query's demonstration
-    mask: np.ndarray  # [Q, N] bool, whether there is one
-    start: np.ndarray  # [Q] uint32, tokens of the answer so far
+    tokens: Any  # [R, T] int32, zeros behind each row's prompt
+    lengths: Any  # [R] int32
+    owner: Any  # [R] int32, the query of a row
+    slot: Any  # [Q, N] int32, the row of a query's demonstration
+    mask: Any  # [Q, N] bool, whether there is one
+    start: Any  # [Q] uint32, tokens of the answer so far
 
 
 jax.tree_util.register_dataclass(

@@ -159,7 +159,7 @@ def run(
     *,
     steps: int = STEPS,
     tokens_per_batch: int = TOKENS_PER_BATCH,
-    lengths: tuple[tuple[int, int], ...] = LENGTHS,
+    lengths: tuple[tuple[float, int], ...] = LENGTHS,
     cfg: Any = None,
     episodes: int = TOKENIZER_EPISODES,
     export: Path | None = None,
@@ -170,7 +170,7 @@ def run(
         out: Gets `tokenizer`, `checkpoints` and `metrics.jsonl`.
         steps: In all; those of earlier calls count.
         tokens_per_batch: Episodes times their length.
-        lengths: `((first_step, tokens of an episode), ...)`.
+        lengths: Tokens of an episode, each from a share of the steps on.
         cfg: Another decoder.
         episodes: From which the tokenizer is learned.
         export: Folder for the finished model in Hugging Face form, weights in bfloat16.
