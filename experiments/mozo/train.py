@@ -24,11 +24,7 @@ from experiments.mozo import records
 
 STEPS = 2000
 TOKENS_PER_BATCH = 4224
-LENGTHS = (
-    (0.0, 88),
-    (0.25, 176),
-    (0.5, 352),
-)  # tokens of an episode, from this share of the steps on
+LENGTHS = ((0.0, 88), (0.25, 176), (0.5, 352))  # from a share of the steps on, tokens of an episode
 MICROBATCHES = 6
 VOCAB_SIZE = 768
 MAX_POSITIONS = 512
@@ -201,7 +197,7 @@ def run(
         source=EpisodeSource(
             tokenizer=tokenizer,
             tokens_per_batch=tokens_per_batch,
-            lengths=lengths,
+            lengths=tuple((round(share * steps), length) for share, length in lengths),
         ),
         folder=out,
         config=LoopConfig(steps=steps, microbatches=MICROBATCHES, seed=SEED),

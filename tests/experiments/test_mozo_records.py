@@ -64,6 +64,7 @@ def test_every_sentence_is_learned_with_its_end_and_no_record_is(tokenizer):
     (again, _), _ = source.next(source.init())
     assert state == {"step": 1}
     assert batch.tokens.shape == (2, 200)
+    assert source.next({"step": 2})[0][0].tokens.shape == (2, 200)
     assert source.next({"step": 3})[0][0].tokens.shape == (4, 100)
     assert not is_padding.any()
     np.testing.assert_array_equal(batch.tokens, again.tokens)
@@ -93,7 +94,12 @@ def test_prompt_and_answer_are_cut_into_the_same_tokens_apart_and_together(token
 
 def test_a_run_goes_on_where_it_stopped_and_ends_with_a_model(tmp_path, capsys):
     cfg = tiny_config("llama", vocab_size=300, tie_embed=True, n_layers=1)
-    options = {"tokens_per_batch": 144, "lengths": ((0, 24),), "cfg": cfg, "episodes": 20}
+    options = {
+        "tokens_per_batch": 144,
+        "lengths": ((0.0, 24), (1.0, 16)),
+        "cfg": cfg,
+        "episodes": 20,
+    }
     assert train.run(tmp_path, steps=1, **options)
     assert train.run(tmp_path, steps=2, export=tmp_path / "model", **options)
     done = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line[:1] == "{"]
