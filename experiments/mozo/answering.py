@@ -55,7 +55,8 @@ class Setting:
         top_k: tokens that can be drawn; None for all.
         redraw_every: tokens; None for one draw a query.
         contract, pool, alpha, sampler: as in `mozo`.
-        weight: of a demonstration where epsilon is infinite; None for 1 / subset.
+        weight: of a demonstration in the pool; None for 1 / subset. The budget allows the same influence
+            h = weight * eta whatever it is.
     """
 
     epsilon: float = 2.0
@@ -128,7 +129,7 @@ def plan(setting: Setting, sizes: Sizes) -> Any:
         top_k=setting.top_k, contract=setting.contract, pool=setting.pool, alpha=setting.alpha
     )
     is_private = setting.epsilon < math.inf
-    return plan_for(
+    found = plan_for(
         config,
         n_demonstrations=sizes.n_demonstrations,
         epsilon=setting.epsilon if is_private else 8.0,
@@ -139,6 +140,13 @@ def plan(setting: Setting, sizes: Sizes) -> Any:
         subset=setting.subset,
         redraw_every=setting.redraw_every,
     )
+    weight = setting.weight or found.numbers.weight
+    if not is_private:
+        return found.replace(numbers=Numbers(eta=math.inf, weight=weight))
+    if weight == found.numbers.weight:
+        return found
+    numbers = dataclasses.replace(found.numbers, eta=found.numbers.h / weight, weight=weight)
+    return found.replace(numbers=numbers)
 
 
 def slots_for(setting: Setting, sizes: Sizes) -> int:
@@ -156,10 +164,6 @@ def slots_for(setting: Setting, sizes: Sizes) -> int:
 def private(setting: Setting, sizes: Sizes) -> Scores:
     """Of a setting of `mozo`."""
     planned = plan(setting, sizes)
-    numbers = planned.numbers
-    if setting.epsilon == math.inf:
-        weight = setting.weight or 1 / setting.subset
-        numbers = Numbers(eta=math.inf, weight=weight)
     config = dataclasses.replace(planned.config, n_slots=slots_for(setting, sizes))
     schedule = batched.Schedule(
         max_tokens=sizes.max_tokens,
@@ -175,7 +179,8 @@ def private(setting: Setting, sizes: Sizes) -> Scores:
             count = min(int(rng.binomial(n, setting.subset / n)), config.n_slots)
         return rng.choice(n, count, replace=False)
 
-    return scored(sizes, Mixed(config), parameters(planned.config, numbers), schedule, draw)
+    traced = parameters(planned.config, planned.numbers)
+    return scored(sizes, Mixed(config), traced, schedule, draw)
 
 
 @functools.cache

@@ -33,6 +33,12 @@ VARIED: dict[str, dict[str, Setting]] = {
         "geometric mean of one-shots": Setting(epsilon=math.inf),
         "product of one-shots": Setting(epsilon=math.inf, weight=1.0),
     },
+    "weights": {
+        "w 1/2": Setting(weight=0.5),
+        "w 1": Setting(weight=1.0),
+        "w 2": Setting(weight=2.0),
+        "w 1, epsilon 1": Setting(weight=1.0, epsilon=1.0),
+    },
     "contracts": {
         "clip": Setting(contract="clip"),
         "linear": Setting(contract="linear"),

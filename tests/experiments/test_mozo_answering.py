@@ -26,6 +26,14 @@ def test_settings_keep_to_their_budgets_and_draws_fit_their_rows():
     assert answering.slots_for(Setting(sampler="without_replacement"), SIZES) == 4
 
 
+def test_a_larger_weight_costs_the_same_and_allows_a_smaller_range():
+    one, other = (answering.plan(Setting(weight=w), SIZES) for w in (None, 1.0))
+    assert math.isclose(other.numbers.h, one.numbers.h)
+    assert math.isclose(other.numbers.eta, one.numbers.eta / 4)
+    assert math.isclose(other.price(200).epsilon(DELTA), one.price(200).epsilon(DELTA))
+    assert answering.plan(Setting(epsilon=math.inf), SIZES).numbers.eta == math.inf
+
+
 def test_more_draws_allow_more_influence():
     h = [answering.plan(Setting(redraw_every=r), SIZES).numbers.h for r in (1, 5, None)]
     assert h == sorted(h, reverse=True)
