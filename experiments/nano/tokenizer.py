@@ -68,12 +68,33 @@ def _training_text(out_dir: Path) -> Iterator[str]:
 def train_tokenizer(out_dir: Path, *, vocab_size: int = VOCAB_SIZE) -> str:
     """Trains the tokenizer on the training split and writes it as Hugging Face files.
 
+    Args:
+        out_dir: Folder that `corpus.build` made; `tokenizer/` is written below it.
+        vocab_size: Number of entries, special tokens and bytes included.
+
+    Returns:
+        SHA-256 of `tokenizer.json`.
+
+    Raises:
+        ConfigError: If the texts are too few to learn that many entries.
+    """
+    texts = _training_text(out_dir)
+    return learn(texts, Path(out_dir) / "tokenizer", vocab_size=vocab_size)
+
+
+def learn(
+    texts: Iterator[str], folder: Path, *, vocab_size: int, max_length: int = MODEL_MAX_LENGTH
+) -> str:
+    """Trains a tokenizer on texts and writes it as Hugging Face files.
+
     The result depends only on the texts. Special tokens get the first ids, in the order of
     `SPECIAL_TOKENS`; `<|endoftext|>` (id 0) begins and separates documents.
 
     Args:
-        out_dir: Folder that `corpus.build` made; `tokenizer/` is written below it.
+        texts: What to learn merges from.
+        folder: Gets `tokenizer.json` and the files beside it.
         vocab_size: Number of entries, special tokens and bytes included.
+        max_length: What the files say of the longest text.
 
     Returns:
         SHA-256 of `tokenizer.json`.
@@ -97,21 +118,20 @@ def train_tokenizer(out_dir: Path, *, vocab_size: int = VOCAB_SIZE) -> str:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(_training_text(Path(out_dir)), trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     if tokenizer.get_vocab_size() != vocab_size:
         raise ConfigError(
             f"the training text yields only {tokenizer.get_vocab_size()} of {vocab_size} entries: "
             "give more text or a smaller vocabulary"
         )
     data = tokenizer.to_str(pretty=True).encode()
-    folder = Path(out_dir) / "tokenizer"
     write_bytes(folder / "tokenizer.json", data)
     names = {"bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT, "pad_token": "<|pad|>"}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **names,
         "additional_special_tokens": list(SPECIAL_TOKENS[2:]),
-        "model_max_length": MODEL_MAX_LENGTH,
+        "model_max_length": max_length,
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
