@@ -34,7 +34,7 @@ TOLERANCE = 1e-6
 
 
 def laws_of(config: Config, numbers: Numbers, bias: jax.Array | None = None) -> Laws:
-    """The step as it is; `jax.jit` of the result makes many audits fast."""
+    """The step as it is; compile the result to make many audits fast."""
     traced = parameters(config, numbers)
 
     def laws(logits: jax.Array, masks: jax.Array) -> jax.Array:

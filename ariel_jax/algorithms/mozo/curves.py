@@ -162,7 +162,7 @@ def poisson_forward(block: Curve, probability: float) -> Curve:
 
     def log_weight(alpha: int, j: npt.NDArray[np.int64]) -> Curve:
         left = (alpha - j) * keep if probability < 1 else np.where(j == alpha, 0.0, -math.inf)
-        return left + j * math.log(probability)
+        return np.asarray(left + j * math.log(probability), np.float64)
 
     def log_moment(j: npt.NDArray[np.int64], curve: Curve) -> Curve:
         return _log_expm1((j - 1) * curve)
@@ -210,7 +210,7 @@ def without_replacement(block: Curve, at_infinity: float, share: float) -> Curve
     log_span = float(_log_expm1(np.float64(at_infinity))) if at_infinity else -math.inf
 
     def log_weight(alpha: int, j: npt.NDArray[np.int64]) -> Curve:
-        return j * math.log(share)
+        return np.asarray(j * math.log(share), np.float64)
 
     def log_moment(j: npt.NDArray[np.int64], curve: Curve) -> Curve:
         found = (j - 1) * curve + np.minimum(math.log(2), j * log_span)
