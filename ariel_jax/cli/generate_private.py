@@ -245,7 +245,7 @@ def _format(args: Args) -> mozo.PromptFormat:
         except ValueError as error:
             raise ConfigError(f"{args.format} is no JSON in UTF-8: {error}.") from error
     names = ("demonstration", "text", "query", "stop")
-    stop = body.get("stop", []) if isinstance(body, dict) else None
+    stop: Any = body.get("stop", []) if isinstance(body, dict) else None
     good = isinstance(stop, list) and all(
         isinstance(value, str) for name, value in body.items() if name != "stop"
     )

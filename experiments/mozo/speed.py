@@ -6,12 +6,11 @@ Scale `cpu`: nano, answers of 50 tokens, no text ends early; medians of seven, a
 N + 1 rows and a prefill (a draw, the stored demonstrations gathered, the query read, one token) are measured
 from answers with one draw for all tokens and with one for every token; an answer with a draw for five is then
 predicted: ms/token = (prefill + 4 steps) / 5. Poisson rows are those that 10,000 demonstrations, a draw of 4
-on average, 200 queries of 50 tokens, epsilon 2 and delta 1e-5 need. `--kernels native` asks for the native
-kernels by name. About 5 minutes on two cores.
+on average, 200 queries of 50 tokens, epsilon 2 and delta 1e-5 need. Kernels are those
+that this machine's records choose (`ariel-jax kernels bench`). About 5 minutes on two cores.
 Expected: N = 4 without redraw at most 2.5 times plain decoding; redraws within 20 % of the formula.
 """
 
-import contextlib
 import dataclasses
 import statistics
 import sys
@@ -30,7 +29,6 @@ from ariel_jax.algorithms.mozo.draws import Draw
 from ariel_jax.algorithms.mozo.parameters import parameters
 from ariel_jax.models import hf
 from ariel_jax.models.hf.model import GenerationDefaults
-from ariel_jax.pallas_kernels import dispatch
 from experiments import runner
 from experiments.runner import Case, Figure, Settings
 
@@ -63,14 +61,7 @@ def cases(settings: Settings) -> Sequence[Case]:
 
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     """Milliseconds a token of each way, and their ratios."""
-    name = settings.flags["kernels"]
-    ops = {op: name for op in ("linear", "decode_attention", "write_rows", "vocab_top1")}
-    chosen = contextlib.nullcontext() if name == "auto" else dispatch.override(**ops)
-    with chosen:
-        yield from _measure(case, settings.is_tiny)
-
-
-def _measure(case: Case, is_tiny: bool) -> Iterator[Figure]:
+    is_tiny = settings.is_tiny
     loaded = testing.tiny_model(max_positions=256) if is_tiny else hf.load_pretrained("nano")
     model = dataclasses.replace(loaded, generation=GenerationDefaults())  # no text ends early
     T, N = case.config["n_tokens"], case.config["slots"]
@@ -193,7 +184,6 @@ EXPERIMENT = runner.Experiment(
     title="What a private token costs",
     cases=cases,
     measure=measure,
-    flags={"kernels": "auto"},
 )
 
 if __name__ == "__main__":

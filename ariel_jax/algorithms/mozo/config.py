@@ -13,6 +13,12 @@ CONTRACTS = ("scale", "linear", "clip", "renyi")
 POOLS = ("product", "arithmetic")
 """How bounded rows are mixed: a weighted product of ratios, or a weighted mean of probabilities."""
 
+FLOOR = -50.0
+"""Log-probability in the anchor below which a token cannot be drawn; decided by public data alone."""
+
+MOST_RADIUS = 12.0
+"""Largest radius of the `renyi` contract: the arithmetic of the pool holds rows inside such a ball."""
+
 UNREACHABLE = 2.0**-59
 """What each token that can be drawn adds to the delta of a step: the draw has 64 random bits for it."""
 
@@ -180,8 +186,11 @@ def check(config: Config, numbers: Numbers) -> None:
         raise PrivacyConfigError(
             f"eta={numbers.eta:g} is not used by contract='renyi': pass eta=0 and set renyi_c."
         )
-    if not numbers.renyi_c > 0:
-        raise PrivacyConfigError("renyi_c=0 leaves nothing of a demonstration: pass more than 0.")
+    if not 0 < numbers.renyi_c <= MOST_RADIUS:
+        raise PrivacyConfigError(
+            f"renyi_c={numbers.renyi_c:g} is not allowed: pass more than 0, which leaves nothing of a "
+            f"demonstration, up to {MOST_RADIUS:g}, beyond which float32 does not keep to the ball."
+        )
     if (config.pool == "product") != (numbers.kl_cap > 0):
         raise PrivacyConfigError(
             f"kl_cap={numbers.kl_cap:g} with pool={config.pool!r} is not allowed: 'product' needs a cap "

@@ -91,7 +91,8 @@ class MixedDecoder:
         self.model, self.encoded, self.config = model, encoded, config
         self.max_tokens, self.size = max_tokens, min(redraw_every or max_tokens, max_tokens)
         self.n_prefix = encoded.tokens.shape[1]
-        self._place, self._most_bytes = place, most_bytes
+        self._place: Place = place
+        self._most_bytes = most_bytes
         self._store = None
         self._checked: set[int] = set()
         self.ends = end_tokens(model, encoded.format.stop)

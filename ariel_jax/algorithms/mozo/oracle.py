@@ -6,7 +6,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from ariel_jax.algorithms.mozo.config import Config, Numbers
+from ariel_jax.algorithms.mozo.config import FLOOR, Config, Numbers
 from ariel_jax.errors import ConfigError
 
 Floats = npt.NDArray[np.float64]
@@ -42,6 +42,7 @@ def law(
     if bias is not None:
         biased = biased + np.asarray(bias, np.float64)[ids]
     logp0 = log_softmax(biased)
+    logp0[logp0 < FLOOR] = -np.inf
     log_r = [contract(logp0, z[0, ids], row[ids], config, numbers) for row in z[1:]]
     return ids, pool(logp0, log_r, np.asarray(mask, bool), config, numbers)
 

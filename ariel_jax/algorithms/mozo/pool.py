@@ -13,7 +13,8 @@ from ariel_jax.algorithms.mozo.config import Config
 from ariel_jax.algorithms.mozo.parameters import Parameters
 
 _UNITS = 2**23  # in a nat
-# In nats: nothing in the anchor is less likely than e^-63, and all rows together move it by no more.
+# In nats, for the anchor and for all rows together. `sampling.support` leaves no token below e^-50, and a
+# row inside a ball of radius up to 12 stays within its part.
 _LIMIT = 63
 
 

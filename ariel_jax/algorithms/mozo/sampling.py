@@ -12,7 +12,7 @@ from flax import struct
 
 from ariel_jax._numerics import at_least_f32
 from ariel_jax._typing import Array, Bool, Float, Int, Key, UInt, typed
-from ariel_jax.algorithms.mozo.config import Config
+from ariel_jax.algorithms.mozo.config import FLOOR, Config
 from ariel_jax.algorithms.mozo.contract import contract_rows, is_present
 from ariel_jax.algorithms.mozo.parameters import Parameters
 from ariel_jax.algorithms.mozo.pool import pool
@@ -103,7 +103,10 @@ def support(
     parameters: Parameters,
     bias: Float[Array, " V"] | None = None,
 ) -> Support:
-    """Tokens that can be drawn and the anchor, from row 0 alone, and all rows on these tokens."""
+    """Tokens that can be drawn and the anchor, from row 0 alone, and all rows on these tokens.
+
+    Tokens that the anchor gives less than e^`FLOOR` cannot be drawn.
+    """
     V = logits.shape[1]
     dtype = at_least_f32(logits.dtype)
     if config.top_k is None or config.top_k >= V:
@@ -115,7 +118,11 @@ def support(
     biased = rows[0] / parameters.tau0.astype(dtype)
     if bias is not None:
         biased = biased + jnp.take(bias, ids, axis=0).astype(dtype)
-    return Support(ids=ids, logits0=rows[0], logp0=jax.nn.log_softmax(biased), logits=rows[1:])
+    logp0 = jax.nn.log_softmax(biased)
+    # Not lifted to what arithmetic can hold: rows inside their balls may favour such a token so much
+    # that a lifted one would be drawn.
+    logp0 = jnp.where(logp0 < FLOOR, -jnp.inf, logp0)
+    return Support(ids=ids, logits0=rows[0], logp0=logp0, logits=rows[1:])
 
 
 @typed

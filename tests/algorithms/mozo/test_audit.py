@@ -85,6 +85,17 @@ def test_the_same_balls_at_weight_1_over_n_keep_to_theorem_b():
     assert found <= oracle.bound(config, dataclasses.replace(numbers, kl_cap=1e-4), 2)
 
 
+def test_a_token_that_the_anchor_all_but_forbids_is_not_lifted_by_rounding():
+    """Rows inside their balls may praise it beyond measure: it must stay out of reach."""
+    config = Config(n_slots=4, top_k=None, contract="renyi", alpha=2)
+    numbers = Numbers(eta=0.0, weight=0.25, renyi_c=0.3, kl_cap=0.15)
+    logits = np.array([[0.0, -1.0, -200.0]] + [[0.0, -1.0, 100.0]] * 4)
+    found = audit.audit_step(logits, WHOLE, config, numbers, alphas=(2.0,))
+    assert not found.refutes
+    ids, exact = oracle.law(logits, WHOLE, config, numbers)
+    assert np.isneginf(exact[ids == 2])
+
+
 def test_the_largest_divergence_of_a_bounded_range():
     wanted = {(8, 0.2): 0.03879, (8, 1.0): 0.6355, (32, 1.0): 0.8712, (8, 3.0): 2.577}
     for (alpha, h), value in wanted.items():

@@ -124,6 +124,11 @@ ROWS = {
         _checked({"eta": 1.0, "weight": 0.25, "renyi_c": 0.1, "kl_cap": 0.1}, **BALL),
     ),
     "renyi without a radius": (PrivacyConfigError, ("renyi_c=0",), _checked({"weight": 0.25}, **BALL)),
+    "huge radius": (
+        PrivacyConfigError,
+        ("renyi_c=13", "12"),
+        _checked({"weight": 0.25, "renyi_c": 13.0, "kl_cap": 0.1}, **BALL),
+    ),
     "renyi product without a cap": (
         PrivacyConfigError,
         ("kl_cap=0", "beta"),

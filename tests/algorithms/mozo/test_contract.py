@@ -55,6 +55,8 @@ def test_the_fast_contract_is_the_oracles(name):
             anchored = oracle.log_softmax(anchor)
             wanted = oracle.contract(anchored, exact[0], row, config, numbers)
             # Up to a constant; held to caps that are up to one percent smaller, in float32.
+            inside = np.isfinite(anchor)
+            mine, wanted = mine[inside], wanted[inside]
             mine, wanted = mine - mine.mean(), wanted - wanted.mean()
             np.testing.assert_allclose(mine, wanted, rtol=0.01, atol=2e-5 + 0.01 * np.ptp(wanted))
 
@@ -108,9 +110,10 @@ def test_eta_of_zero_leaves_nothing_and_an_infinite_one_everything(name):
         return contracted(name, logits, numbers=dataclasses.replace(CASES[name][1], eta=eta))
 
     assert not np.ptp(found(0.0), axis=-1).any()
-    ids = parts(name, logits)[0]
-    exact = oracle.log_softmax(logits.astype(np.float64)[:, ids])
-    wanted, got = exact[1:] - exact[0], found(np.inf)
+    ids, anchor, _, _ = parts(name, logits)
+    inside = np.isfinite(anchor)
+    exact = oracle.log_softmax(logits.astype(np.float64)[:, ids[inside]])
+    wanted, got = exact[1:] - exact[0], found(np.inf)[:, inside]
     np.testing.assert_allclose(
         got - got[:, :1], wanted - wanted[:, :1], atol=3e-6 * np.abs(wanted).max()
     )

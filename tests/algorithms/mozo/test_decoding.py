@@ -105,7 +105,7 @@ def test_without_a_bound_one_demonstration_is_one_shot_sampling_on_the_support(m
     config = Config(n_slots=1, top_k=20)
     free = Numbers(eta=np.inf, weight=1.0)
     draws = slots((2,))
-    found = decoder(model, encoded, config=config, numbers=free, redraw_every=None)
+    found = decoder(model, encoded, config=config, numbers=free)
     expected = zero_shot(model, encoded, KEY, rows=1, draws=draws, config=config)
     assert list(found.answer("q?", draws, KEY).tokens) == expected
     assert expected != zero_shot(model, encoded, KEY)
@@ -207,16 +207,21 @@ def test_passes_and_shapes_do_not_depend_on_private_values(model, encoded, place
     assert len(base) > 6
     assert calls(changed, slots((-1, 1, -1), (0, 1, 2))) == base
     assert calls(encoded, NOBODY, jax.random.key(1)) == base
-    if place == "device":  # one is enough: it compiles for every number of rows
-        assert calls(encoded, DRAWS, cls=Leaking) != calls(encoded, NOBODY, cls=Leaking)
+    everybody = slots((0, 1, 2))
+    assert calls(encoded, everybody) == base
+    if place == "device":  # it compiles for every number of rows
+        assert calls(encoded, everybody, cls=Leaking) != calls(encoded, NOBODY, cls=Leaking)
 
 
 def test_other_numbers_keys_demonstrations_and_lengths_of_answers_compile_nothing(model, encoded):
     mixed = decoder(model, encoded)
     mixed.answer("q?", DRAWS, KEY)
+    traced = dict(programs.TRACES)
+    assert {"fill_store", "begin", "block"} <= set(traced)
     with assert_no_retrace():
         mixed.numbers = Numbers(eta=1.0, weight=0.25, tau0=0.7)
         mixed.answer("r!", slots((5, 4, 3)), jax.random.key(1))
+    assert dict(programs.TRACES) == traced
 
 
 def test_not_a_number_in_a_demonstration_is_an_absent_row_and_leaves_nothing_behind(model):
