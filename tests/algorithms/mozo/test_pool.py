@@ -78,6 +78,27 @@ def test_one_row_more_changes_the_product_by_its_own_log_ratio():
         assert np.ptp(moved) < 2e-6
 
 
+@pytest.mark.parametrize("n", [1, 4, 25, 100])
+def test_no_row_is_cut_off_below_an_influence_that_a_budget_allows(n):
+    """All rows agree on 10 nats each, the most that any plan here comes to; the sum still fits int32."""
+    config = dataclasses.replace(CASES["scale"][0], n_slots=n)
+    numbers = dataclasses.replace(CASES["scale"][1], eta=40.0, weight=0.25)
+    anchor = np.full(K, -np.log(K), np.float32)
+    log_r = np.zeros((n, K), np.float32)
+    log_r[:, 0] = -40.0
+    arrays = jnp.asarray(anchor), jnp.asarray(log_r), jnp.ones(n, bool)
+    found = np.asarray(pooled(*arrays, config, parameters(config, numbers)), np.float64)
+    np.testing.assert_allclose(found[1] - found[0], 10 * n, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 16, 25, 26, 100, 1000])
+def test_the_fixed_point_sum_never_overflows(n):
+    row, units = pool.fixed_point(n)
+    assert 2 * (63 + n * row) * units <= 2**31
+    assert n * row >= 63 * (1 - 1e-12)
+    assert 1 / units < 2**-14 / 8 or n > 100
+
+
 def test_tokens_that_cannot_be_drawn_stay_so():
     anchor, log_r = rows(np.random.default_rng(4))
     anchor[[0, 5]] = -np.inf
