@@ -64,8 +64,10 @@ class Args:
     temperature: float = 1.0
     """Of the zero-shot row: public, and free of charge."""
     demos_about: int | None = None
-    """A public number that the demonstrations (with --sample-owners the owners) do not exceed, to plan
-    with; for poisson and none. Default their own number, which is public then."""
+    """A public number that the demonstrations (with --sample-owners the owners) do not exceed; for poisson
+    and none. With it one more or less is protected (add_remove), their own number too, which is neither
+    used nor printed. Without it that number is public, and what is protected is one against nothing in
+    its place (zero_out); replace_one with the other samplers."""
     max_demo_tokens: int = 128
     """Tokens that a demonstration has room for: a public number, not the longest one's."""
     cut: bool = False
@@ -264,13 +266,18 @@ def _terms(args: Args, path: pathlib.Path) -> Terms:
         path,
         args.demos,
         unit="owner" if args.sample_owners else "record",
-        relation="add_remove" if args.sampler in ("poisson", "none") else "replace_one",
+        relation=_neighbours(args) if args.sampler in ("poisson", "none") else "replace_one",
         epsilon=args.epsilon,
         delta=args.delta,
         account=args.account,
         budget=args.budget,
         ledger=args.ledger,
     )
+
+
+def _neighbours(args: Args) -> str:
+    """One more or less where no number comes from the file, as of `train-private`."""
+    return "zero_out" if args.demos_about is None else "add_remove"
 
 
 def _plan(args: Args, n_units: int, n_answers: int, terms: Terms, vocabulary: int) -> mozo.Plan:
@@ -291,6 +298,7 @@ def _plan(args: Args, n_units: int, n_answers: int, terms: Terms, vocabulary: in
         n_queries=n_answers,
         max_tokens=args.max_new,
         sampler=args.sampler,
+        neighbours=_neighbours(args),
         subset=about if args.sampler == "none" else args.shots,
         redraw_every=redraw or None,
         tau0=args.temperature,

@@ -48,7 +48,11 @@ def test_a_query_is_answered_paid_for_and_explained(words, tmp_path, capsys):
     said = capsys.readouterr()
     assert "each of 40 demonstrations by a coin of 0.05, drawn anew after 3 tokens" in said.err
     assert "[1/1] " in said.err
-    assert "can tell this data set from one with one demonstration more or less" in said.err
+    assert (
+        "can tell this data set from one in which one demonstration counts as nothing" in said.err
+    )
+    assert "(zero_out), paid by" in said.err
+    assert "not covered: the number of demonstrations" in said.err
     assert "warning: 40 demonstrations are few" in said.err
     assert "h = " in said.err
     assert "not covered: the queries, the instruction" in said.err
@@ -74,6 +78,31 @@ def test_a_query_is_answered_paid_for_and_explained(words, tmp_path, capsys):
     assert "No demonstration was used" in said.err
     assert json.loads(body.read_text())["public_queries"] == 1
     assert spent(tmp_path)[0] == first
+
+
+def test_a_public_bound_hides_how_many_demonstrations_there_are(words, tmp_path, capsys):
+    """One more or less (add_remove): what is printed, written and paid is a function of the bound."""
+    page = tmp_path / "report.json"
+    said, prices = [], []
+    for n in (41, 57):
+        rows = [{"input": f"a{i % 7}", "output": f"b{i % 7}"} for i in range(n)]
+        (tmp_path / "demos.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        about = ["--query", "q", "--demos-about", 60, "--report", page]
+        assert main.main(words(*about)) == 0
+        err = capsys.readouterr().err
+        assert not {str(n), f"{n}."} & set(err.split())
+        assert "not covered: the number of demonstrations" not in err
+        said.append(err.split("[1/1]")[0])  # how long the answer was is chance
+        assert "with one demonstration more or less" in json.loads(page.read_text())["guarantee"]
+        with Ledger(tmp_path / "demos.jsonl.ledger.sqlite") as ledger:
+            assert ledger.terms.relation == "add_remove"
+            events = ledger.history()
+        prices.append([event.body for event in events if event.kind == "reserved"])
+        (tmp_path / "demos.jsonl.ledger.sqlite").unlink()
+    assert said[0] == said[1]
+    assert prices[0] == prices[1]
+    assert len(prices[0]) == 1
+    assert "each of 60 demonstrations by a coin" in said[0]
 
 
 def test_several_queries_share_a_budget_of_several_runs(words, tmp_path, capsys):

@@ -56,7 +56,7 @@ class Subsets:
     def __post_init__(self) -> None:
         """Check that the price is for these demonstrations."""
         planned, there = self.plan.n_demonstrations, len(self.units)
-        is_bound = self.plan.relation == "add_remove"
+        is_bound = self.plan.relation != "replace_one"
         if there > planned or not (is_bound or there == planned):
             raise AccountingMismatchError(
                 f"the plan is for n_demonstrations={planned} and there are {there} privacy units (owners, or "

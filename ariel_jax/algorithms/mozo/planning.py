@@ -22,6 +22,7 @@ def plan_for(
     n_queries: int = 1,
     max_tokens: int = 64,
     sampler: str = "poisson",
+    neighbours: str = "zero_out",
     subset: float = 4,
     redraw_every: int | None = None,
     tau0: float = 1.0,
@@ -37,6 +38,7 @@ def plan_for(
         n_queries: that it pays for.
         max_tokens: of a query.
         sampler: one of `price.SAMPLERS`.
+        neighbours: as in `Plan`.
         subset: demonstrations in a draw: on average (`poisson`), or exactly; all of them with `none`.
         redraw_every: as in `Plan`.
         tau0: as in `Numbers`.
@@ -81,6 +83,7 @@ def plan_for(
         n_demonstrations=n_demonstrations,
         max_tokens=max_tokens,
         sampler=sampler,
+        neighbours=neighbours,
         expected=expected,
         redraw_every=redraw_every,
         truncation=(1 + math.exp(limit)) * overflow,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ariel_jax._checks import in_range, non_negative_int, positive_int
+from ariel_jax._checks import in_range, non_negative_int, one_of, positive_int
 from ariel_jax.algorithms.mozo import curves
 from ariel_jax.algorithms.mozo.config import Config, Numbers, check
 from ariel_jax.algorithms.mozo.curves import MOMENTS, Curve
@@ -20,6 +20,8 @@ from ariel_jax.privacy.renyi import FREE, ORDERS, Price
 SAMPLERS = ("poisson", "without_replacement", "partition", "none")
 """How the demonstrations of a block are chosen; see `Plan`."""
 SAMPLED = ("poisson", "without_replacement")
+NEIGHBOURS = ("zero_out", "add_remove")
+"""Neighbouring data sets of `poisson` and `none`; the other samplers have `replace_one`."""
 FEW = 1000  # demonstrations, below which sampling gains little
 MOST_EPSILON = 500.0  # beyond it nothing is protected, and its power has no float
 
@@ -32,14 +34,16 @@ class Plan:
         config: shapes and code paths; `n_slots` is the size of the subset, except for `poisson` (at least
             that of every draw) and `none` (at least `n_demonstrations`).
         numbers: what bounds a demonstration.
-        n_demonstrations: n, privacy units to draw from. For `poisson` and `none` a *public* number that they
-            do not exceed: one more or less is what is protected there.
+        n_demonstrations: n, privacy units to draw from, a *public* number: probabilities, slots, weights and
+            so all bounds rest on it. For `poisson` and `none` one that they do not exceed.
         max_tokens: T, most tokens of one query.
-        sampler: `poisson`: each by its own secret coin of `expected` / n, neighbours by adding or removing
-            one. `without_replacement`: a uniform subset of `n_slots`, neighbours by replacing one.
-            `partition`: disjoint groups of `n_slots`, fixed without looking at the records; query k is
-            answered by group k modulo their number, neighbours by replacing one. `none`: all of them every
-            time, neighbours by adding or removing one.
+        sampler: `poisson`: each by its own secret coin of `expected` / n. `without_replacement`: a uniform
+            subset of `n_slots`, neighbours by replacing one. `partition`: disjoint groups of `n_slots`, fixed
+            without looking at the records; query k is answered by group k modulo their number, neighbours by
+            replacing one. `none`: all of them every time.
+        neighbours: of `poisson` and `none`, at one price. `zero_out`: one that counts as nothing; how many
+            there are is public, and n may be their number. `add_remove`: one more or less; then n must be a
+            bound that was not taken from the data.
         expected: size of a `poisson` draw on average; None with the others.
         redraw_every: r, tokens that one draw serves; None: a draw serves a query. None with `partition` and
             `none`, where nothing is drawn.
@@ -59,6 +63,7 @@ class Plan:
     n_demonstrations: int
     max_tokens: int
     sampler: str = "poisson"
+    neighbours: str = "zero_out"
     expected: float | None = None
     redraw_every: int | None = None
     truncation: float = 0.0
@@ -77,6 +82,12 @@ class Plan:
             max_tokens=self.max_tokens,
             records_per_owner=self.records_per_owner,
         )
+        one_of(NEIGHBOURS, neighbours=self.neighbours)
+        if self.neighbours == "add_remove" and self.relation != "add_remove":
+            raise PrivacyConfigError(
+                f"neighbours='add_remove' with sampler={self.sampler!r} has no price: it draws from a fixed "
+                "number, and one is replaced there. Leave it out, or take 'poisson' or 'none'."
+            )
         check(self.config, self.numbers)
         if self.redraw_every is not None:
             positive_int(redraw_every=self.redraw_every)
@@ -130,7 +141,7 @@ class Plan:
     @property
     def relation(self) -> str:
         """Between neighbouring data sets, one of `renyi.RELATIONS`."""
-        return "add_remove" if self.sampler in ("poisson", "none") else "replace_one"
+        return self.neighbours if self.sampler in ("poisson", "none") else "replace_one"
 
     @property
     def probability(self) -> float:
@@ -150,7 +161,7 @@ class Plan:
     def influence(self) -> float:
         """Largest range of the log-ratio between the laws of one token on neighbouring data sets.
 
-        h for a record added or removed, h times `records_per_owner` for all of an owner's, 2 h for one
+        h for a record zeroed out, added or removed, h times `records_per_owner` for all of an owner's, 2 h for one
         replaced; infinity under a Rényi ball, which does not bound it.
         """
         if not self.config.bounds_range:

@@ -10,6 +10,7 @@ from ariel_jax.privacy.ledger import Terms
 from ariel_jax.privacy.renyi import Price
 
 NEIGHBOURS = {
+    "zero_out": "in which one {unit} counts as nothing",
     "add_remove": "with one {unit} more or less",
     "replace_one": "with one {unit} replaced by another one",
 }
@@ -165,9 +166,18 @@ def make_report(
         blocks=blocks,
         guarantee=guarantee,
         assumptions=plan.assumptions(),
-        not_protected=NOT_PROTECTED,
+        not_protected=_not_protected(plan),
         warnings=plan.cautions(),
         void=tuple(void),
+    )
+
+
+def _not_protected(plan: Plan) -> tuple[str, ...]:
+    if plan.relation == "add_remove":
+        return NOT_PROTECTED
+    return (
+        *NOT_PROTECTED,
+        "the number of demonstrations: probabilities and weights are made of it",
     )
 
 
@@ -177,8 +187,8 @@ NOT_PROTECTED = (
     "trained on: the zero-shot row knows them",
     "choices of numbers, slots or wording by scores on private demonstrations: each look is an uncharged "
     "query",
-    "the number of demonstrations, and how long the computation takes: shapes and passes are the same for "
-    "every draw, the clock is not controlled",
+    "how long the computation takes: shapes and passes are the same for every draw, the clock is not "
+    "controlled",
     "the memory of this process and generators that are not cryptographic: draws and keys stay secret only "
     "as long as both do",
     "several demonstrations of one person, unless they name one owner",

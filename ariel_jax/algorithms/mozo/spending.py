@@ -38,9 +38,10 @@ def reserve(
     terms = ledger.terms
     if plan.relation != terms.relation:
         raise AccountingMismatchError(
-            f"sampler={plan.sampler!r} is priced for {plan.relation} and the account {terms.account!r} is for "
-            f"{terms.relation}: 'poisson' and 'none' need an account for add_remove, 'without_replacement' "
-            "and 'partition' one for replace_one. Open one, or take a sampler of the other kind."
+            f"this plan with sampler={plan.sampler!r} is priced for {plan.relation} and the account {terms.account!r} is for "
+            f"{terms.relation}: 'poisson' and 'none' need an account for their plan's neighbours (zero_out or "
+            "add_remove), 'without_replacement' and 'partition' one for replace_one. Open one, or plan for "
+            "the account's."
         )
     check_budget(epsilon=terms.epsilon, delta=terms.delta, n_demonstrations=plan.n_demonstrations)
     needed = plan.needed_truncation(terms.epsilon)

@@ -189,7 +189,8 @@ def test_draws_of_owners_take_one_record_or_all(tokenizer):
 def test_the_price_is_for_these_demonstrations(tokenizer):
     with pytest.raises(AccountingMismatchError, match="plan for at least 5"):
         subsets(tokenizer, plan(4, 4, expected=1.0), 5)
-    subsets(tokenizer, plan(6, 6, expected=1.0), 5)  # a public number that they do not exceed
+    for neighbours in ("zero_out", "add_remove"):  # a public number that they do not exceed
+        subsets(tokenizer, plan(6, 6, expected=1.0, neighbours=neighbours), 5)
     with pytest.raises(AccountingMismatchError, match="plan for exactly 5"):
         subsets(tokenizer, plan(6, 4, "partition"), 5)
 

@@ -188,7 +188,7 @@ def test_blocks_settlement_and_the_charging_rule():
     for tokens in (0, 1, 20):
         assert drawn.settled([1], [tokens]).curve == pytest.approx(long)
     assert drawn.settled([2, 3], [21, 41]).curve == pytest.approx(4 * long + short)
-    assert drawn.settled([], []) == FREE["add_remove"] == drawn.settled([0], [0])
+    assert drawn.settled([], []) == FREE["zero_out"] == drawn.settled([0], [0])
     assert long[0] > 20 * drawn.block_price(1).curve[0]  # a block is dearer than its tokens apart
 
     plain = plan("none", max_tokens=50)
@@ -204,6 +204,24 @@ def test_blocks_settlement_and_the_charging_rule():
     for tokens in (0, 21):
         with pytest.raises(ConfigError, match="tokens="):
             drawn.block_price(tokens)
+
+
+@pytest.mark.parametrize("sampler", ["poisson", "none"])
+def test_one_more_or_less_costs_what_one_that_counts_as_nothing_does(sampler):
+    public, hidden = plan(sampler), plan(sampler, neighbours="add_remove")
+    assert (public.relation, hidden.relation) == ("zero_out", "add_remove")
+    assert (public.price(3).relation, hidden.price(3).relation) == ("zero_out", "add_remove")
+    assert public.price(3).rdp == hidden.price(3).rdp
+    assert public.price(3).delta == hidden.price(3).delta
+    assert public.fingerprint() != hidden.fingerprint()
+    made = plan_for(n_demonstrations=5000, epsilon=1.0, delta=1e-5, neighbours="add_remove")
+    assert made.relation == "add_remove"
+    for other in ("without_replacement", "partition"):
+        assert plan(other).relation == "replace_one"
+        with pytest.raises(PrivacyConfigError, match="one is replaced there"):
+            plan(other, neighbours="add_remove")
+    with pytest.raises(ConfigError, match="neighbours='replace_one'"):
+        plan(sampler, neighbours="replace_one")
 
 
 def test_groups_of_a_partition_share_their_price():

@@ -22,7 +22,7 @@ from ariel_jax.errors import (
 )
 from ariel_jax.privacy import Ledger, Terms
 
-TERMS = Terms(account="letters by person", relation="add_remove", epsilon=2.0, delta=1e-5)
+TERMS = Terms(account="letters by person", relation="zero_out", epsilon=2.0, delta=1e-5)
 PLAN = plan_for(
     n_demonstrations=5000, epsilon=2.0, delta=1e-5, n_queries=6, max_tokens=12, redraw_every=4
 )
@@ -78,6 +78,9 @@ def test_accounts_plans_and_reservations_must_be_of_one_kind(path):
         fixed = plan_for(n_demonstrations=5000, epsilon=1.0, delta=1e-5, sampler="without_replacement")  # fmt: skip
         with pytest.raises(AccountingMismatchError, match="replace_one"):
             reserve(ledger, fixed)
+        hidden = PLAN.replace(neighbours="add_remove")
+        with pytest.raises(AccountingMismatchError, match="priced for add_remove"):
+            reserve(ledger, hidden)
         narrow = plan_for(n_demonstrations=5000, epsilon=0.5, delta=1e-5)
         with pytest.raises(PrivacyConfigError, match="account_epsilon"):
             reserve(ledger, narrow)
