@@ -4,7 +4,7 @@ import dataclasses
 import math
 
 from ariel_jax._checks import positive, positive_int
-from ariel_jax.algorithms.mozo.config import Config, Numbers
+from ariel_jax.algorithms.mozo.config import MOST_RADIUS, Config, Numbers
 from ariel_jax.algorithms.mozo.price import MOST_EPSILON, Plan
 from ariel_jax.errors import ConfigError, PrivacyBudgetError, PrivacyConfigError
 from ariel_jax.privacy import batches
@@ -96,10 +96,9 @@ def _first(config: Config, size: float, tau0: float) -> Numbers:
     if config.bounds_range:
         return Numbers(eta=1.0, weight=1 / size, tau0=tau0)
     assert config.alpha is not None
-    kl_cap = 1.0 if config.pool == "product" else 0.0
-    return Numbers(
-        eta=0.0, weight=1 / config.n_slots, renyi_c=float(config.alpha), kl_cap=kl_cap, tau0=tau0
-    )
+    radius = min(float(config.alpha), MOST_RADIUS)
+    kl_cap = radius / config.alpha if config.pool == "product" else 0.0
+    return Numbers(eta=0.0, weight=1 / config.n_slots, renyi_c=radius, kl_cap=kl_cap, tau0=tau0)
 
 
 def check_budget(*, epsilon: float, delta: float, n_demonstrations: int) -> None:
@@ -131,7 +130,8 @@ def calibrate(plan: Plan, *, epsilon: float, delta: float, n_queries: int = 1) -
 
     Guarantees:
         So many queries fit into a budget of (epsilon, delta), and one more does not (with `partition`: one
-        more for every group). Where an influence of 64 nats fits, it is 64, and more queries may fit.
+        more for every group). Where an influence of 64 nats (a radius of 12) fits, it is that, and more queries may
+        fit.
 
     Raises:
         PrivacyBudgetError: an influence of 1e-6 costs too much, or draws beyond the slots do.
@@ -150,9 +150,10 @@ def calibrate(plan: Plan, *, epsilon: float, delta: float, n_queries: int = 1) -
             "little a demonstration may say: ask for fewer queries or tokens, or take a larger epsilon or "
             "delta."
         )
-    if fits(MOST):
-        return _with(plan, MOST)
-    low, high = LEAST, MOST
+    most = MOST if plan.config.bounds_range else MOST_RADIUS
+    if fits(most):
+        return _with(plan, most)
+    low, high = LEAST, most
     more = plan.n_groups
     while high / low > 1 + 1e-6 or (fits(low, more) and high / low > 1 + 1e-12):
         middle = math.sqrt(low * high)

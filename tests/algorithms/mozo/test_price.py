@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ariel_jax.algorithms.mozo import curves
-from ariel_jax.algorithms.mozo.config import Config, Numbers
+from ariel_jax.algorithms.mozo.config import MOST_RADIUS, Config, Numbers
 from ariel_jax.algorithms.mozo.planning import calibrate, largest_h, plan_for
 from ariel_jax.algorithms.mozo.price import Plan
 from ariel_jax.errors import (
@@ -285,6 +285,23 @@ def test_a_ball_is_priced_up_to_its_order_only():
     assert found.price(4).epsilon(1e-5) <= 3.0 < found.price(5).epsilon(1e-5)
     with pytest.raises(ConfigError, match="there is no influence"):
         largest_h(plain, epsilon=3.0, delta=1e-5)
+
+
+@pytest.mark.parametrize("sampler", ["poisson", "without_replacement", "partition", "none"])
+@pytest.mark.parametrize(("pool", "alpha"), [("product", 8), ("arithmetic", 8), ("product", 16)])
+def test_plans_with_a_ball_keep_to_the_budget(pool, alpha, sampler):
+    found = plan_for(
+        Config(contract="renyi", pool=pool, alpha=alpha),
+        n_demonstrations=4 if sampler == "none" else 1000,
+        epsilon=6.0,
+        delta=1e-5,
+        max_tokens=5,
+        sampler=sampler,
+    )
+    assert 0 < found.numbers.renyi_c <= MOST_RADIUS
+    assert found.price(1).epsilon(1e-5) <= 6.0
+    if found.numbers.renyi_c < MOST_RADIUS:
+        assert found.price(1 + found.n_groups).epsilon(1e-5) > 6.0
 
 
 @pytest.mark.parametrize(
