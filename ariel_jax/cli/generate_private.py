@@ -301,6 +301,7 @@ def _plan(args: Args, n_units: int, n_answers: int, terms: Terms, vocabulary: in
         neighbours=_neighbours(args),
         subset=about if args.sampler == "none" else args.shots,
         redraw_every=redraw or None,
+        unit="owner" if args.sample_owners else "demonstration",
         tau0=args.temperature,
         account_epsilon=terms.epsilon,
     )

@@ -127,7 +127,12 @@ def test_demonstrations_are_written_anew(words, tmp_path, capsys):
     rows = [json.loads(line) for line in said.out.splitlines()]
     assert f"{len(rows)} of 2 texts have all parts" in said.err
     assert all(set(row) == {"text"} and row["text"] for row in rows)
-    assert "each of 20 demonstrations" in said.err
+    assert "each of 20 owners by a coin of 0.1 with one demonstration each" in said.err
+    assert "everything but one owner with all demonstrations that name it" in said.err
+    assert "in which one owner counts as nothing" in said.err
+    assert "warning: 20 owners are few" in said.err
+    assert "not covered: the number of owners" in said.err
+    assert "several demonstrations of one person" not in said.err
     with Ledger(tmp_path / "texts.jsonl.ledger.sqlite") as ledger:
         assert ledger.terms.account == f"{tmp_path / 'texts.jsonl'} by owner"
 

@@ -46,7 +46,8 @@ class Subsets:
 
     Raises:
         AccountingMismatchError: the plan is for another number of privacy units.
-        PrivacyUnitError: the plan prices another number of an owner's demonstrations together.
+        PrivacyUnitError: the plan is for another privacy unit, or prices another number of an owner's
+            demonstrations together.
     """
 
     plan: Plan
@@ -61,6 +62,11 @@ class Subsets:
             raise AccountingMismatchError(
                 f"the plan is for n_demonstrations={planned} and there are {there} privacy units (owners, or "
                 f"demonstrations): plan for {'at least' if is_bound else 'exactly'} {there}."
+            )
+        if self.plan.unit != self.units.unit:
+            raise PrivacyUnitError(
+                f"the plan protects one {self.plan.unit} and these demonstrations were put together by "
+                f"{self.units.unit}: plan with unit={self.units.unit!r}, so that reports name the right one."
             )
         if self.plan.records_per_owner != self.units.records_per_owner:
             raise PrivacyUnitError(

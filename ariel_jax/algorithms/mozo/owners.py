@@ -18,11 +18,13 @@ class Units:
 
     Attributes:
         records: per unit, the numbers of its records, in order.
+        unit: what `Plan.unit` must be: `owner` where there was a policy, else `demonstration`.
         records_per_owner: what `Plan.records_per_owner` must be.
     """
 
     records: tuple[tuple[int, ...], ...]
     records_per_owner: int
+    unit: str = "demonstration"
 
     def __len__(self) -> int:
         """How many units there are: `Plan.n_demonstrations`."""
@@ -82,4 +84,8 @@ def units(
             "at the same price), or policy='price_records' with sampler='none'; or keep one record of each."
         )
     records = tuple(tuple(numbers) for numbers in grouped.values())
-    return Units(records=records, records_per_owner=most if policy == "price_records" else 1)
+    return Units(
+        records=records,
+        records_per_owner=most if policy == "price_records" else 1,
+        unit="demonstration" if policy is None else "owner",
+    )

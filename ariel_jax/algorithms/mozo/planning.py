@@ -25,6 +25,7 @@ def plan_for(
     neighbours: str = "zero_out",
     subset: float = 4,
     redraw_every: int | None = None,
+    unit: str = "demonstration",
     tau0: float = 1.0,
     account_epsilon: float | None = None,
 ) -> Plan:
@@ -41,6 +42,7 @@ def plan_for(
         neighbours: as in `Plan`.
         subset: demonstrations in a draw: on average (`poisson`), or exactly; all of them with `none`.
         redraw_every: as in `Plan`.
+        unit: as in `Plan`.
         tau0: as in `Numbers`.
         account_epsilon: of the account that pays, where it is larger than `epsilon`.
 
@@ -86,6 +88,7 @@ def plan_for(
         neighbours=neighbours,
         expected=expected,
         redraw_every=redraw_every,
+        unit=unit,
         truncation=(1 + math.exp(limit)) * overflow,
     )
     return calibrate(plan, epsilon=epsilon, delta=delta, n_queries=n_queries)

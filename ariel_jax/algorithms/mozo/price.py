@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ariel_jax._checks import in_range, non_negative_int, one_of, positive_int
-from ariel_jax.algorithms.mozo import curves
+from ariel_jax.algorithms.mozo import curves, words
 from ariel_jax.algorithms.mozo.config import Config, Numbers, check
 from ariel_jax.algorithms.mozo.curves import MOMENTS, Curve
 from ariel_jax.errors import AccountingMismatchError, ConfigError, PrivacyConfigError
@@ -22,7 +22,8 @@ SAMPLERS = ("poisson", "without_replacement", "partition", "none")
 SAMPLED = ("poisson", "without_replacement")
 NEIGHBOURS = ("zero_out", "add_remove")
 """Neighbouring data sets of `poisson` and `none`; the other samplers have `replace_one`."""
-FEW = 1000  # demonstrations, below which sampling gains little
+PROTECTED = ("demonstration", "owner")
+"""Privacy units, in the words of a report."""
 MOST_EPSILON = 500.0  # beyond it nothing is protected, and its power has no float
 
 
@@ -49,8 +50,9 @@ class Plan:
             `none`, where nothing is drawn.
         truncation: what draws of more than `n_slots` add to delta in each block of `poisson`
             (`needed_truncation` at the epsilon of the account that pays).
-        records_per_owner: most records of one owner, where all of them are protected together; with `none`
-            only.
+        records_per_owner: most records of one owner, where all of them are shown and protected together;
+            with `none` and the unit `owner` only.
+        unit: what is drawn and protected as one, `demonstration` or `owner` (see `owners.units`).
 
     Raises:
         AccountingMismatchError: another sampler, as one that looks at the query (kNN, BM25): it has no price.
@@ -68,6 +70,7 @@ class Plan:
     redraw_every: int | None = None
     truncation: float = 0.0
     records_per_owner: int = 1
+    unit: str = "demonstration"
 
     def __post_init__(self) -> None:
         """Check the numbers and that they go together."""
@@ -83,6 +86,7 @@ class Plan:
             records_per_owner=self.records_per_owner,
         )
         one_of(NEIGHBOURS, neighbours=self.neighbours)
+        one_of(PROTECTED, unit=self.unit)
         if self.neighbours == "add_remove" and self.relation != "add_remove":
             raise PrivacyConfigError(
                 f"neighbours='add_remove' with sampler={self.sampler!r} has no price: it draws from a fixed "
@@ -100,6 +104,11 @@ class Plan:
             raise PrivacyConfigError(
                 f"records_per_owner={self.records_per_owner} with sampler={self.sampler!r} has no price: "
                 "sample owners and take one record of each (records_per_owner=1), or use sampler='none'."
+            )
+        if self.records_per_owner > 1 and self.unit != "owner":
+            raise PrivacyConfigError(
+                f"records_per_owner={self.records_per_owner} with unit={self.unit!r}: what is protected "
+                "together are all demonstrations of an owner. Pass unit='owner'."
             )
         in_range(0, 1, ends="[)", truncation=self.truncation)
         self._check_sizes()
@@ -291,8 +300,10 @@ class Plan:
         if self.sampler not in SAMPLED:
             lengths = {1: max(by_group)}
         started = sum(blocks_started)
-        words = f"{sum(tokens)} tokens in {started} blocks of {len(tokens)} queries: {self._how()}"
-        return self._of(lengths, started, words)
+        what = (
+            f"{sum(tokens)} tokens in {started} blocks of {len(tokens)} queries: {words.how(self)}"
+        )
+        return self._of(lengths, started, what)
 
     def _count(self, lengths: dict[int, int], length: int, times: int) -> None:
         """Adds a block to the counts by length; without a draw, its tokens as blocks of one."""
@@ -317,63 +328,15 @@ class Plan:
     def describe(self, n_queries: int = 1) -> str:
         """In words."""
         queries = "a query" if n_queries == 1 else f"{n_queries} queries"
-        return f"{queries} of up to {self.max_tokens} tokens, {self._how()}"
-
-    def _how(self) -> str:
-        n, slots = self.n_demonstrations, self.config.n_slots
-        drawn = {
-            "poisson": f"each of {n} demonstrations by a coin of {self.probability:.4g}",
-            "without_replacement": f"{slots} of {n} demonstrations",
-            "partition": f"one of {self.n_groups} fixed groups of {slots} demonstrations for a query",
-            "none": f"all {n} demonstrations",
-        }[self.sampler]
-        again = (
-            "" if self.redraw_every is None else f", drawn anew after {self.redraw_every} tokens"
-        )
-        numbers = self.numbers
-        if self.config.bounds_range:
-            bound = f"each of influence {numbers.h:.4g}"
-        else:
-            bound = (
-                f"each in a Rényi ball of radius {numbers.renyi_c:.4g} at order {self.config.alpha}"
-            )
-        return f"{drawn}{again}, {bound} ({self.config.contract}, {self.config.pool})"
+        return f"{queries} of up to {self.max_tokens} tokens, {words.how(self)}"
 
     def assumptions(self) -> tuple[str, ...]:
         """What must be true for the price to hold."""
-        drawn = {
-            "poisson": "each demonstration enters each block by its own, secret coin, whose probability does "
-            "not depend on the private records",
-            "without_replacement": "subsets are drawn uniformly, secretly and anew for every block, and the "
-            "number of demonstrations is public",
-            "partition": "groups were fixed without looking at the records, and each query goes to the group "
-            "that its number says",
-            "none": "all demonstrations are shown every time",
-        }[self.sampler]
-        unit = "one demonstration" if self.records_per_owner == 1 else "all records of one owner"
-        return (
-            drawn,
-            f"what is protected is {unit}",
-            "query, instruction, zero-shot row, support, temperature and all numbers are public or depend on "
-            "released tokens only",
-            "a demonstration's row depends on no other demonstration",
-            "nothing but drawn tokens leaves: no logits, lambdas, subsets or times",
-            "keys of draws come from the operating system and are used once",
-        )
+        return words.assumptions(self)
 
     def cautions(self) -> tuple[str, ...]:
         """What the user should be warned of."""
-        if self.n_demonstrations >= FEW:
-            return ()
-        admitted = (
-            f"the influence of one demonstration on a token's log-ratio is h = {self.numbers.h:.3g}"
-            if self.config.bounds_range
-            else f"the ball around the zero-shot row has the radius {self.numbers.renyi_c:.3g}"
-        )
-        return (
-            f"{self.n_demonstrations} demonstrations are few: below {FEW} secret draws protect little, and "
-            f"{admitted}. Text is close to what the model says without demonstrations where that is small.",
-        )
+        return words.cautions(self)
 
     def fingerprint(self) -> str:
         """16 hexadecimal digits of all fields."""

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from ariel_jax.algorithms.mozo import words
 from ariel_jax.algorithms.mozo.price import Plan
 from ariel_jax.privacy.ledger import Terms
 from ariel_jax.privacy.renyi import Price
@@ -28,6 +29,7 @@ class PrivacyReport:
         account_epsilon, account_limit: what everything on it has spent and reserved at `delta` now, and
             what it may.
         relation: between neighbouring data sets.
+        unit: what is protected: `demonstration` or `owner`.
         sampler: how demonstrations are drawn.
         mechanism: contract and pool.
         influence: most that one demonstration can change a token's log-ratio by; None under a Rényi ball.
@@ -48,6 +50,7 @@ class PrivacyReport:
     account_epsilon: float
     account_limit: float
     relation: str
+    unit: str
     sampler: str
     mechanism: str
     influence: float | None
@@ -74,7 +77,7 @@ class PrivacyReport:
         rows = [
             ("epsilon charged", f"{self.epsilon:.4f}"),
             ("delta", f"{self.delta:g}"),
-            ("neighbouring data sets", self.relation),
+            ("neighbouring data sets", f"{self.relation}, one {self.unit}"),
             ("sampler", self.sampler),
             ("mechanism", self.mechanism),
             ("influence h of one demonstration on a token's log-ratio", influence),
@@ -135,16 +138,15 @@ def make_report(
         blocks: started with demonstrations.
     """
     epsilon = used.epsilon(terms.delta)
-    unit = "demonstration" if plan.records_per_owner == 1 else "owner's demonstrations"
-    pair = NEIGHBOURS[plan.relation].format(unit=unit)
+    pair = NEIGHBOURS[plan.relation].format(unit=plan.unit)
     if void:
         guarantee = f"{NOT_PRIVATE}: {'; '.join(void)}."
     elif queries == 0:
         guarantee = "No demonstration was used: the answers tell nothing about them."
     else:
         guarantee = (
-            f"Whoever sees the {queries} answers, and knows everything but one {unit}, can tell this data set "
-            f"from one {pair} only as well as (epsilon = {epsilon:.4f}, delta = {terms.delta:g})-differential "
+            f"Whoever sees the {queries} answers, and knows everything but {words.protected(plan)}, can "
+            f"tell this data set from one {pair} only as well as (epsilon = {epsilon:.4f}, delta = {terms.delta:g})-differential "
             f"privacy allows. Paid for: {plan.describe(planned_queries)}. Other answers from the same "
             "demonstrations add to it."
         )
@@ -156,6 +158,7 @@ def make_report(
         account_epsilon=account_epsilon,
         account_limit=terms.epsilon,
         relation=plan.relation,
+        unit=plan.unit,
         sampler=plan.sampler,
         mechanism=f"contract {plan.config.contract}, pool {plan.config.pool}",
         influence=plan.influence if math.isfinite(plan.influence) else None,
@@ -173,12 +176,12 @@ def make_report(
 
 
 def _not_protected(plan: Plan) -> tuple[str, ...]:
-    if plan.relation == "add_remove":
-        return NOT_PROTECTED
-    return (
-        *NOT_PROTECTED,
-        "the number of demonstrations: probabilities and weights are made of it",
-    )
+    found = NOT_PROTECTED
+    if plan.unit == "demonstration":
+        found += ("several demonstrations of one person",)
+    if plan.relation != "add_remove":
+        found += (f"the number of {plan.unit}s: probabilities and weights are made of it",)
+    return found
 
 
 NOT_PROTECTED = (
@@ -191,5 +194,4 @@ NOT_PROTECTED = (
     "controlled",
     "the memory of this process and generators that are not cryptographic: draws and keys stay secret only "
     "as long as both do",
-    "several demonstrations of one person, unless they name one owner",
 )

@@ -175,15 +175,17 @@ def test_draws_of_other_samplers(tokenizer):
 def test_draws_of_owners_take_one_record_or_all(tokenizer):
     records = pairs(6, lambda i: f"owner {i // 2}")
     one = demos.encode(records, tokenizer, owner_policy="sample_owners")
-    drawing = Subsets.of(plan(3, 3, "none"), one, seed=1)
+    drawing = Subsets.of(plan(3, 3, "none", unit="owner"), one, seed=1)
     rows = np.stack([np.sort(drawing.draw(0, b).rows) for b in range(90)])
     assert {tuple(row // 2) for row in rows} == {(0, 1, 2)}
     assert len(np.unique(rows, axis=0)) == 8
     every = demos.encode(records, tokenizer, owner_policy="price_records")
-    drawing = Subsets.of(plan(3, 6, "none", records_per_owner=2), every)
+    drawing = Subsets.of(plan(3, 6, "none", records_per_owner=2, unit="owner"), every)
     assert sorted(drawing.draw(0, 0).rows.tolist()) == list(range(6))
     with pytest.raises(PrivacyUnitError, match="protected 2 together"):
-        Subsets.of(plan(3, 6, "none"), every)
+        Subsets.of(plan(3, 6, "none", unit="owner"), every)
+    with pytest.raises(PrivacyUnitError, match="plan with unit='owner'"):
+        Subsets.of(plan(3, 3, "none"), one)
 
 
 def test_the_price_is_for_these_demonstrations(tokenizer):

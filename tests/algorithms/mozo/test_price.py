@@ -10,7 +10,7 @@ import pytest
 from ariel_jax.algorithms.mozo import curves
 from ariel_jax.algorithms.mozo.config import MOST_RADIUS, Config, Numbers
 from ariel_jax.algorithms.mozo.planning import calibrate, largest_h, plan_for
-from ariel_jax.algorithms.mozo.price import Plan
+from ariel_jax.algorithms.mozo.price import SAMPLERS, Plan
 from ariel_jax.errors import (
     AccountingMismatchError,
     ConfigError,
@@ -254,15 +254,33 @@ def test_what_truncated_draws_add_to_delta_is_paid():
 
 
 def test_owners_records_are_paid_together_without_a_draw():
-    priced = plan("none", 2, slots=6, records_per_owner=3, max_tokens=5)
+    priced = plan("none", 2, slots=6, records_per_owner=3, max_tokens=5, unit="owner")
     assert priced.price().curve == pytest.approx(
         5 * curves.bounded_range(ORDERS, 3 * priced.numbers.h)
     )
-    assert "all records of one owner" in " ".join(priced.price().assumptions)
+    assert "one owner with all demonstrations that name it" in " ".join(priced.assumptions())
+    assert "all 2 owners with up to 3 demonstrations each" in priced.describe()
+    with pytest.raises(PrivacyConfigError, match="unit='owner'"):
+        priced.replace(unit="demonstration")
     with pytest.raises(PrivacyConfigError, match="records_per_owner=3"):
         plan(records_per_owner=3)
     with pytest.raises(PrivacyConfigError, match="6 records do not fit into n_slots=5"):
-        plan("none", 2, slots=5, records_per_owner=3)
+        plan("none", 2, slots=5, records_per_owner=3, unit="owner")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_the_words_of_a_plan_name_its_privacy_unit(sampler):
+    named, other = plan(sampler, unit="owner"), plan(sampler)
+    assert named.price().rdp == other.price().rdp
+    assert "owners" in named.describe()
+    assert "with one demonstration each" in named.describe()
+    assert "owners" not in other.describe()
+    assert "what is protected is one owner with all" in " ".join(named.assumptions())
+    assert "what is protected is one demonstration" in other.assumptions()
+    assert not any("owner" in line for line in (*other.assumptions(), *other.cautions()))
+    assert named.cautions()[0].startswith("6 owners are few")
+    with pytest.raises(ConfigError, match="unit='patient'"):
+        plan(sampler, unit="patient")
 
 
 def test_a_ball_is_priced_up_to_its_order_only():
