@@ -184,6 +184,7 @@ def encode(
     max_tokens: int = 128,
     too_long: Literal["refuse", "cut"] = "refuse",
     owner_policy: str | None = None,
+    most_per_owner: int | None = None,
 ) -> Encoded:
     """Demonstrations as rows of `max_tokens` tokens, whatever is in them: a length would tell.
 
@@ -196,10 +197,12 @@ def encode(
             goes, its output stays.
         owner_policy: where an owner has several demonstrations, see `owners.units`. The privacy unit
             is then the owner.
+        most_per_owner: as of `owners.units`: public, needed with `price_records`.
 
     Raises:
         DemoTooLongError: one is longer than `max_tokens`, or cannot be cut to it.
-        PrivacyUnitError: an owner has several demonstrations and there is no policy.
+        PrivacyUnitError: an owner has several demonstrations and there is no policy, or more than
+            `most_per_owner`.
         ConfigError: no demonstrations, or a setting out of range.
     """
     positive_int(max_tokens=max_tokens)
@@ -212,6 +215,7 @@ def encode(
         [record.owner for record in records],
         policy=owner_policy,
         sampler="none" if together else "poisson",
+        most_per_owner=most_per_owner,
     )
     instruction = tokenizer.encode(format.instruction)
     tokens = np.zeros((len(records) + 1, len(instruction) + max_tokens), np.int32)

@@ -46,7 +46,7 @@ class Subsets:
 
     Raises:
         AccountingMismatchError: the plan is for another number of privacy units.
-        PrivacyUnitError: the plan is for another privacy unit, or prices another number of an owner's
+        PrivacyUnitError: the plan is for another privacy unit, or pays for fewer of an owner's
             demonstrations together.
     """
 
@@ -68,10 +68,10 @@ class Subsets:
                 f"the plan protects one {self.plan.unit} and these demonstrations were put together by "
                 f"{self.units.unit}: plan with unit={self.units.unit!r}, so that reports name the right one."
             )
-        if self.plan.records_per_owner != self.units.records_per_owner:
+        if self.plan.records_per_owner < self.units.records_per_owner:
             raise PrivacyUnitError(
-                f"the demonstrations are protected {self.units.records_per_owner} together and the plan has "
-                f"records_per_owner={self.plan.records_per_owner}: plan for the former."
+                f"up to {self.units.records_per_owner} demonstrations of an owner are shown together and the plan "
+                f"pays for records_per_owner={self.plan.records_per_owner}: plan for at least the former."
             )
 
     @classmethod

@@ -13,7 +13,12 @@ from ariel_jax._checks import in_range, non_negative_int, one_of, positive_int
 from ariel_jax.algorithms.mozo import curves, words
 from ariel_jax.algorithms.mozo.config import Config, Numbers, check
 from ariel_jax.algorithms.mozo.curves import MOMENTS, Curve
-from ariel_jax.errors import AccountingMismatchError, ConfigError, PrivacyConfigError
+from ariel_jax.errors import (
+    AccountingMismatchError,
+    ConfigError,
+    PrivacyConfigError,
+    UnprovenMechanismError,
+)
 from ariel_jax.privacy import batches
 from ariel_jax.privacy.renyi import FREE, ORDERS, Price
 
@@ -104,6 +109,11 @@ class Plan:
             raise PrivacyConfigError(
                 f"records_per_owner={self.records_per_owner} with sampler={self.sampler!r} has no price: "
                 "sample owners and take one record of each (records_per_owner=1), or use sampler='none'."
+            )
+        if self.records_per_owner > 1 and not self.config.bounds_range:
+            raise UnprovenMechanismError(
+                f"records_per_owner={self.records_per_owner} with contract='renyi' is not proven: its theorems "
+                "are for one row that comes or goes. Take a range contract, or one record of each owner."
             )
         if self.records_per_owner > 1 and self.unit != "owner":
             raise PrivacyConfigError(

@@ -298,6 +298,8 @@ def test_a_ball_is_priced_up_to_its_order_only():
     sampled = plain.replace(sampler="without_replacement", n_demonstrations=100)
     assert np.isfinite(sampled.price().curve[ORDERS <= 4]).all()
     assert np.isinf(sampled.price().curve[ORDERS > 4]).all()
+    with pytest.raises(UnprovenMechanismError, match="records_per_owner=2 with contract='renyi'"):
+        plain.replace(n_demonstrations=1, records_per_owner=2, unit="owner")
     found = calibrate(plain, epsilon=3.0, delta=1e-5, n_queries=4)
     assert found.numbers.renyi_c / found.numbers.kl_cap == pytest.approx(8)
     assert found.price(4).epsilon(1e-5) <= 3.0 < found.price(5).epsilon(1e-5)

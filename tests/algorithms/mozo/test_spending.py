@@ -160,8 +160,18 @@ def test_records_of_one_owner_are_one_unit():
     counts = np.bincount([first for first, _ in shown], minlength=6)
     assert set(np.flatnonzero(counts)) == {0, 3, 5}
 
-    together = units(owners, policy="price_records", sampler="none")
-    assert together.records_per_owner == 3
+    # The number that is paid for is the public one: no owner's own.
+    for most in (5, 3):
+        together = units(owners, policy="price_records", sampler="none", most_per_owner=most)
+        assert together.records_per_owner == most
+    with pytest.raises(PrivacyUnitError, match="more than most_per_owner=2"):
+        units(owners, policy="price_records", sampler="none", most_per_owner=2)
+    with pytest.raises(ConfigError, match="most_per_owner=None"):
+        units(owners, policy="price_records", sampler="none")
+    with pytest.raises(ConfigError, match="most_per_owner=3"):
+        units(owners, policy="sample_owners", most_per_owner=3)
+    with pytest.raises(ConfigError, match="most_per_owner=0"):
+        units(owners, policy="price_records", sampler="none", most_per_owner=0)
     assert together.choose([0, 1], rng).tolist() == [0, 3, 5, 1]
     with pytest.raises(AccountingMismatchError, match="price_records"):
         units(owners, policy="price_records")
