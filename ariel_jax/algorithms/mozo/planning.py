@@ -56,8 +56,11 @@ def plan_for(
     """
     config = Config() if config is None else config
     limit = epsilon if account_epsilon is None else account_epsilon
-    check_budget(epsilon=limit, delta=delta, n_demonstrations=n_demonstrations)
-    positive_int(n_queries=n_queries, max_tokens=max_tokens)
+    positive_int(n_demonstrations=n_demonstrations, n_queries=n_queries, max_tokens=max_tokens)
+    if redraw_every is not None:
+        positive_int(redraw_every=redraw_every)
+    for most in (epsilon, limit):
+        check_budget(epsilon=most, delta=delta, n_demonstrations=n_demonstrations)
     positive(subset=subset)
     overflow = 0.0
     if sampler == "poisson":

@@ -393,10 +393,14 @@ def test_what_has_no_price_is_refused():
     endless = plan(eta=math.inf).price()
     assert np.isinf(endless.curve).all()
     budget = {"n_demonstrations": 5000, "epsilon": 1.0, "delta": 1e-5}
-    for change in ({"epsilon": 0.0}, {"epsilon": 501.0}, {"delta": 2e-4}, {"delta": 0.0}, {"subset": 6000},
-                   {"subset": 2.5, "sampler": "partition"}):  # fmt: skip
+    for change in ({"epsilon": 0.0}, {"epsilon": -1.0, "account_epsilon": 2.0}, {"epsilon": 501.0}, {"delta": 2e-4}, {"delta": 0.0}, {"subset": 6000},
+                   {"account_epsilon": 0.0}, {"subset": 2.5, "sampler": "partition"}):  # fmt: skip
         with pytest.raises(PrivacyConfigError):
             plan_for(**(budget | change))
+    for name in ("n_demonstrations", "redraw_every", "n_queries", "max_tokens"):
+        for value in (0, -3, 2.5):
+            with pytest.raises(ConfigError, match=f"{name}={value} is not allowed"):
+                plan_for(**(budget | {name: value}))
     with pytest.raises(PrivacyBudgetError, match="however little"):
         plan_for(**(budget | {"epsilon": 1e-7, "delta": 1e-30, "n_queries": 10**6}))
     with pytest.raises(ConfigError, match="n_queries"):
