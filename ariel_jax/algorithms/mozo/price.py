@@ -200,21 +200,6 @@ class Plan:
         in_range(0, MOST_EPSILON, ends="(]", epsilon=epsilon)
         return (1 + math.exp(epsilon)) * self.overflow
 
-    def check_draws(self, sampler: str) -> None:
-        """Refuses draws of another kind than those that are paid for.
-
-        Args:
-            sampler: what chooses the demonstrations.
-
-        Raises:
-            AccountingMismatchError: it is not the plan's.
-        """
-        if sampler != self.sampler:
-            raise AccountingMismatchError(
-                f"demonstrations are chosen by {sampler!r} and the plan prices {self.sampler!r}: the bound "
-                "of one is wrong for the other. Plan with the sampler that is used."
-            )
-
     def blocks(self, tokens: int | None = None) -> tuple[int, ...]:
         """Lengths of the blocks of a query of so many tokens (None: `max_tokens`)."""
         left = self.max_tokens if tokens is None else tokens
