@@ -19,9 +19,6 @@ FLOOR = -50.0
 MOST_RADIUS = 12.0
 """Largest radius of the `renyi` contract: the arithmetic of the pool holds rows inside such a ball."""
 
-UNREACHABLE = 2.0**-59
-"""What each token that can be drawn adds to the delta of a step: the draw has 64 random bits for it."""
-
 COUNTEREXAMPLE = (
     "A ball of a finite order around the zero-shot row says nothing about tokens that this row finds "
     "rare but the other demonstrations make likely: with two tokens, p_0 = (1 - 1e-6, 1e-6), order 2, "

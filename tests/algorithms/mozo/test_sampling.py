@@ -173,6 +173,23 @@ def test_noise_reaches_tails_and_is_gumbels_to_rounding():
     assert -3.9 < most < -3.7
 
 
+def test_64_bits_move_no_probability_by_more_than_what_the_docs_say_they_do():
+    """At both ends, where steps are coarsest: the law of one token's noise against Gumbel's, beside rounding."""
+    steps = np.concatenate([np.arange(64), 2 ** np.arange(6, 32)]).astype(np.uint64)
+    low = steps.astype(np.uint32)
+    top = (jnp.zeros(len(low), jnp.uint32), jnp.asarray(low))
+    bottom = tuple(~word for word in top)
+    for words, is_below in ((bottom, True), (top, False)):
+        noise = np.asarray(sampling.gumbel(*words), np.float64)
+        # The chance of noise as extreme as this, under Gumbel's law and with words drawn uniformly.
+        law = np.exp(-np.exp(-noise)) if is_below else -np.expm1(-np.exp(-noise))
+        drawn = (steps + 1.0) * 2.0**-64
+        density = np.exp(-noise - np.exp(-noise))
+        rounded = ROUNDING / 8 * density * 1.01  # what rounding of the noise changes
+        assert (np.abs(drawn - law) <= 2.0**-64 + rounded).all()
+        assert (np.abs(drawn - law) > 2.0**-67).any()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_law_in_float32_is_within_rounding_of_exact_arithmetic(name):
     """What `ROUNDING` stands for: the same rows, contracted as they are, pooled in float64."""
