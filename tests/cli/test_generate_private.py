@@ -76,7 +76,9 @@ def test_a_query_is_answered_paid_for_and_explained(words, tmp_path, capsys):
     said = capsys.readouterr()
     assert json.loads(said.out)["is_private"] is False
     assert "No demonstration was used" in said.err
-    assert json.loads(body.read_text())["public_queries"] == 1
+    report = json.loads(body.read_text())
+    # Nothing was reserved, for none of the queries.
+    assert (report["public_queries"], report["queries"], report["planned_queries"]) == (1, 0, 0)
     assert spent(tmp_path)[0] == first
 
 

@@ -200,7 +200,7 @@ class Session:
             ledger=str(self.ledger.path),
             account_epsilon=found["epsilon_with_reservations"],
             void=found["void"],
-            planned_queries=self.n_queries,
+            planned_queries=0 if self._ticket is None else self.n_queries,
             queries=len(self._blocks),
             public_queries=self._n_public,
             tokens=sum(self._tokens),

@@ -32,8 +32,10 @@ class PrivacyReport:
         unit: what is protected: `demonstration` or `owner`.
         sampler: how demonstrations are drawn.
         mechanism: contract and pool.
-        influence: most that one demonstration can change a token's log-ratio by; None under a Rényi ball.
-        queries, planned_queries: begun with demonstrations, and paid for.
+        h: most that one demonstration adds to the range of a token's log-ratio; None under a Rényi ball.
+        influence: the range between the laws of a token on neighbouring data sets, which is what is priced:
+            h, or 2 h where one is replaced, or h for each demonstration of an owner; None under a Rényi ball.
+        queries, planned_queries: begun with demonstrations, and reserved for; 0 where the budget covered none.
         public_queries: answered without demonstrations.
         tokens, blocks: drawn with demonstrations.
         guarantee: in words.
@@ -53,6 +55,7 @@ class PrivacyReport:
     unit: str
     sampler: str
     mechanism: str
+    h: float | None
     influence: float | None
     queries: int
     planned_queries: int
@@ -73,15 +76,18 @@ class PrivacyReport:
 
     def markdown(self) -> str:
         """The report as a page."""
-        influence = "unbounded" if self.influence is None else f"{self.influence:.4g}"
+        h, influence = (
+            "unbounded" if value is None else f"{value:.4g}" for value in (self.h, self.influence)
+        )
         rows = [
             ("epsilon charged", f"{self.epsilon:.4f}"),
             ("delta", f"{self.delta:g}"),
             ("neighbouring data sets", f"{self.relation}, one {self.unit}"),
             ("sampler", self.sampler),
             ("mechanism", self.mechanism),
-            ("influence h of one demonstration on a token's log-ratio", influence),
-            ("queries answered, paid for", f"{self.queries}, {self.planned_queries}"),
+            ("influence h of one demonstration on a token's log-ratio", h),
+            (f"the same between neighbouring data sets ({self.relation})", influence),
+            ("queries answered, reserved for", f"{self.queries}, {self.planned_queries}"),
             ("queries answered without demonstrations", f"{self.public_queries}"),
             ("tokens, blocks", f"{self.tokens}, {self.blocks}"),
             ("charged to", f"{self.account}, in {self.ledger}"),
@@ -161,6 +167,7 @@ def make_report(
         unit=plan.unit,
         sampler=plan.sampler,
         mechanism=f"contract {plan.config.contract}, pool {plan.config.pool}",
+        h=plan.numbers.h if math.isfinite(plan.influence) else None,
         influence=plan.influence if math.isfinite(plan.influence) else None,
         queries=queries,
         planned_queries=planned_queries,

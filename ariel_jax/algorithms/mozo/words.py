@@ -27,7 +27,11 @@ def how(plan: Plan) -> str:
     each = "each" if plan.records_per_owner == 1 else "each demonstration"
     numbers = plan.numbers
     if plan.config.bounds_range:
-        bound = f"of influence {numbers.h:.4g}"
+        bound = f"of influence h = {numbers.h:.4g}"
+        if plan.relation == "replace_one":
+            bound += f" and 2 h = {plan.influence:.4g} where one is replaced"
+        elif plan.records_per_owner > 1:
+            bound += f" and {plan.records_per_owner} h = {plan.influence:.4g} of an owner"
     else:
         bound = f"in a Rényi ball of radius {numbers.renyi_c:.4g} at order {plan.config.alpha}"
     return f"{drawn}{again}, {each} {bound} ({plan.config.contract}, {plan.config.pool})"
@@ -71,14 +75,19 @@ def assumptions(plan: Plan) -> tuple[str, ...]:
 
 def cautions(plan: Plan) -> tuple[str, ...]:
     """What the user should be warned of."""
-    if plan.n_demonstrations >= FEW:
+    is_drawn = plan.sampler in ("poisson", "without_replacement")
+    if is_drawn and plan.n_demonstrations >= FEW:
         return ()
     admitted = (
         f"the influence of one demonstration on a token's log-ratio is h = {plan.numbers.h:.3g}"
         if plan.config.bounds_range
         else f"the ball around the zero-shot row has the radius {plan.numbers.renyi_c:.3g}"
     )
+    reason = (
+        f"{plan.n_demonstrations} {plan.unit}s are few: below {FEW} secret draws protect little"
+        if is_drawn
+        else f"with sampler={plan.sampler!r} nothing is drawn in secret: the bound alone protects {plan.unit}s"
+    )
     return (
-        f"{plan.n_demonstrations} {plan.unit}s are few: below {FEW} secret draws protect little, and "
-        f"{admitted}. Text is close to what the model says without demonstrations where that is small.",
+        f"{reason}, and {admitted}. Text is close to what the model says without demonstrations where that is small.",
     )

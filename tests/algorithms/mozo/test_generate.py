@@ -280,7 +280,12 @@ def test_the_report_says_what_is_protected_and_what_is_not(model, encoded, plan,
     assert f"| that account now | {report.account_epsilon:.4f} of 1.5 |" in page
     body = json.loads(json.dumps(report.to_json(), allow_nan=False))
     assert body["epsilon"] == report.epsilon
-    assert body["influence"] == pytest.approx(plan.influence)
+    # One is replaced: the page and the text name both h and 2 h.
+    h = plan.numbers.h
+    assert (body["h"], body["influence"]) == pytest.approx((h, 2 * h))
+    assert f"on a token's log-ratio | {h:.4g} |" in page
+    assert f"(replace_one) | {2 * h:.4g} |" in page
+    assert f"h = {h:.4g} and 2 h = {2 * h:.4g} where one is replaced" in report.guarantee
 
 
 def test_synthetic_demonstrations_are_parsed_by_the_template():

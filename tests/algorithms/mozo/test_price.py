@@ -259,6 +259,7 @@ def test_owners_records_are_paid_together_without_a_draw():
         5 * curves.bounded_range(ORDERS, 3 * priced.numbers.h)
     )
     assert "one owner with all demonstrations that name it" in " ".join(priced.assumptions())
+    assert "each demonstration of influence h = 0.5 and 3 h = 1.5 of an owner" in priced.describe()
     assert "all 2 owners with up to 3 demonstrations each" in priced.describe()
     with pytest.raises(PrivacyConfigError, match="unit='owner'"):
         priced.replace(unit="demonstration")
@@ -278,7 +279,17 @@ def test_the_words_of_a_plan_name_its_privacy_unit(sampler):
     assert "what is protected is one owner with all" in " ".join(named.assumptions())
     assert "what is protected is one demonstration" in other.assumptions()
     assert not any("owner" in line for line in (*other.assumptions(), *other.cautions()))
-    assert named.cautions()[0].startswith("6 owners are few")
+    found = f"{named.cautions()[0]} {other.cautions()[0]}"
+    assert found.count("h = 0.5") == 2
+    # What is not drawn in secret has another reason, and however many there are.
+    if sampler in ("poisson", "without_replacement"):
+        assert found.startswith("6 owners are few: below 1000 secret draws")
+    else:
+        assert f"with sampler='{sampler}' nothing is drawn in secret" in found
+        assert "secret draws" not in found
+        assert plan(sampler, 1200).cautions()
+    replaced = sampler in ("partition", "without_replacement")
+    assert ("h = 0.5 and 2 h = 1 where one is replaced" in named.describe()) == replaced
     with pytest.raises(ConfigError, match="unit='patient'"):
         plan(sampler, unit="patient")
 
@@ -408,7 +419,7 @@ def test_a_price_says_in_words_what_it_is_for():
     words = plan(n=3000, slots=3001, expected=4.0, redraw_every=1).price(3)
     assert words.what == (
         "3 queries of up to 2 tokens, each of 3000 demonstrations by a coin of 0.001333, drawn anew after 1 "
-        "tokens, each of influence 0.5 (scale, product)"
+        "tokens, each of influence h = 0.5 (scale, product)"
     )
     assert any("secret coin" in line for line in words.assumptions)
     one = plan()
