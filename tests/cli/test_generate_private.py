@@ -94,6 +94,7 @@ def test_a_public_bound_hides_how_many_demonstrations_there_are(words, tmp_path,
         err = capsys.readouterr().err
         assert not {str(n), f"{n}."} & set(err.split())
         assert "not covered: the number of demonstrations" not in err
+        assert "not covered: time and memory of reading all demonstrations" in err
         said.append(err.split("[1/1]")[0])  # how long the answer was is chance
         assert "with one demonstration more or less" in json.loads(page.read_text())["guarantee"]
         with Ledger(tmp_path / "demos.jsonl.ledger.sqlite") as ledger:

@@ -186,9 +186,11 @@ def _not_protected(plan: Plan) -> tuple[str, ...]:
     found = NOT_PROTECTED
     if plan.unit == "demonstration":
         found += ("several demonstrations of one person",)
-    if plan.relation != "add_remove":
-        found += (f"the number of {plan.unit}s: probabilities and weights are made of it",)
-    return found
+    if plan.relation == "add_remove":
+        number = f"time and memory of reading all {plan.unit}s, which grow with their number"
+    else:
+        number = f"the number of {plan.unit}s: probabilities and weights are made of it"
+    return (*found, number)
 
 
 NOT_PROTECTED = (
