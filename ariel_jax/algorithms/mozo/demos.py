@@ -11,7 +11,7 @@ import numpy as np
 
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax.algorithms.mozo.owners import Units, units
-from ariel_jax.errors import ConfigError, DemoTooLongError
+from ariel_jax.errors import ConfigError, DemoTooLongError, PrivacyUnitError
 from ariel_jax.models.hf import Tokenizer
 
 FIELDS = ("input", "output", "text")
@@ -98,6 +98,7 @@ def load(path: str | pathlib.Path) -> list[Demonstration]:
     whole number) in all lines or in none.
 
     Raises:
+        PrivacyUnitError: some lines have an owner and others have none.
         ConfigError: the file cannot be read, or a line is no demonstration. What stands in the line is
             not repeated: it is private.
     """
@@ -115,7 +116,18 @@ def load(path: str | pathlib.Path) -> list[Demonstration]:
             found.append(_parse(f"{path}, line {number}", line))
     if not found:
         raise ConfigError(f"{path} holds no demonstrations: write one JSON object a line.")
+    _check_owners(found)
     return found
+
+
+def _check_owners(records: Sequence[Demonstration]) -> None:
+    """Refuses owners in some records only: what a person gave without a name would be somebody else's."""
+    named = sum(record.owner is not None for record in records)
+    if 0 < named < len(records):
+        raise PrivacyUnitError(
+            f"{named} of {len(records)} demonstrations have an owner: one without would be protected by itself, "
+            "and with it a person less than the others. Write an owner into all of them, or into none."
+        )
 
 
 def _parse(where: str, line: str) -> Demonstration:
@@ -199,13 +211,15 @@ def encode(
 
     Raises:
         DemoTooLongError: one is longer than `max_tokens`, or cannot be cut to it.
-        PrivacyUnitError: an owner has several demonstrations and there is no policy.
+        PrivacyUnitError: an owner has several demonstrations and there is no policy, or only some
+            demonstrations have an owner.
         ConfigError: no demonstrations, or a setting out of range.
     """
     positive_int(max_tokens=max_tokens)
     one_of(("refuse", "cut"), too_long=too_long)
     if not records:
         raise ConfigError("there are no demonstrations: pass at least one.")
+    _check_owners(records)
     format = format or PromptFormat()
     together = owner_policy == "price_records"  # which a plan allows without draws only
     found = units(

@@ -125,6 +125,20 @@ def test_several_demonstrations_of_an_owner_need_a_policy(tokenizer):
     )
 
 
+def test_owners_stand_in_all_demonstrations_or_in_none(tokenizer, tmp_path):
+    # Without the check the two that have no name would be units of their own, whoever gave them.
+    records = pairs(4, lambda i: "SECRET" if i < 2 else None)
+    path = tmp_path / "demos.jsonl"
+    rows = [{"input": "a", "output": "b"}, {"input": "c", "output": "d", "owner": "SECRET"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    for policy in (None, "sample_owners", "price_records"):
+        with pytest.raises(PrivacyUnitError, match="2 of 4 demonstrations have an owner") as error:
+            demos.encode(records, tokenizer, owner_policy=policy)
+        assert "SECRET" not in str(error.value)
+    with pytest.raises(PrivacyUnitError, match="1 of 2 demonstrations have an owner"):
+        demos.load(path)
+
+
 def plan(n, slots, sampler="poisson", **more):
     fields = {"truncation": 0.1} if sampler == "poisson" else {}
     return Plan(
