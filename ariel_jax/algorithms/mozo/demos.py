@@ -15,6 +15,7 @@ from ariel_jax.errors import ConfigError, DemoTooLongError, PrivacyUnitError
 from ariel_jax.models.hf import Tokenizer
 
 FIELDS = ("input", "output", "text")
+KINDS = ({"input", "output"}, {"text"})  # fields of a demonstration
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,8 +100,8 @@ def load(path: str | pathlib.Path) -> list[Demonstration]:
 
     Raises:
         PrivacyUnitError: some lines have an owner and others have none.
-        ConfigError: the file cannot be read, or a line is no demonstration. What stands in the line is
-            not repeated: it is private.
+        ConfigError: the file cannot be read, a line is no demonstration, or lines are of both kinds. What
+            stands in a line is not repeated: it is private.
     """
     path = pathlib.Path(path)
     try:
@@ -117,6 +118,7 @@ def load(path: str | pathlib.Path) -> list[Demonstration]:
     if not found:
         raise ConfigError(f"{path} holds no demonstrations: write one JSON object a line.")
     _check_owners(found)
+    _check_kinds(found)
     return found
 
 
@@ -130,6 +132,22 @@ def _check_owners(records: Sequence[Demonstration]) -> None:
         )
 
 
+def _check_kinds(records: Sequence[Demonstration]) -> None:
+    """Refuses a mixture: which template is continued must not depend on the record that comes first."""
+    for number, record in enumerate(records, start=1):
+        if set(record.fields()) not in KINDS:
+            raise ConfigError(
+                f"demonstration {number} has the fields {sorted(record.fields())}: it needs input and output, "
+                "or a text, and nothing else."
+            )
+    texts = sum(record.text is not None for record in records)
+    if 0 < texts < len(records):
+        raise ConfigError(
+            f"{texts} of {len(records)} demonstrations are texts and the others inputs with outputs: use a file "
+            "for each kind."
+        )
+
+
 def _parse(where: str, line: str) -> Demonstration:
     try:
         row = json.loads(line)
@@ -137,13 +155,12 @@ def _parse(where: str, line: str) -> Demonstration:
         row = None  # the error would repeat part of the line
     is_object = isinstance(row, dict)
     given: dict[str, Any] = row if is_object else {}
-    kinds = ({"input", "output"}, {"text"})
     texts = {name: given[name] for name in FIELDS if name in given}
     owner = given.get("owner")
     is_owner = isinstance(owner, str | int) and not isinstance(owner, bool) and owner != ""
     good = (
         is_object
-        and set(texts) in kinds
+        and set(texts) in KINDS
         and not set(given) - {*FIELDS, "owner"}
         and all(isinstance(value, str) and value for value in texts.values())
         and (is_owner or "owner" not in given)
@@ -165,7 +182,7 @@ class Encoded:
             zero-shot one.
         lengths: [n + 1] int32.
         units: which rows are protected together.
-        are_texts: whether the first one is a text and no input with its output.
+        are_texts: whether they are texts and no inputs with outputs.
         format: of the prompts.
         tokenizer: of the model.
     """
@@ -213,13 +230,15 @@ def encode(
         DemoTooLongError: one is longer than `max_tokens`, or cannot be cut to it.
         PrivacyUnitError: an owner has several demonstrations and there is no policy, or only some
             demonstrations have an owner.
-        ConfigError: no demonstrations, or a setting out of range.
+        ConfigError: no demonstrations, one that is none, texts beside inputs with outputs, or a setting
+            out of range.
     """
     positive_int(max_tokens=max_tokens)
     one_of(("refuse", "cut"), too_long=too_long)
     if not records:
         raise ConfigError("there are no demonstrations: pass at least one.")
     _check_owners(records)
+    _check_kinds(records)
     format = format or PromptFormat()
     together = owner_policy == "price_records"  # which a plan allows without draws only
     found = units(

@@ -139,6 +139,22 @@ def test_owners_stand_in_all_demonstrations_or_in_none(tokenizer, tmp_path):
         demos.load(path)
 
 
+def test_a_set_of_demonstrations_is_of_one_kind(tokenizer, tmp_path):
+    # Else one private record, the first, would choose what the public prompt looks like.
+    mixed = [Demonstration(text="SECRET"), *pairs(2)]
+    path = tmp_path / "demos.jsonl"
+    for records in (mixed, mixed[::-1]):
+        path.write_text("\n".join(json.dumps(record.fields()) for record in records))
+        for read in (lambda: demos.load(path), lambda r=records: demos.encode(r, tokenizer)):
+            with pytest.raises(ConfigError, match="1 of 3 demonstrations are texts") as error:
+                read()
+            assert "SECRET" not in str(error.value)
+    assert demos.encode(mixed[:1], tokenizer).are_texts
+    assert not demos.encode(mixed[1:], tokenizer).are_texts
+    with pytest.raises(ConfigError, match=r"demonstration 2 has the fields \['input'\]"):
+        demos.encode([*pairs(1), Demonstration(input="a")], tokenizer)
+
+
 def plan(n, slots, sampler="poisson", **more):
     fields = {"truncation": 0.1} if sampler == "poisson" else {}
     return Plan(
