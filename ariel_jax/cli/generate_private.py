@@ -244,6 +244,8 @@ def _format(args: Args) -> mozo.PromptFormat:
             ) from error
         except ValueError as error:
             raise ConfigError(f"{args.format} is no JSON in UTF-8: {error}.") from error
+        except RecursionError:
+            raise ConfigError(f"{args.format} is nested too deeply to be a format.") from None
     names = ("demonstration", "text", "query", "stop")
     stop: Any = body.get("stop", []) if isinstance(body, dict) else None
     good = isinstance(stop, list) and all(

@@ -150,7 +150,11 @@ def test_bad_input_is_a_message_and_no_reservation(words, tmp_path, capsys, flag
     [
         ("demos.jsonl", "", "holds no demonstrations"),
         ("demos.jsonl", '{"input": "SECRET"}', "line 1 is no demonstration"),
+        ("demos.jsonl", r'{"text": "SECRET \ud800"}', "line 1 is no demonstration"),
+        ("demos.jsonl", "[" * 100_000, "line 1 is no demonstration"),
         ("format.json", "{", "is no JSON"),
+        ("format.json", "[" * 100_000, "is nested too deeply"),
+        ("format.json", r'{"query": "{input}\ud800"}', "has no UTF-8 form"),
         ("format.json", '{"prompt": "x"}', "is no format"),
         ("format.json", '{"stop": "x"}', "is no format"),
         ("format.json", '{"query": "x"}', r"lacks {input}"),
@@ -162,4 +166,5 @@ def test_bad_files_are_named(words, tmp_path, capsys, name, content, message):
     said = capsys.readouterr().err
     assert message in said
     assert "SECRET" not in said
+    assert "Traceback" not in said
     assert not (tmp_path / "demos.jsonl.ledger.sqlite").exists()

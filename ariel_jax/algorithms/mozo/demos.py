@@ -11,7 +11,12 @@ import numpy as np
 
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax.algorithms.mozo.owners import Units, units
-from ariel_jax.errors import ConfigError, DemoTooLongError, PrivacyUnitError
+from ariel_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DemoTooLongError,
+    PrivacyUnitError,
+)
 from ariel_jax.models.hf import Tokenizer
 
 FIELDS = ("input", "output", "text")
@@ -60,7 +65,13 @@ class PromptFormat:
     stop: tuple[str, ...] = ("\n",)
 
     def __post_init__(self) -> None:
-        """Check that the parts have their places."""
+        """Check that the parts are texts and have their places."""
+        for name in ("instruction", "demonstration", "text", "query"):
+            if not has_utf8(getattr(self, name)):
+                raise ConfigError(
+                    f"the format's {name}={getattr(self, name)!r} has no UTF-8 form: remove the characters "
+                    "that came from undecodable bytes."
+                )
         for name, needed in (("demonstration", ("input", "output")), ("text", ("text",))):
             _check_places(name, getattr(self, name), needed)
         _check_places("query", self.query, ("input",))
@@ -84,6 +95,15 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda m: values.get(m.group(1), m.group(0)), template)
 
 
+def has_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON can hold half of a surrogate pair, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_places(name: str, template: str, needed: tuple[str, ...]) -> None:
     missing = [f"{{{field}}}" for field in needed if f"{{{field}}}" not in template]
     if missing:
@@ -104,13 +124,17 @@ def load(path: str | pathlib.Path) -> list[Demonstration]:
             stands in a line is not repeated: it is private.
     """
     path = pathlib.Path(path)
+    content, reason = "", None
     try:
         content = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"  # the error would carry the whole file
+    if reason is not None:
         raise ConfigError(
             f"cannot read demonstrations from {path}: {reason}. Pass a readable JSONL file."
-        ) from error
+        )
     found = []
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
@@ -151,7 +175,7 @@ def _check_kinds(records: Sequence[Demonstration]) -> None:
 def _parse(where: str, line: str) -> Demonstration:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
         row = None  # the error would repeat part of the line
     is_object = isinstance(row, dict)
     given: dict[str, Any] = row if is_object else {}
@@ -163,12 +187,13 @@ def _parse(where: str, line: str) -> Demonstration:
         and set(texts) in KINDS
         and not set(given) - {*FIELDS, "owner"}
         and all(isinstance(value, str) and value for value in texts.values())
+        and all(map(has_utf8, [*texts.values(), str(owner)]))
         and (is_owner or "owner" not in given)
     )
     if not good:
         raise ConfigError(
             f'{where} is no demonstration. Write {{"input": "...", "output": "..."}} or {{"text": "..."}}, '
-            'with texts that are not empty, and if you like an "owner"; nothing else.'
+            'with texts that are not empty and have a UTF-8 form, and if you like an "owner"; nothing else.'
         )
     return Demonstration(**texts, owner=str(owner) if is_owner else None)
 
@@ -232,6 +257,7 @@ def encode(
             demonstrations have an owner.
         ConfigError: no demonstrations, one that is none, texts beside inputs with outputs, or a setting
             out of range.
+        ConfigError, CheckpointError: the tokenizer fails on one; the message has its number alone.
     """
     positive_int(max_tokens=max_tokens)
     one_of(("refuse", "cut"), too_long=too_long)
@@ -250,9 +276,18 @@ def encode(
     tokens = np.zeros((len(records) + 1, len(instruction) + max_tokens), np.int32)
     lengths = np.zeros(len(records) + 1, np.int32)
     for row, record in enumerate(records):
-        ids = _ids(record, tokenizer, format)
-        if len(ids) > max_tokens and too_long == "cut":
-            ids = _cut(record, tokenizer, format, max_tokens)
+        ids, failed = None, None
+        try:
+            ids = _ids(record, tokenizer, format)
+            if len(ids) > max_tokens and too_long == "cut":
+                ids = _cut(record, tokenizer, format, max_tokens)
+        except (ConfigError, CheckpointError) as error:
+            failed = type(error)  # the error itself repeats the text, which is private
+        if failed is not None:
+            raise failed(
+                f"the tokenizer of {tokenizer.source} fails on demonstration {row + 1}: remove characters that "
+                "have no UTF-8 form; if there are none, its file is damaged, download it again."
+            )
         if ids is None or len(ids) > max_tokens:
             raise DemoTooLongError(
                 f"demonstration {row + 1} has more than max_tokens={max_tokens} tokens"

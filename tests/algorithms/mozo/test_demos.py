@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import traceback
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ariel_jax.algorithms.mozo.draws import Subsets
 from ariel_jax.algorithms.mozo.price import Plan
 from ariel_jax.errors import (
     AccountingMismatchError,
+    CheckpointError,
     ConfigError,
     DemoTooLongError,
     PrivacyUnitError,
@@ -53,6 +55,9 @@ def test_a_file_is_read_with_owners_of_text_or_number(tmp_path):
         '{"text": "SECRET", "owner": null}',
         '{"text": "SECRET", "owner": true}',
         '{"text": "SECRET", "owner": ""}',
+        r'{"text": "SECRET \ud800"}',
+        r'{"text": "a", "owner": "SECRET \udc00"}',
+        '{"text": ' + "[" * 100_000 + '"SECRET"' + "]" * 100_000 + "}",
     ],
 )
 def test_a_line_that_is_no_demonstration_is_named_and_not_repeated(tmp_path, line):
@@ -61,7 +66,32 @@ def test_a_line_that_is_no_demonstration_is_named_and_not_repeated(tmp_path, lin
     with pytest.raises(ConfigError, match="line 2 is no demonstration") as error:
         demos.load(path)
     assert "SECRET" not in str(error.value)
-    assert error.value.__cause__ is None
+    assert error.value.__cause__ is error.value.__context__ is None
+
+
+def test_what_the_tokenizer_cannot_read_is_named_by_its_number_alone(tokenizer):
+    class Broken:
+        """Fails as a damaged file does, which quotes the text."""
+
+        def encode(self, text, *args, **options):
+            if text:
+                raise RuntimeError(f"no token for {text}")
+            return tokenizer.backend.encode(text)
+
+    half = [*pairs(1), Demonstration(input="SECRET \ud800", output="SECRET")]
+    damaged = dataclasses.replace(tokenizer, backend=Broken())
+    cases = [
+        (tokenizer, half, ConfigError, "fails on demonstration 2"),
+        (damaged, [Demonstration(text="SECRET")], CheckpointError, "fails on demonstration 1"),
+    ]
+    for made, records, kind, message in cases:
+        with pytest.raises(kind, match="SECRET"):  # what would have been said
+            made.encode(PromptFormat().demonstration_text(records[-1]))
+        with pytest.raises(kind, match=message) as error:
+            demos.encode(records, made, max_tokens=40, too_long="cut")
+        said = "".join(traceback.format_exception(error.value, chain=True))
+        assert "SECRET" not in said
+        assert error.value.__cause__ is error.value.__context__ is None
 
 
 def test_files_that_are_missing_empty_or_no_text(tmp_path):
@@ -82,6 +112,8 @@ def test_places_inside_values_are_not_filled_again():
     assert format.query_text("{input}") == "{input} ->"
     with pytest.raises(ConfigError, match=r"lacks \{output\}"):
         PromptFormat(demonstration="{input}")
+    with pytest.raises(ConfigError, match=r"query='.*' has no UTF-8 form"):
+        PromptFormat(query="{input}\ud800")
     with pytest.raises(ConfigError, match="stop"):
         PromptFormat(stop=("",))
 
