@@ -1,7 +1,10 @@
 """Private answers under a ledger: reserved before a demonstration is seen, settled by what was made."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -34,7 +37,9 @@ class Session:
     Guarantees:
         The price of all queries at their full length is reserved before a pass of the model sees a
         demonstration. No more blocks and tokens are made than were reserved. What is charged is the price
-        of the blocks that were started (without draws: of the tokens that were drawn).
+        of the blocks that were started (without draws: of the tokens that were drawn). Threads answer one
+        after the other, so that no two queries share a number, and with it draws and a key; a forked child,
+        which has the same key, is refused.
     """
 
     def __init__(
@@ -102,6 +107,7 @@ class Session:
         self._tokens: list[int] = []
         self._n_public = 0
         self._used = FREE[plan.relation]
+        self._lock, self._is_busy, self._process = threading.RLock(), False, os.getpid()
         self._ticket = self._reserve()
         self._is_open = True
         if seed is not None and self._ticket is not None:
@@ -139,15 +145,42 @@ class Session:
 
         Raises:
             BudgetExceededError: all queries are answered, and `on_exhausted` is `raise`.
-            ConfigError: the query is empty or too long, which costs nothing; or the session is closed.
+            ConfigError: the query is empty or too long, which costs nothing; or the session is closed, of
+                another process, or called from its own `on_block`.
             ModelOutputError: the zero-shot row has NaN or infinite logits.
             RowCouplingError: in this model rows are not independent.
         """
-        if not self._is_open:
-            raise ConfigError("this session is closed and settled: open another one.")
-        self._decoder.suffix(query)  # refused before anything is charged
-        if self.queries_left < 1:
-            return self._answer_publicly(query, on_block)
+        with self._alone():
+            if not self._is_open:
+                raise ConfigError("this session is closed and settled: open another one.")
+            self._decoder.suffix(query)  # refused before anything is charged
+            if self.queries_left < 1:
+                return self._answer_publicly(query, on_block)
+            return self._answer_privately(query, on_block)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the session for one call."""
+        if os.getpid() != self._process:  # before the lock: a thread of the parent may have held it
+            raise ConfigError(
+                f"this session belongs to process {self._process} and its key with it; this is {os.getpid()}: "
+                "open another session here."
+            )
+        with self._lock:
+            if self._is_busy:
+                raise ConfigError(
+                    "this session is in the middle of an answer: call it when that has been returned, not "
+                    "from on_block."
+                )
+            self._is_busy = True
+            try:
+                yield
+            finally:
+                self._is_busy = False
+
+    def _answer_privately(
+        self, query: str | Sequence[int], on_block: Callable[[list[int]], None] | None
+    ) -> Answer:
         number = len(self._blocks)
         lengths = self.plan.blocks()
         self._blocks.append(0)
@@ -189,6 +222,10 @@ class Session:
 
     def report(self) -> PrivacyReport:
         """What the answers so far guarantee; before `close` the whole reservation counts."""
+        with self._lock:
+            return self._report()
+
+    def _report(self) -> PrivacyReport:
         used = self._used
         if self._is_open and self._ticket is not None:
             used = self._ticket.price
@@ -212,19 +249,21 @@ class Session:
 
         Raises:
             StorageError: it could not be written; the whole reservation stands.
+            ConfigError: the session is of another process, or in the middle of an answer.
         """
-        if not self._is_open:
-            return
-        self._is_open = False
-        if self._ticket is not None:
-            self._used = self.plan.settled(self._blocks, self._tokens)
-            spending.settle(
-                self.ledger,
-                self._ticket,
-                self.plan,
-                blocks_started=self._blocks,
-                tokens=self._tokens,
-            )
+        with self._alone():
+            if not self._is_open:
+                return
+            self._is_open = False
+            if self._ticket is not None:
+                self._used = self.plan.settled(self._blocks, self._tokens)
+                spending.settle(
+                    self.ledger,
+                    self._ticket,
+                    self.plan,
+                    blocks_started=self._blocks,
+                    tokens=self._tokens,
+                )
 
     def __enter__(self) -> "Session":
         return self

@@ -1,12 +1,15 @@
 """Sessions: reserved before a demonstration is seen, charged by what was made, private or marked as not."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -216,6 +219,70 @@ def test_a_known_seed_must_be_meant_repeats_the_text_and_marks_the_account(
             assert out.privacy.guarantee.startswith("NOT PRIVATE") == (folder != "c")
             assert ("## Warnings\n- NOT PRIVATE" in out.privacy.markdown()) == (folder != "c")
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_threads_answer_one_after_the_other_and_share_no_number(
+    model, encoded, plan, tmp_path, monkeypatch
+):
+    entered, go_on = threading.Semaphore(0), threading.Event()
+    drawn, keys = [], []
+
+    def answer(query, draws, key, *, on_start, on_block):
+        entered.release()
+        assert go_on.wait(30)
+        on_start(1)
+        drawn.append(draws(0).rows.tolist())
+        keys.append(jax.random.key_data(key).tolist())
+        return mozo.Answer(text="", tokens=(1, 2, 3), finish_reason="eos", blocks=1)
+
+    with account(tmp_path, plan) as ledger:
+        session = mozo.Session(model, encoded, plan, ledger, n_queries=2)
+        monkeypatch.setattr(session._decoder, "answer", answer)
+
+        def ask():
+            with contextlib.suppress(ConfigError):  # closed before it came in
+                session.answer("q?")
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert entered.acquire(timeout=30)
+        # One is decoding; neither the other one nor a close comes in.
+        closing = threading.Thread(target=session.close)
+        closing.start()
+        assert not entered.acquire(timeout=0.3)
+        assert closing.is_alive()
+        assert len(ledger.open_tickets()) == 1
+        go_on.set()
+        for thread in (*threads, closing):
+            thread.join(30)
+        # Whoever comes after `close` is refused; what was answered has a number of its own, and is paid.
+        n = len(keys)
+        assert n in (1, 2)
+        assert len({str(key) for key in keys}) == n
+        assert drawn == [session._subsets.draw(number, 0).rows.tolist() for number in range(n)]
+        expected = plan.settled([1] * n, [3] * n).epsilon(DELTA)
+        assert ledger.epsilon() == pytest.approx(expected)
+
+
+def test_a_session_is_not_called_from_its_own_callback_or_in_a_forked_child(
+    model, encoded, plan, tmp_path, monkeypatch
+):
+    with account(tmp_path, plan) as ledger:
+        session = mozo.Session(model, encoded, plan, ledger)
+        for call in (session.close, lambda: session.answer("q?")):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: -1)
+                with pytest.raises(ConfigError, match="belongs to process"):
+                    call()
+
+        def close(_tokens):
+            session.close()  # more blocks would follow that nobody pays for
+
+        with pytest.raises(ConfigError, match="in the middle of an answer"):
+            session.answer("q?", on_block=close)
+        session.close()
+        assert ledger.epsilon() == pytest.approx(plan.settled([1], [3]).epsilon(DELTA))
 
 
 CHILD = """
