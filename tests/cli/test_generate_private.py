@@ -44,6 +44,8 @@ def spent(tmp_path):
 
 def test_a_query_is_answered_paid_for_and_explained(words, tmp_path, capsys):
     page, body = tmp_path / "report.md", tmp_path / "report.json"
+    # What a run that was killed as it made its ledger leaves behind.
+    (tmp_path / "demos.jsonl.ledger.sqlite").touch(mode=0o600)
     assert main.main(words("--query", "q", "--report", page)) == 0
     said = capsys.readouterr()
     assert "each of 40 demonstrations by a coin of 0.05, drawn anew after 3 tokens" in said.err
