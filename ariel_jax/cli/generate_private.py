@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import tempfile
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -97,6 +98,7 @@ class Args:
 def run(args: Args) -> int:
     """Prints the answers and, on stderr, what they guarantee; returns 0."""
     _check(args)
+    _check_report(args)
     queries = _queries(args)
     records = mozo.load(args.demos)
     precision = None if args.precision == "auto" else PRECISIONS[args.precision]()
@@ -215,6 +217,32 @@ def _check(args: Args) -> None:
         raise ConfigError(
             f"{sum(given)} of --query, --queries and --synthesize were given: pass one of them."
         )
+
+
+def _check_report(args: Args) -> None:
+    """Refuses a report that cannot be written before anything is spent."""
+    if args.report is None:
+        return
+    ledger = ledger_path(args.demos, args.ledger)
+    inputs = {
+        "--demos": args.demos,
+        "--queries": args.queries,
+        "--format": args.format,
+        "--ledger": ledger,
+        "--witness": args.witness,
+    }
+    for flag, path in inputs.items():
+        if path is not None and path.resolve() == args.report.resolve():
+            raise ConfigError(f"--report {args.report} is the file of {flag}: name another one.")
+    if args.report.is_dir():
+        raise ConfigError(f"--report {args.report} is a folder: name a file in it.")
+    if args.report.resolve().parent == ledger.parent:
+        return  # made where it is missing, and written by the ledger before it reserves
+    try:
+        with tempfile.TemporaryFile(dir=args.report.parent):
+            pass
+    except OSError as error:
+        raise durable.storage_error(args.report, error) from error
 
 
 def _queries(args: Args) -> list[str]:
