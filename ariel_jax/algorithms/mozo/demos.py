@@ -110,6 +110,12 @@ def _check_places(name: str, template: str, needed: tuple[str, ...]) -> None:
         raise ConfigError(
             f"the format's {name}={template!r} lacks {' and '.join(missing)}: say where it belongs."
         )
+    given = re.findall(r"\{(" + "|".join(FIELDS) + r")\}", template)
+    if sorted(given) != sorted(needed):
+        raise ConfigError(
+            f"the format's {name}={template!r} has the places {given}: write each of {', '.join(needed)} once, "
+            "and no other one."
+        )
 
 
 def load(path: str | pathlib.Path) -> list[Demonstration]:

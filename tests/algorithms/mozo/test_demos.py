@@ -112,6 +112,14 @@ def test_places_inside_values_are_not_filled_again():
     assert format.query_text("{input}") == "{input} ->"
     with pytest.raises(ConfigError, match=r"lacks \{output\}"):
         PromptFormat(demonstration="{input}")
+    for wrong in (
+        {"demonstration": "{input} {input} {output}"},
+        {"demonstration": "{input} {output} {text}"},
+        {"text": "{text}{text}"},
+        {"query": "{input} {input}"},
+    ):
+        with pytest.raises(ConfigError, match="once, and no other one"):
+            PromptFormat(**wrong)
     with pytest.raises(ConfigError, match=r"query='.*' has no UTF-8 form"):
         PromptFormat(query="{input}\ud800")
     with pytest.raises(ConfigError, match="stop"):
