@@ -236,7 +236,7 @@ def _check_report(args: Args) -> None:
             raise ConfigError(f"--report {args.report} is the file of {flag}: name another one.")
     if args.report.is_dir():
         raise ConfigError(f"--report {args.report} is a folder: name a file in it.")
-    if args.report.resolve().parent == ledger.parent:
+    if args.report.parent.resolve() == ledger.parent:
         return  # made where it is missing, and written by the ledger before it reserves
     try:
         with tempfile.TemporaryFile(dir=args.report.parent):
