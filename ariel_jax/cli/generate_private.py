@@ -84,7 +84,8 @@ class Args:
     budget: float | None = None
     """Epsilon of the account for all runs together, where this makes it; default that of this run."""
     store: Literal["auto", "device", "host", "none"] = "auto"
-    """Where what the model has read of the demonstrations is kept; none: read again for each draw."""
+    """Where what the model has read of the demonstrations is kept; none: read again for each draw;
+    auto: on the device, where it fits and there are enough answers to be worth reading all of them."""
     report: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the privacy report: .json, or Markdown."""
     insecure_seed: int | None = None

@@ -12,7 +12,7 @@ import numpy as np
 
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax._checks import seed as check_seed
-from ariel_jax.algorithms.mozo import spending
+from ariel_jax.algorithms.mozo import spending, store
 from ariel_jax.algorithms.mozo.decoding import Answer, MixedDecoder, suffix_tokens
 from ariel_jax.algorithms.mozo.demos import Encoded
 from ariel_jax.algorithms.mozo.draws import Draw, Subsets
@@ -66,7 +66,8 @@ class Session:
             n_queries: that may be answered.
             on_exhausted: what happens where the budget does not cover them, or to a query beyond them:
                 `raise`, or `public`, an answer from the zero-shot row alone, which is free.
-            place: where keys and values of the demonstrations are kept, see `store.build`.
+            place: where keys and values of the demonstrations are kept, see `store.build`. `auto` reads all
+                of them into a store only where `n_queries` of the plan read as many rows without one.
             most_bytes: of a store that `place="auto"` makes.
             seed: of draws and tokens, for tests: who knows it knows the demonstrations as well as the text
                 does. Needs `insecure_seed_ok`, and marks the account as not private for good. None: keys
@@ -92,6 +93,15 @@ class Session:
         self.plan, self.ledger, self.n_queries = plan, ledger, n_queries
         self.on_exhausted = on_exhausted
         self._subsets = Subsets.of(plan, encoded, seed=seed)
+        if place == "auto":
+            place = store.choose(
+                model.cfg,
+                model.params,
+                encoded,
+                n_reads=n_queries * len(plan.blocks()) * (plan.config.n_slots + 1),
+                n_planned=plan.n_demonstrations,
+                most_bytes=most_bytes,
+            )
         self._decoder = MixedDecoder(
             model,
             encoded,

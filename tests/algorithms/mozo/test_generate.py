@@ -15,7 +15,15 @@ import numpy as np
 import pytest
 
 from ariel_jax.algorithms import mozo
-from ariel_jax.algorithms.mozo import Config, Demonstration, Numbers, Plan, PromptFormat, programs
+from ariel_jax.algorithms.mozo import (
+    Config,
+    Demonstration,
+    Numbers,
+    Plan,
+    PromptFormat,
+    programs,
+    store,
+)
 from ariel_jax.algorithms.mozo.synthesis import _Shape
 from ariel_jax.errors import (
     AccountingMismatchError,
@@ -219,6 +227,35 @@ def test_a_known_seed_must_be_meant_repeats_the_text_and_marks_the_account(
             assert out.privacy.guarantee.startswith("NOT PRIVATE") == (folder != "c")
             assert ("## Warnings\n- NOT PRIVATE" in out.privacy.markdown()) == (folder != "c")
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_auto_reads_all_demonstrations_only_where_the_answers_would_read_as_many(
+    model, encoded, plan, tmp_path
+):
+    # A query reads 3 blocks of 3 slots and the zero-shot row, 12 in all; there are 6 demonstrations.
+    row = store.row_bytes(model.cfg, model.params, encoded.tokens.shape[1])
+    (tmp_path / "more").mkdir()
+    poisson = Plan(
+        config=plan.config, numbers=plan.numbers, n_demonstrations=13, max_tokens=7, redraw_every=3,
+        expected=0.1, sampler="poisson", truncation=0.1,
+    )  # fmt: skip
+
+    def place(plan, n_queries, **options):
+        with account(tmp_path / ("more" if plan is poisson else ""), plan, epsilon=4.0) as ledger:
+            options = {"on_exhausted": "public", **options}
+            session = mozo.Session(model, encoded, plan, ledger, n_queries=n_queries, **options)
+            with session:
+                return session._decoder._place
+
+    assert place(plan, 1) == "device"
+    assert place(plan, 1, most_bytes=7 * row) == "device"
+    assert place(plan, 1, most_bytes=7 * row - 1) == "none"
+    assert place(plan, 1, place="host") == "host"
+    # The plan's public number counts, not that of the file.
+    assert place(poisson, 1) == "none"
+    assert place(poisson, 2) == "device"
+    assert place(poisson, 2, most_bytes=14 * row - 1) == "none"
+    assert place(poisson, 1, place="device") == "device"
 
 
 def test_threads_answer_one_after_the_other_and_share_no_number(
