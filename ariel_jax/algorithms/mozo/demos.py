@@ -258,12 +258,12 @@ def encode(
             is then the owner.
 
     Raises:
+        PrivacyUnitError: only some demonstrations have an owner.
+        ConfigError, CheckpointError: one is none, they are of both kinds, or the tokenizer fails on one;
+            the message has its number alone.
         DemoTooLongError: one is longer than `max_tokens`, or cannot be cut to it.
-        PrivacyUnitError: an owner has several demonstrations and there is no policy, or only some
-            demonstrations have an owner.
-        ConfigError: no demonstrations, one that is none, texts beside inputs with outputs, or a setting
-            out of range.
-        ConfigError, CheckpointError: the tokenizer fails on one; the message has its number alone.
+        PrivacyUnitError: an owner has several demonstrations and there is no policy.
+        ConfigError: no demonstrations, or a setting out of range.
     """
     positive_int(max_tokens=max_tokens)
     one_of(("refuse", "cut"), too_long=too_long)

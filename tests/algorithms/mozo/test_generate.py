@@ -234,28 +234,30 @@ def test_auto_reads_all_demonstrations_only_where_the_answers_would_read_as_many
 ):
     # A query reads 3 blocks of 3 slots and the zero-shot row, 12 in all; there are 6 demonstrations.
     row = store.row_bytes(model.cfg, model.params, encoded.tokens.shape[1])
-    (tmp_path / "more").mkdir()
-    poisson = Plan(
-        config=plan.config, numbers=plan.numbers, n_demonstrations=13, max_tokens=7, redraw_every=3,
-        expected=0.1, sampler="poisson", truncation=0.1,
-    )  # fmt: skip
+    records = [Demonstration(input="a", output="b")] * 13
+    more = mozo.encode(records, model.tokenizer, FORMAT, max_tokens=12)
 
-    def place(plan, n_queries, **options):
-        with account(tmp_path / ("more" if plan is poisson else ""), plan, epsilon=4.0) as ledger:
-            options = {"on_exhausted": "public", **options}
-            session = mozo.Session(model, encoded, plan, ledger, n_queries=n_queries, **options)
-            with session:
-                return session._decoder._place
+    def place(encoded, n_queries, **options):
+        ours = plan.replace(n_demonstrations=encoded.n)
+        with (
+            account(tmp_path, plan) as ledger,
+            mozo.Session(model, encoded, ours, ledger, n_queries=n_queries, **options) as session,
+        ):
+            return session._decoder._place
 
-    assert place(plan, 1) == "device"
-    assert place(plan, 1, most_bytes=7 * row) == "device"
-    assert place(plan, 1, most_bytes=7 * row - 1) == "none"
-    assert place(plan, 1, place="host") == "host"
-    # The plan's public number counts, not that of the file.
-    assert place(poisson, 1) == "none"
-    assert place(poisson, 2) == "device"
-    assert place(poisson, 2, most_bytes=14 * row - 1) == "none"
-    assert place(poisson, 1, place="device") == "device"
+    assert place(encoded, 1) == "device"
+    assert place(encoded, 1, most_bytes=7 * row) == "device"
+    assert place(encoded, 1, most_bytes=7 * row - 1) == "none"
+    assert place(encoded, 1, place="host") == "host"
+    assert place(more, 1) == "none"
+    assert place(more, 2) == "device"
+    assert place(more, 1, place="device") == "device"
+    # The plan's public number counts, where the file has fewer.
+    fixed = (model.cfg, model.params, encoded)
+    assert store.choose(*fixed, n_reads=12, n_planned=12, most_bytes=13 * row) == "device"
+    assert store.choose(*fixed, n_reads=12, n_planned=13) == "none"
+    assert store.choose(*fixed, n_reads=12, n_planned=12, most_bytes=13 * row - 1) == "none"
+    assert store.choose(*fixed) == "device"
 
 
 def test_threads_answer_one_after_the_other_and_share_no_number(
