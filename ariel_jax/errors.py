@@ -77,6 +77,10 @@ class IntegrityError(ArielError, RuntimeError):
     """Stored or received data do not match their checksum, chain or signature."""
 
 
+class EmptyLogError(IntegrityError):
+    """A log that may only be read holds nothing, as a kill right after its file was made leaves it."""
+
+
 class LedgerRollbackError(IntegrityError):
     """A ledger lacks events that were seen before: an older copy of it was put in its place."""
 

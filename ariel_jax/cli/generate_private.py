@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import pathlib
+import tempfile
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -85,7 +86,8 @@ class Args:
     budget: float | None = None
     """Epsilon of the account for all runs together, where this makes it; default that of this run."""
     store: Literal["auto", "device", "host", "none"] = "auto"
-    """Where what the model has read of the demonstrations is kept; none: read again for each draw."""
+    """Where what the model has read of the demonstrations is kept; none: read again for each draw;
+    auto: on the device, where it fits and there are enough answers to be worth reading all of them."""
     report: Annotated[pathlib.Path | None, tyro.conf.arg(metavar="FILE")] = None
     """Write the privacy report: .json, or Markdown."""
     insecure_seed: int | None = None
@@ -99,6 +101,7 @@ class Args:
 def run(args: Args) -> int:
     """Prints the answers and, on stderr, what they guarantee; returns 0."""
     _check(args)
+    _check_report(args)
     queries = _queries(args)
     records = mozo.load(args.demos)
     precision = None if args.precision == "auto" else PRECISIONS[args.precision]()
@@ -219,6 +222,32 @@ def _check(args: Args) -> None:
         )
 
 
+def _check_report(args: Args) -> None:
+    """Refuses a report that cannot be written before anything is spent."""
+    if args.report is None:
+        return
+    ledger = ledger_path(args.demos, args.ledger)
+    inputs = {
+        "--demos": args.demos,
+        "--queries": args.queries,
+        "--format": args.format,
+        "--ledger": ledger,
+        "--witness": args.witness,
+    }
+    for flag, path in inputs.items():
+        if path is not None and path.resolve() == args.report.resolve():
+            raise ConfigError(f"--report {args.report} is the file of {flag}: name another one.")
+    if args.report.is_dir():
+        raise ConfigError(f"--report {args.report} is a folder: name a file in it.")
+    if args.report.parent.resolve() == ledger.parent:
+        return  # made where it is missing, and written by the ledger before it reserves
+    try:
+        with tempfile.TemporaryFile(dir=args.report.parent):
+            pass
+    except OSError as error:
+        raise durable.storage_error(args.report, error) from error
+
+
 def _queries(args: Args) -> list[str]:
     if args.queries is None:
         return [] if args.query is None else [args.query]
@@ -246,6 +275,8 @@ def _format(args: Args) -> mozo.PromptFormat:
             ) from error
         except ValueError as error:
             raise ConfigError(f"{args.format} is no JSON in UTF-8: {error}.") from error
+        except RecursionError:
+            raise ConfigError(f"{args.format} is nested too deeply to be a format.") from None
     names = ("demonstration", "text", "query", "stop")
     stop: Any = body.get("stop", []) if isinstance(body, dict) else None
     good = isinstance(stop, list) and all(

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ariel_jax.durable.files import storage_error, sync_directory
-from ariel_jax.errors import ConfigError, IntegrityError, StorageError
+from ariel_jax.errors import ConfigError, EmptyLogError, IntegrityError, StorageError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,8 @@ class EventLog:
 
         Raises:
             StorageError: the file can be neither opened nor created.
-            IntegrityError: the file is no event log, or one of a later format.
+            IntegrityError: the file is no event log, or one of a later format; `EmptyLogError` where it holds
+                nothing and may only be read.
         """
         self.path = pathlib.Path(path)
         self._lock = threading.RLock()
@@ -120,7 +121,7 @@ class EventLog:
                 "Choose another file name."
             )
         if not tables and not is_new:
-            raise IntegrityError(f"{self.path} is empty, and so no event log: name another file.")
+            raise EmptyLogError(f"{self.path} is empty, and so no event log: name another file.")
         if not tables:
             for statement in _SCHEMA.split(";\n"):
                 self._connection.execute(statement)

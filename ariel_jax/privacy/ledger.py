@@ -22,6 +22,7 @@ from ariel_jax._checks import in_range, one_of
 from ariel_jax.durable import Event, EventLog
 from ariel_jax.errors import (
     ConfigError,
+    EmptyLogError,
     IntegrityError,
     LedgerRollbackError,
     PrivacyBudgetError,
@@ -446,7 +447,7 @@ def _terms(event: Event) -> Terms:
 
 
 def accounts(path: str | os.PathLike[str]) -> dict[str, Terms]:
-    """The terms of every account of a ledger file, by name; none where there is no file.
+    """The terms of every account of a ledger file, by name; none where there is no file, or nothing in it.
 
     Raises:
         IntegrityError: the file is no ledger, or one of another version.
@@ -454,7 +455,11 @@ def accounts(path: str | os.PathLike[str]) -> dict[str, Terms]:
     """
     if not pathlib.Path(path).exists():
         return {}
-    with EventLog(path, read_only=True) as log:
+    try:
+        log = EventLog(path, read_only=True)
+    except EmptyLogError:
+        return {}  # whoever made it was killed before the first event; `Ledger` takes it as new
+    with log:
         return _accounts(log)
 
 

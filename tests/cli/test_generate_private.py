@@ -43,7 +43,10 @@ def spent(tmp_path):
 
 
 def test_a_query_is_answered_paid_for_and_explained(words, tmp_path, capsys):
-    page, body = tmp_path / "report.md", tmp_path / "report.json"
+    (tmp_path / "reports").mkdir()
+    page, body = tmp_path / "reports" / "report.md", tmp_path / "report.json"
+    # What a run that was killed as it made its ledger leaves behind.
+    (tmp_path / "demos.jsonl.ledger.sqlite").touch(mode=0o600)
     assert main.main(words("--query", "q", "--report", page)) == 0
     said = capsys.readouterr()
     assert "each of 40 demonstrations by a coin of 0.05, drawn anew after 3 tokens" in said.err
@@ -183,11 +186,40 @@ def test_bad_input_is_a_message_and_no_reservation(words, tmp_path, capsys, flag
 
 
 @pytest.mark.parametrize(
+    ("report", "message"),
+    [
+        ("NONE/report.md", "The folder does not exist"),
+        ("demos.jsonl/report.md", "Not a directory"),
+        (".", "is a folder"),
+        ("demos.jsonl", "is the file of --demos"),
+        ("demos.jsonl.ledger.sqlite", "is the file of --ledger"),
+        ("format.json", "is the file of --format"),
+    ],
+)
+def test_a_report_that_cannot_be_written_is_refused_before_anything_is_spent(
+    words, tmp_path, capsys, report, message
+):
+    before = (tmp_path / "demos.jsonl").read_text()
+    # No model is there: the report is looked at before anything is read.
+    flags = ["--query", "q", "--model", "NOWHERE", "--report", tmp_path / report]
+    assert main.main(words(*flags)) != 0
+    said = capsys.readouterr().err
+    assert message in said
+    assert "Traceback" not in said
+    assert (tmp_path / "demos.jsonl").read_text() == before
+    assert not (tmp_path / "demos.jsonl.ledger.sqlite").exists()
+
+
+@pytest.mark.parametrize(
     ("name", "content", "message"),
     [
         ("demos.jsonl", "", "holds no demonstrations"),
         ("demos.jsonl", '{"input": "SECRET"}', "line 1 is no demonstration"),
+        ("demos.jsonl", r'{"text": "SECRET \ud800"}', "line 1 is no demonstration"),
+        ("demos.jsonl", "[" * 100_000, "line 1 is no demonstration"),
         ("format.json", "{", "is no JSON"),
+        ("format.json", "[" * 100_000, "is nested too deeply"),
+        ("format.json", r'{"query": "{input}\ud800"}', "has no UTF-8 form"),
         ("format.json", '{"prompt": "x"}', "is no format"),
         ("format.json", '{"stop": "x"}', "is no format"),
         ("format.json", '{"query": "x"}', r"lacks {input}"),
@@ -199,4 +231,5 @@ def test_bad_files_are_named(words, tmp_path, capsys, name, content, message):
     said = capsys.readouterr().err
     assert message in said
     assert "SECRET" not in said
+    assert "Traceback" not in said
     assert not (tmp_path / "demos.jsonl.ledger.sqlite").exists()

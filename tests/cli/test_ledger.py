@@ -137,7 +137,7 @@ def test_bad_input_is_a_message_and_status_2(call, files, tmp_path):
         (("verify", path, "--witness", tmp_path / "gone"), "there is no witness"),
         (("verify", path, "--witness", path), "cannot be read"),
         (("show", tmp_path / "text.sqlite"), "no intact event log"),
-        (("verify", tmp_path / "empty.sqlite"), "is empty"),
+        (("verify", tmp_path / "empty.sqlite"), "nothing to check"),
         (("verify", tmp_path / "new.sqlite"), "nothing to check"),
         (("look", path), "invalid choice"),
     ):

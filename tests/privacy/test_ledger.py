@@ -1,10 +1,12 @@
 """Budgets are never exceeded, whatever is reserved, settled, cut off or put back."""
 
+import contextlib
 import json
 import math
 import os
 import shutil
 import signal
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from ariel_jax.durable import EventLog
 from ariel_jax.errors import (
     ConfigError,
+    EmptyLogError,
     IntegrityError,
     LedgerRollbackError,
     PrivacyBudgetError,
@@ -292,6 +295,33 @@ def test_the_accounts_of_a_file_are_listed(path):
     assert not path.exists()
     Ledger(path, TERMS).close()
     assert accounts(path) == {TERMS.account: TERMS}
+
+
+def test_a_file_without_tables_has_no_accounts_and_is_taken_as_new(path):
+    def made_by_sqlite():
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("VACUUM")
+        assert path.stat().st_size > 0
+
+    for make in (path.touch, made_by_sqlite):
+        make()
+        before = path.read_bytes()
+        assert accounts(path) == {}
+        assert path.read_bytes() == before
+        with pytest.raises(EmptyLogError, match="is empty"):
+            Ledger(path, TERMS, read_only=True)
+        with Ledger(path, TERMS) as ledger:
+            assert ledger.epsilon() == 0
+        assert accounts(path) == {TERMS.account: TERMS}
+        path.unlink()
+    path.write_bytes(b"something else " * 99)
+    with pytest.raises(IntegrityError, match="no intact event log"):
+        accounts(path)
+    path.unlink()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE other (x)")
+    with pytest.raises(IntegrityError, match=r"no event log: it has \['other'\]"):
+        accounts(path)
 
 
 def test_a_ledger_of_another_grid_of_orders_is_not_opened(path):

@@ -11,10 +11,16 @@ import numpy as np
 
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax.algorithms.mozo.owners import Units, units
-from ariel_jax.errors import ConfigError, DemoTooLongError
+from ariel_jax.errors import (
+    CheckpointError,
+    ConfigError,
+    DemoTooLongError,
+    PrivacyUnitError,
+)
 from ariel_jax.models.hf import Tokenizer
 
 FIELDS = ("input", "output", "text")
+KINDS = ({"input", "output"}, {"text"})  # fields of a demonstration
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +65,13 @@ class PromptFormat:
     stop: tuple[str, ...] = ("\n",)
 
     def __post_init__(self) -> None:
-        """Check that the parts have their places."""
+        """Check that the parts are texts and have their places."""
+        for name in ("instruction", "demonstration", "text", "query"):
+            if not has_utf8(getattr(self, name)):
+                raise ConfigError(
+                    f"the format's {name}={getattr(self, name)!r} has no UTF-8 form: remove the characters "
+                    "that came from undecodable bytes."
+                )
         for name, needed in (("demonstration", ("input", "output")), ("text", ("text",))):
             _check_places(name, getattr(self, name), needed)
         _check_places("query", self.query, ("input",))
@@ -83,11 +95,26 @@ def fill(template: str, values: Mapping[str, str]) -> str:
     return re.sub(r"\{(\w+)\}", lambda m: values.get(m.group(1), m.group(0)), template)
 
 
+def has_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: JSON can hold half of a surrogate pair, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _check_places(name: str, template: str, needed: tuple[str, ...]) -> None:
     missing = [f"{{{field}}}" for field in needed if f"{{{field}}}" not in template]
     if missing:
         raise ConfigError(
             f"the format's {name}={template!r} lacks {' and '.join(missing)}: say where it belongs."
+        )
+    given = re.findall(r"\{(" + "|".join(FIELDS) + r")\}", template)
+    if sorted(given) != sorted(needed):
+        raise ConfigError(
+            f"the format's {name}={template!r} has the places {given}: write each of {', '.join(needed)} once, "
+            "and no other one."
         )
 
 
@@ -98,48 +125,81 @@ def load(path: str | pathlib.Path) -> list[Demonstration]:
     whole number) in all lines or in none.
 
     Raises:
-        ConfigError: the file cannot be read, or a line is no demonstration. What stands in the line is
-            not repeated: it is private.
+        PrivacyUnitError: some lines have an owner and others have none.
+        ConfigError: the file cannot be read, a line is no demonstration, or lines are of both kinds. What
+            stands in a line is not repeated: it is private.
     """
     path = pathlib.Path(path)
+    content, reason = "", None
     try:
         content = path.read_text("utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+    except OSError as error:
+        reason = error.strerror
+    except UnicodeDecodeError:
+        reason = "it is not UTF-8"  # the error would carry the whole file
+    if reason is not None:
         raise ConfigError(
             f"cannot read demonstrations from {path}: {reason}. Pass a readable JSONL file."
-        ) from error
+        )
     found = []
     for number, line in enumerate(content.split("\n"), start=1):
         if line.strip():
             found.append(_parse(f"{path}, line {number}", line))
     if not found:
         raise ConfigError(f"{path} holds no demonstrations: write one JSON object a line.")
+    _check_owners(found)
+    _check_kinds(found)
     return found
+
+
+def _check_owners(records: Sequence[Demonstration]) -> None:
+    """Refuses owners in some records only: what a person gave without a name would be somebody else's."""
+    named = sum(record.owner is not None for record in records)
+    if 0 < named < len(records):
+        raise PrivacyUnitError(
+            f"{named} of {len(records)} demonstrations have an owner: one without would be protected by itself, "
+            "and with it a person less than the others. Write an owner into all of them, or into none."
+        )
+
+
+def _check_kinds(records: Sequence[Demonstration]) -> None:
+    """Refuses a mixture: which template is continued must not depend on the record that comes first."""
+    for number, record in enumerate(records, start=1):
+        if set(record.fields()) not in KINDS:
+            raise ConfigError(
+                f"demonstration {number} has the fields {sorted(record.fields())}: it needs input and output, "
+                "or a text, and nothing else."
+            )
+    texts = sum(record.text is not None for record in records)
+    if 0 < texts < len(records):
+        raise ConfigError(
+            f"{texts} of {len(records)} demonstrations are texts and the others inputs with outputs: use a file "
+            "for each kind."
+        )
 
 
 def _parse(where: str, line: str) -> Demonstration:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # no JSON, or nested too deeply
         row = None  # the error would repeat part of the line
     is_object = isinstance(row, dict)
     given: dict[str, Any] = row if is_object else {}
-    kinds = ({"input", "output"}, {"text"})
     texts = {name: given[name] for name in FIELDS if name in given}
     owner = given.get("owner")
     is_owner = isinstance(owner, str | int) and not isinstance(owner, bool) and owner != ""
     good = (
         is_object
-        and set(texts) in kinds
+        and set(texts) in KINDS
         and not set(given) - {*FIELDS, "owner"}
         and all(isinstance(value, str) and value for value in texts.values())
+        and all(map(has_utf8, [*texts.values(), str(owner)]))
         and (is_owner or "owner" not in given)
     )
     if not good:
         raise ConfigError(
             f'{where} is no demonstration. Write {{"input": "...", "output": "..."}} or {{"text": "..."}}, '
-            'with texts that are not empty, and if you like an "owner"; nothing else.'
+            'with texts that are not empty and have a UTF-8 form, and if you like an "owner"; nothing else.'
         )
     return Demonstration(**texts, owner=str(owner) if is_owner else None)
 
@@ -153,7 +213,7 @@ class Encoded:
             zero-shot one.
         lengths: [n + 1] int32.
         units: which rows are protected together.
-        are_texts: whether the first one is a text and no input with its output.
+        are_texts: whether they are texts and no inputs with outputs.
         format: of the prompts.
         tokenizer: of the model.
     """
@@ -200,6 +260,9 @@ def encode(
         most_per_owner: as of `owners.units`: public, needed with `price_records`.
 
     Raises:
+        PrivacyUnitError: only some demonstrations have an owner.
+        ConfigError, CheckpointError: one is none, they are of both kinds, or the tokenizer fails on one;
+            the message has its number alone.
         DemoTooLongError: one is longer than `max_tokens`, or cannot be cut to it.
         PrivacyUnitError: an owner has several demonstrations and there is no policy, or more than
             `most_per_owner`.
@@ -209,6 +272,8 @@ def encode(
     one_of(("refuse", "cut"), too_long=too_long)
     if not records:
         raise ConfigError("there are no demonstrations: pass at least one.")
+    _check_owners(records)
+    _check_kinds(records)
     format = format or PromptFormat()
     together = owner_policy == "price_records"  # which a plan allows without draws only
     found = units(
@@ -221,9 +286,18 @@ def encode(
     tokens = np.zeros((len(records) + 1, len(instruction) + max_tokens), np.int32)
     lengths = np.zeros(len(records) + 1, np.int32)
     for row, record in enumerate(records):
-        ids = _ids(record, tokenizer, format)
-        if len(ids) > max_tokens and too_long == "cut":
-            ids = _cut(record, tokenizer, format, max_tokens)
+        ids, failed = None, None
+        try:
+            ids = _ids(record, tokenizer, format)
+            if len(ids) > max_tokens and too_long == "cut":
+                ids = _cut(record, tokenizer, format, max_tokens)
+        except (ConfigError, CheckpointError) as error:
+            failed = type(error)  # the error itself repeats the text, which is private
+        if failed is not None:
+            raise failed(
+                f"the tokenizer of {tokenizer.source} fails on demonstration {row + 1}: remove characters that "
+                "have no UTF-8 form; if there are none, its file is damaged, download it again."
+            )
         if ids is None or len(ids) > max_tokens:
             raise DemoTooLongError(
                 f"demonstration {row + 1} has more than max_tokens={max_tokens} tokens"

@@ -1,7 +1,10 @@
 """Private answers under a ledger: reserved before a demonstration is seen, settled by what was made."""
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal
 
 import jax
@@ -9,7 +12,7 @@ import numpy as np
 
 from ariel_jax._checks import one_of, positive_int
 from ariel_jax._checks import seed as check_seed
-from ariel_jax.algorithms.mozo import spending
+from ariel_jax.algorithms.mozo import spending, store
 from ariel_jax.algorithms.mozo.decoding import Answer, MixedDecoder, suffix_tokens
 from ariel_jax.algorithms.mozo.demos import Encoded
 from ariel_jax.algorithms.mozo.draws import Draw, Subsets
@@ -34,7 +37,9 @@ class Session:
     Guarantees:
         The price of all queries at their full length is reserved before a pass of the model sees a
         demonstration. No more blocks and tokens are made than were reserved. What is charged is the price
-        of the blocks that were started (without draws: of the tokens that were drawn).
+        of the blocks that were started (without draws: of the tokens that were drawn). Threads answer one
+        after the other, so that no two queries share a number, and with it draws and a key; a forked child,
+        which has the same key, is refused.
     """
 
     def __init__(
@@ -61,7 +66,8 @@ class Session:
             n_queries: that may be answered.
             on_exhausted: what happens where the budget does not cover them, or to a query beyond them:
                 `raise`, or `public`, an answer from the zero-shot row alone, which is free.
-            place: where keys and values of the demonstrations are kept, see `store.build`.
+            place: where keys and values of the demonstrations are kept, see `store.build`. `auto` reads all
+                of them into a store only where `n_queries` of the plan read as many rows without one.
             most_bytes: of a store that `place="auto"` makes.
             seed: of draws and tokens, for tests: who knows it knows the demonstrations as well as the text
                 does. Needs `insecure_seed_ok`, and marks the account as not private for good. None: keys
@@ -87,6 +93,15 @@ class Session:
         self.plan, self.ledger, self.n_queries = plan, ledger, n_queries
         self.on_exhausted = on_exhausted
         self._subsets = Subsets.of(plan, encoded, seed=seed)
+        if place == "auto":
+            place = store.choose(
+                model.cfg,
+                model.params,
+                encoded,
+                n_reads=n_queries * len(plan.blocks()) * (plan.config.n_slots + 1),
+                n_planned=plan.n_demonstrations,
+                most_bytes=most_bytes,
+            )
         self._decoder = MixedDecoder(
             model,
             encoded,
@@ -102,6 +117,7 @@ class Session:
         self._tokens: list[int] = []
         self._n_public = 0
         self._used = FREE[plan.relation]
+        self._lock, self._is_busy, self._process = threading.RLock(), False, os.getpid()
         self._ticket = self._reserve()
         self._is_open = True
         if seed is not None and self._ticket is not None:
@@ -139,15 +155,42 @@ class Session:
 
         Raises:
             BudgetExceededError: all queries are answered, and `on_exhausted` is `raise`.
-            ConfigError: the query is empty or too long, which costs nothing; or the session is closed.
+            ConfigError: the query is empty or too long, which costs nothing; or the session is closed, of
+                another process, or called from its own `on_block`.
             ModelOutputError: the zero-shot row has NaN or infinite logits.
             RowCouplingError: in this model rows are not independent.
         """
-        if not self._is_open:
-            raise ConfigError("this session is closed and settled: open another one.")
-        self._decoder.suffix(query)  # refused before anything is charged
-        if self.queries_left < 1:
-            return self._answer_publicly(query, on_block)
+        with self._alone():
+            if not self._is_open:
+                raise ConfigError("this session is closed and settled: open another one.")
+            self._decoder.suffix(query)  # refused before anything is charged
+            if self.queries_left < 1:
+                return self._answer_publicly(query, on_block)
+            return self._answer_privately(query, on_block)
+
+    @contextlib.contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Holds the session for one call."""
+        if os.getpid() != self._process:  # before the lock: a thread of the parent may have held it
+            raise ConfigError(
+                f"this session belongs to process {self._process} and its key with it; this is {os.getpid()}: "
+                "open another session here."
+            )
+        with self._lock:
+            if self._is_busy:
+                raise ConfigError(
+                    "this session is in the middle of an answer: call it when that has been returned, not "
+                    "from on_block."
+                )
+            self._is_busy = True
+            try:
+                yield
+            finally:
+                self._is_busy = False
+
+    def _answer_privately(
+        self, query: str | Sequence[int], on_block: Callable[[list[int]], None] | None
+    ) -> Answer:
         number = len(self._blocks)
         lengths = self.plan.blocks()
         self._blocks.append(0)
@@ -189,6 +232,10 @@ class Session:
 
     def report(self) -> PrivacyReport:
         """What the answers so far guarantee; before `close` the whole reservation counts."""
+        with self._lock:
+            return self._report()
+
+    def _report(self) -> PrivacyReport:
         used = self._used
         if self._is_open and self._ticket is not None:
             used = self._ticket.price
@@ -212,19 +259,21 @@ class Session:
 
         Raises:
             StorageError: it could not be written; the whole reservation stands.
+            ConfigError: the session is of another process, or in the middle of an answer.
         """
-        if not self._is_open:
-            return
-        self._is_open = False
-        if self._ticket is not None:
-            self._used = self.plan.settled(self._blocks, self._tokens)
-            spending.settle(
-                self.ledger,
-                self._ticket,
-                self.plan,
-                blocks_started=self._blocks,
-                tokens=self._tokens,
-            )
+        with self._alone():
+            if not self._is_open:
+                return
+            self._is_open = False
+            if self._ticket is not None:
+                self._used = self.plan.settled(self._blocks, self._tokens)
+                spending.settle(
+                    self.ledger,
+                    self._ticket,
+                    self.plan,
+                    blocks_started=self._blocks,
+                    tokens=self._tokens,
+                )
 
     def __enter__(self) -> "Session":
         return self

@@ -63,6 +63,34 @@ def row_bytes(cfg: DecoderConfig, params: DecoderParams, n_tokens: int) -> int:
     return per_token * n_tokens * params.precision.dtype("cache").itemsize
 
 
+def choose(
+    cfg: DecoderConfig,
+    params: DecoderParams,
+    encoded: Encoded,
+    *,
+    n_reads: int | None = None,
+    n_planned: int = 0,
+    most_bytes: int = 2 << 30,
+) -> Literal["device", "none"]:
+    """Where demonstrations are kept with `place="auto"`, by public numbers alone.
+
+    On the device, where that takes at most `most_bytes` and no more rows are read for it than without.
+
+    Args:
+        cfg: the decoder.
+        params: its weights.
+        encoded: the demonstrations; their number is taken as public where it exceeds `n_planned`.
+        n_reads: rows that are read at most without a store: queries x blocks x (slots + 1). None where
+            nobody knows; then a store is taken to pay.
+        n_planned: demonstrations that the plan allows for.
+        most_bytes: of the store.
+    """
+    n = max(n_planned, encoded.n)
+    pays = n_reads is None or n <= n_reads
+    size = (n + 1) * row_bytes(cfg, params, encoded.tokens.shape[1])
+    return "device" if size and size <= most_bytes and pays else "none"
+
+
 def build(
     cfg: DecoderConfig,
     params: DecoderParams,
@@ -78,8 +106,7 @@ def build(
         cfg: the decoder.
         params: its weights.
         encoded: the demonstrations.
-        place: where they are kept; `none` reads them again in every block, `auto` keeps them on the
-            device where that takes at most `most_bytes`.
+        place: where they are kept; `none` reads them again in every block, `auto` is `choose`.
         batch: demonstrations read by one call, one after the other; a public number.
         most_bytes: of `auto`.
 
@@ -91,8 +118,7 @@ def build(
     positive_int(batch=batch, most_bytes=most_bytes)
     n, S = encoded.tokens.shape
     if place == "auto":
-        fits = n * row_bytes(cfg, params, S) <= most_bytes
-        place = "device" if fits and S else "none"
+        place = choose(cfg, params, encoded, most_bytes=most_bytes)
     if place == "none":
         return Store(None, "none", encoded)
     padded = -(-n // batch) * batch

@@ -142,24 +142,68 @@ def test_what_is_stored_of_a_demonstration_does_not_depend_on_those_before_it(mo
         np.testing.assert_array_equal(ours[2:7], theirs[:5])
 
 
-def test_a_model_whose_rows_depend_on_each_other_is_refused(model, encoded, monkeypatch):
-    real = programs.begin_rows
+def coupled(real, *, at_least=0):
+    """As a scale over the whole batch would: by little, and of all rows; in longer queries only."""
 
-    def coupled(*args, **options):
-        cache, logits = real(*args, **options)
-        # As a scale over the whole batch would: by little, and of all rows.
-        return cache, logits * (1 + 1e-4 * jnp.mean(jnp.abs(logits)))
+    def run(cfg, params, *arguments, **options):
+        found, more = real(cfg, params, *arguments, **options), None
+        if isinstance(found, tuple):
+            found, more = found
+            if arguments[2].shape[0] < at_least:
+                return found, more
+            return found, more * (1 + 1e-4 * jnp.mean(jnp.abs(more)))
+        scale = 1 + 1e-2 * jnp.mean(jnp.abs(found.k[0]))
+        return found.replace(k=(found.k[0] * scale, *found.k[1:]))
 
-    def forget():
-        programs.begin.cache_clear()
+    return run
 
-    forget()
-    monkeypatch.setattr(programs, "begin_rows", coupled)
-    try:
-        with pytest.raises(RowCouplingError, match="rows that no bound holds"):
-            decoder(model, encoded).answer("q?", NOBODY, KEY, is_private=False)
-    finally:
-        forget()
+
+@pytest.fixture
+def plant(monkeypatch):
+    """Puts a fault into one of the programs."""
+    kept = []
+
+    def planted(name, rows, **options):
+        kept.append(getattr(programs, name))
+        kept[-1].cache_clear()
+        monkeypatch.setattr(programs, rows, coupled(getattr(programs, rows), **options))
+
+    yield planted
+    for program in kept:
+        program.cache_clear()
+
+
+def test_a_model_whose_rows_depend_on_each_other_is_refused(model, encoded, plant):
+    plant("begin", "begin_rows")
+    with pytest.raises(RowCouplingError, match="rows that no bound holds"):
+        decoder(model, encoded).answer("q?", NOBODY, KEY, is_private=False)
+
+
+def test_rows_are_tried_at_every_size_that_a_program_is_compiled_for(model, encoded, plant):
+    # The query has 3 tokens; with 13 of the answer it no longer fits into 16.
+    plant("begin", "begin_rows", at_least=32)
+    seen = []
+    with pytest.raises(RowCouplingError):
+        decoder(model, encoded, max_tokens=18, redraw_every=14).answer(
+            "q?", NOBODY, KEY, on_block=seen.append, is_private=False
+        )
+    assert [len(block) for block in seen] == [14]
+
+
+def test_rows_that_are_read_for_each_block_are_tried_too(model, encoded, plant):
+    plant("read_prefixes", "read_rows")
+    looked = []
+
+    class Watched(MixedDecoder):
+        """Notes when rows of demonstrations are asked for."""
+
+        def _check_reading(self, B):
+            looked.append(B)
+            super()._check_reading(B)
+
+    with pytest.raises(RowCouplingError, match="rows that no bound holds"):
+        Watched(model, encoded, CONFIG, NUMBERS, place="none", **SIZES).answer("q?", DRAWS, KEY)
+    assert looked == [4]
 
 
 class Recorder:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import traceback
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from ariel_jax.algorithms.mozo.draws import Subsets
 from ariel_jax.algorithms.mozo.price import Plan
 from ariel_jax.errors import (
     AccountingMismatchError,
+    CheckpointError,
     ConfigError,
     DemoTooLongError,
     PrivacyUnitError,
@@ -53,6 +55,9 @@ def test_a_file_is_read_with_owners_of_text_or_number(tmp_path):
         '{"text": "SECRET", "owner": null}',
         '{"text": "SECRET", "owner": true}',
         '{"text": "SECRET", "owner": ""}',
+        r'{"text": "SECRET \ud800"}',
+        r'{"text": "a", "owner": "SECRET \udc00"}',
+        '{"text": ' + "[" * 100_000 + '"SECRET"' + "]" * 100_000 + "}",
     ],
 )
 def test_a_line_that_is_no_demonstration_is_named_and_not_repeated(tmp_path, line):
@@ -61,7 +66,32 @@ def test_a_line_that_is_no_demonstration_is_named_and_not_repeated(tmp_path, lin
     with pytest.raises(ConfigError, match="line 2 is no demonstration") as error:
         demos.load(path)
     assert "SECRET" not in str(error.value)
-    assert error.value.__cause__ is None
+    assert error.value.__cause__ is error.value.__context__ is None
+
+
+def test_what_the_tokenizer_cannot_read_is_named_by_its_number_alone(tokenizer):
+    class Broken:
+        """Fails as a damaged file does, which quotes the text."""
+
+        def encode(self, text, *args, **options):
+            if text:
+                raise RuntimeError(f"no token for {text}")
+            return tokenizer.backend.encode(text)
+
+    half = [*pairs(1), Demonstration(input="SECRET \ud800", output="SECRET")]
+    damaged = dataclasses.replace(tokenizer, backend=Broken())
+    cases = [
+        (tokenizer, half, ConfigError, "fails on demonstration 2"),
+        (damaged, [Demonstration(text="SECRET")], CheckpointError, "fails on demonstration 1"),
+    ]
+    for made, records, kind, message in cases:
+        with pytest.raises(kind, match="SECRET"):  # what would have been said
+            made.encode(PromptFormat().demonstration_text(records[-1]))
+        with pytest.raises(kind, match=message) as error:
+            demos.encode(records, made, max_tokens=40, too_long="cut")
+        said = "".join(traceback.format_exception(error.value, chain=True))
+        assert "SECRET" not in said
+        assert error.value.__cause__ is error.value.__context__ is None
 
 
 def test_files_that_are_missing_empty_or_no_text(tmp_path):
@@ -82,6 +112,16 @@ def test_places_inside_values_are_not_filled_again():
     assert format.query_text("{input}") == "{input} ->"
     with pytest.raises(ConfigError, match=r"lacks \{output\}"):
         PromptFormat(demonstration="{input}")
+    for wrong in (
+        {"demonstration": "{input} {input} {output}"},
+        {"demonstration": "{input} {output} {text}"},
+        {"text": "{text}{text}"},
+        {"query": "{input} {input}"},
+    ):
+        with pytest.raises(ConfigError, match="once, and no other one"):
+            PromptFormat(**wrong)
+    with pytest.raises(ConfigError, match=r"query='.*' has no UTF-8 form"):
+        PromptFormat(query="{input}\ud800")
     with pytest.raises(ConfigError, match="stop"):
         PromptFormat(stop=("",))
 
@@ -123,6 +163,36 @@ def test_several_demonstrations_of_an_owner_need_a_policy(tokenizer):
         (2, 3),
         (4, 5),
     )
+
+
+def test_owners_stand_in_all_demonstrations_or_in_none(tokenizer, tmp_path):
+    # Without the check the two that have no name would be units of their own, whoever gave them.
+    records = pairs(4, lambda i: "SECRET" if i < 2 else None)
+    path = tmp_path / "demos.jsonl"
+    rows = [{"input": "a", "output": "b"}, {"input": "c", "output": "d", "owner": "SECRET"}]
+    path.write_text("\n".join(map(json.dumps, rows)))
+    for policy in (None, "sample_owners", "price_records"):
+        with pytest.raises(PrivacyUnitError, match="2 of 4 demonstrations have an owner") as error:
+            demos.encode(records, tokenizer, owner_policy=policy)
+        assert "SECRET" not in str(error.value)
+    with pytest.raises(PrivacyUnitError, match="1 of 2 demonstrations have an owner"):
+        demos.load(path)
+
+
+def test_a_set_of_demonstrations_is_of_one_kind(tokenizer, tmp_path):
+    # Else one private record, the first, would choose what the public prompt looks like.
+    mixed = [Demonstration(text="SECRET"), *pairs(2)]
+    path = tmp_path / "demos.jsonl"
+    for records in (mixed, mixed[::-1]):
+        path.write_text("\n".join(json.dumps(record.fields()) for record in records))
+        for read in (lambda: demos.load(path), lambda r=records: demos.encode(r, tokenizer)):
+            with pytest.raises(ConfigError, match="1 of 3 demonstrations are texts") as error:
+                read()
+            assert "SECRET" not in str(error.value)
+    assert demos.encode(mixed[:1], tokenizer).are_texts
+    assert not demos.encode(mixed[1:], tokenizer).are_texts
+    with pytest.raises(ConfigError, match=r"demonstration 2 has the fields \['input'\]"):
+        demos.encode([*pairs(1), Demonstration(input="a")], tokenizer)
 
 
 def plan(n, slots, sampler="poisson", **more):

@@ -1,18 +1,29 @@
 """Sessions: reserved before a demonstration is seen, charged by what was made, private or marked as not."""
 
+import contextlib
 import dataclasses
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from ariel_jax.algorithms import mozo
-from ariel_jax.algorithms.mozo import Config, Demonstration, Numbers, Plan, PromptFormat, programs
+from ariel_jax.algorithms.mozo import (
+    Config,
+    Demonstration,
+    Numbers,
+    Plan,
+    PromptFormat,
+    programs,
+    store,
+)
 from ariel_jax.algorithms.mozo.synthesis import _Shape
 from ariel_jax.errors import (
     AccountingMismatchError,
@@ -216,6 +227,101 @@ def test_a_known_seed_must_be_meant_repeats_the_text_and_marks_the_account(
             assert out.privacy.guarantee.startswith("NOT PRIVATE") == (folder != "c")
             assert ("## Warnings\n- NOT PRIVATE" in out.privacy.markdown()) == (folder != "c")
     assert texts[0] == texts[1] != texts[2]
+
+
+def test_auto_reads_all_demonstrations_only_where_the_answers_would_read_as_many(
+    model, encoded, plan, tmp_path
+):
+    # A query reads 3 blocks of 3 slots and the zero-shot row, 12 in all; there are 6 demonstrations.
+    row = store.row_bytes(model.cfg, model.params, encoded.tokens.shape[1])
+    records = [Demonstration(input="a", output="b")] * 13
+    more = mozo.encode(records, model.tokenizer, FORMAT, max_tokens=12)
+
+    def place(encoded, n_queries, **options):
+        ours = plan.replace(n_demonstrations=encoded.n)
+        with (
+            account(tmp_path, plan) as ledger,
+            mozo.Session(model, encoded, ours, ledger, n_queries=n_queries, **options) as session,
+        ):
+            return session._decoder._place
+
+    assert place(encoded, 1) == "device"
+    assert place(encoded, 1, most_bytes=7 * row) == "device"
+    assert place(encoded, 1, most_bytes=7 * row - 1) == "none"
+    assert place(encoded, 1, place="host") == "host"
+    assert place(more, 1) == "none"
+    assert place(more, 2) == "device"
+    assert place(more, 1, place="device") == "device"
+    # The plan's public number counts, where the file has fewer.
+    fixed = (model.cfg, model.params, encoded)
+    assert store.choose(*fixed, n_reads=12, n_planned=12, most_bytes=13 * row) == "device"
+    assert store.choose(*fixed, n_reads=12, n_planned=13) == "none"
+    assert store.choose(*fixed, n_reads=12, n_planned=12, most_bytes=13 * row - 1) == "none"
+    assert store.choose(*fixed) == "device"
+
+
+def test_threads_answer_one_after_the_other_and_share_no_number(
+    model, encoded, plan, tmp_path, monkeypatch
+):
+    entered, go_on = threading.Semaphore(0), threading.Event()
+    drawn, keys = [], []
+
+    def answer(query, draws, key, *, on_start, on_block):
+        entered.release()
+        assert go_on.wait(30)
+        on_start(1)
+        drawn.append(draws(0).rows.tolist())
+        keys.append(jax.random.key_data(key).tolist())
+        return mozo.Answer(text="", tokens=(1, 2, 3), finish_reason="eos", blocks=1)
+
+    with account(tmp_path, plan) as ledger:
+        session = mozo.Session(model, encoded, plan, ledger, n_queries=2)
+        monkeypatch.setattr(session._decoder, "answer", answer)
+
+        def ask():
+            with contextlib.suppress(ConfigError):  # closed before it came in
+                session.answer("q?")
+
+        threads = [threading.Thread(target=ask) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        assert entered.acquire(timeout=30)
+        # One is decoding; neither the other one nor a close comes in.
+        closing = threading.Thread(target=session.close)
+        closing.start()
+        assert not entered.acquire(timeout=0.3)
+        assert closing.is_alive()
+        assert len(ledger.open_tickets()) == 1
+        go_on.set()
+        for thread in (*threads, closing):
+            thread.join(30)
+        # Whoever comes after `close` is refused; what was answered has a number of its own, and is paid.
+        n = len(keys)
+        assert n in (1, 2)
+        assert len({str(key) for key in keys}) == n
+        assert drawn == [session._subsets.draw(number, 0).rows.tolist() for number in range(n)]
+        expected = plan.settled([1] * n, [3] * n).epsilon(DELTA)
+        assert ledger.epsilon() == pytest.approx(expected)
+
+
+def test_a_session_is_not_called_from_its_own_callback_or_in_a_forked_child(
+    model, encoded, plan, tmp_path, monkeypatch
+):
+    with account(tmp_path, plan) as ledger:
+        session = mozo.Session(model, encoded, plan, ledger)
+        for call in (session.close, lambda: session.answer("q?")):
+            with monkeypatch.context() as patch:
+                patch.setattr(os, "getpid", lambda: -1)
+                with pytest.raises(ConfigError, match="belongs to process"):
+                    call()
+
+        def close(_tokens):
+            session.close()  # more blocks would follow that nobody pays for
+
+        with pytest.raises(ConfigError, match="in the middle of an answer"):
+            session.answer("q?", on_block=close)
+        session.close()
+        assert ledger.epsilon() == pytest.approx(plan.settled([1], [3]).epsilon(DELTA))
 
 
 CHILD = """
