@@ -16,8 +16,9 @@
 # them and draws a token. The draw itself is the noise of differential privacy. This notebook bounds a row,
 # buys a budget, answers queries under a ledger, and checks a step exactly.
 #
-# Runs on a CPU in about a minute; needs `pip install "ariel-jax[privacy,plot]"`. The demonstrations are made
-# up, so draws and laws may be shown here; those of real people may not.
+# Runs on a CPU in about a minute, in a checkout of the repository, which holds the small model and its task;
+# needs `pip install "ariel-jax[privacy,plot]"`. The demonstrations are made up, so draws and laws may be
+# shown here; those of real people may not.
 
 # %%
 import os
@@ -41,7 +42,7 @@ from experiments.mozo.rouge import rouge_l
 
 is_smoke = os.environ.get("ARIEL_JAX_SCALE") == "smoke"
 n_demonstrations, n_queries, n_audits = (200, 2, 20) if is_smoke else (10_000, 20, 500)
-MODEL = pathlib.Path("experiments/mozo/tiny")
+MODEL = pathlib.Path(records.__file__).parent / "tiny"
 DELTA = 1e-5
 
 # %% [markdown]
