@@ -1,12 +1,12 @@
 """What a private run guarantees, in words and as numbers, and what it does not."""
 
 import dataclasses
-import math
 from typing import Any
 
 from ariel_jax.privacy.accounting import Plan
 from ariel_jax.privacy.audit import Audit
 from ariel_jax.privacy.ledger import Terms
+from ariel_jax.privacy.report import json_values, page
 
 NEIGHBOURS = {
     "add_remove": "with one record more or less",
@@ -80,13 +80,7 @@ class PrivacyReport:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinity is None."""
-
-        def finite(value: Any) -> Any:
-            if isinstance(value, dict):
-                return {name: finite(inner) for name, inner in value.items()}
-            return None if isinstance(value, float) and not math.isfinite(value) else value
-
-        return finite(dataclasses.asdict(self))
+        return json_values(dataclasses.asdict(self))
 
     def markdown(self) -> str:
         """The report as a page."""
@@ -107,22 +101,12 @@ class PrivacyReport:
             rows.append(("canaries", _CANARIES.format(self.canaries)))
         if self.audit is not None:
             rows.append(("audit lower bound", self.audited()))
-        return "\n".join(
-            [
-                "# Privacy of this run",
-                self.guarantee,
-                "",
-                "| | |",
-                "|---|---|",
-                *(f"| {name} | {value} |" for name, value in rows),
-                "",
-                "## It holds if",
-                *(f"- {line}" for line in self.assumptions),
-                "",
-                "## It does not cover",
-                *(f"- {line}" for line in self.not_protected),
-                "",
-            ]
+        return page(
+            "Privacy of this run",
+            self.guarantee,
+            rows,
+            assumptions=self.assumptions,
+            not_protected=self.not_protected,
         )
 
 

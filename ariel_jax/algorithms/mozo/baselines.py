@@ -17,7 +17,7 @@ from ariel_jax.algorithms.mozo.config import Config
 from ariel_jax.algorithms.mozo.contract import is_present, log_ratios
 from ariel_jax.algorithms.mozo.parameters import Parameters
 from ariel_jax.algorithms.mozo.pool import mean, product
-from ariel_jax.algorithms.mozo.sampling import StepInfo, Support, draw, flags, support
+from ariel_jax.algorithms.mozo.sampling import StepInfo, Support, draw, step_info, support
 from ariel_jax.privacy import renyi
 
 Result = tuple[Int[Array, ""], StepInfo]
@@ -143,8 +143,7 @@ def pmixed(
     References:
         Flemings, Razaviyayn, Annavaram, 2024, arXiv 2403.15638, and the code released with it.
     """
-    whole = Parameters(*(jnp.float32(value) for value in (0, 1, 0, 0, 1, 1)))
-    found = support(logits, config, whole, bias)
+    found = support(logits, config, _plain(), bias)
     alpha = config.alpha or 2
     inside = found.logp0 > -jnp.inf
     rows = found.logp0[None, :] + log_ratios(found.logits0, found.logits, inside)
@@ -215,8 +214,7 @@ def noisy_average(
         Tang, Shin, Inan, Manoel, Mireshghallah, Lin, Gopi, Kulkarni, Sim, 2024, arXiv 2309.11765, and
         the code released with it (Gaussian form). There a slot holds a prompt of several examples.
     """
-    whole = Parameters(*(jnp.float32(value) for value in (0, 1, 0, 0, 1, 1)))
-    found = support(logits, config, whole, bias)
+    found = support(logits, config, _plain(), bias)
     inside = found.logp0 > -jnp.inf
     good = mask & is_present(found.logits, inside)
     rows = jax.nn.softmax(jnp.where(inside[None, :] & good[:, None], found.logits, -jnp.inf), -1)
@@ -224,7 +222,7 @@ def noisy_average(
     noise = jax.random.normal(key, total.shape, jnp.float32)
     noisy = total.astype(jnp.float32) + parameters.noise_multiplier * noise
     place = jnp.argmax(jnp.where(inside, noisy, -jnp.inf))
-    return found.ids[place], _info(found, logits, mask)
+    return found.ids[place], step_info(found, logits, mask)
 
 
 def noisy_average_price(*, noise_multiplier: float) -> renyi.Price:
@@ -235,9 +233,9 @@ def noisy_average_price(*, noise_multiplier: float) -> renyi.Price:
 def _drawn(
     found: Support, logp: jax.Array, logits: jax.Array, mask: jax.Array, key: jax.Array
 ) -> Result:
-    return found.ids[draw(logp, key)], _info(found, logits, mask)
+    return found.ids[draw(logp, key)], step_info(found, logits, mask)
 
 
-def _info(found: Support, logits: jax.Array, mask: jax.Array) -> StepInfo:
-    dropped = mask & ~is_present(found.logits, found.logp0 > -jnp.inf)
-    return StepInfo(flags=flags(logits[0], found.logp0), dropped=jnp.sum(dropped, dtype=jnp.int32))
+def _plain() -> Parameters:
+    """Numbers that leave the zero-shot row as it is."""
+    return Parameters(*(jnp.float32(value) for value in (0, 1, 0, 0, 1, 1)))

@@ -9,6 +9,7 @@ from ariel_jax.algorithms.mozo import words
 from ariel_jax.algorithms.mozo.price import Plan
 from ariel_jax.privacy.ledger import Terms
 from ariel_jax.privacy.renyi import Price
+from ariel_jax.privacy.report import json_values, page
 
 NEIGHBOURS = {
     "zero_out": "in which one {unit} counts as nothing",
@@ -70,9 +71,7 @@ class PrivacyReport:
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; infinity is None."""
-        body = dataclasses.asdict(self)
-        endless = {k: None for k, v in body.items() if isinstance(v, float) and math.isinf(v)}
-        return body | endless
+        return json_values(dataclasses.asdict(self))
 
     def markdown(self) -> str:
         """The report as a page."""
@@ -94,23 +93,13 @@ class PrivacyReport:
             ("that account now", f"{self.account_epsilon:.4f} of {self.account_limit:g}"),
         ]
         warned = [*(f"{NOT_PRIVATE}: {reason}" for reason in self.void), *self.warnings]
-        return "\n".join(
-            [
-                "# Privacy of these answers",
-                self.guarantee,
-                "",
-                "| | |",
-                "|---|---|",
-                *(f"| {name} | {value} |" for name, value in rows),
-                "",
-                *(["## Warnings", *(f"- {line}" for line in warned), ""] if warned else []),
-                "## It holds if",
-                *(f"- {line}" for line in self.assumptions),
-                "",
-                "## It does not cover",
-                *(f"- {line}" for line in self.not_protected),
-                "",
-            ]
+        return page(
+            "Privacy of these answers",
+            self.guarantee,
+            rows,
+            assumptions=self.assumptions,
+            not_protected=self.not_protected,
+            warnings=warned,
         )
 
 

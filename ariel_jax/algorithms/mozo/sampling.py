@@ -77,9 +77,13 @@ def step(
     found = support(logits, config, parameters, bias)
     log_r = contract_rows(found.logp0, found.logits0, found.logits, config, parameters)
     logp = pool(found.logp0, log_r, mask, config, parameters)
+    return found.ids[draw(logp, key)], step_info(found, logits, mask)
+
+
+def step_info(found: Support, logits: jax.Array, mask: jax.Array) -> StepInfo:
+    """Of one step over rows [N + 1, V], N of which `mask` [N] tells to hold a demonstration."""
     dropped = mask & ~is_present(found.logits, found.logp0 > -jnp.inf)
-    info = StepInfo(flags=flags(logits[0], found.logp0), dropped=jnp.sum(dropped, dtype=jnp.int32))
-    return found.ids[draw(logp, key)], info
+    return StepInfo(flags=flags(logits[0], found.logp0), dropped=jnp.sum(dropped, dtype=jnp.int32))
 
 
 @typed
