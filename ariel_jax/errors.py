@@ -42,6 +42,58 @@ class RowCouplingError(ConfigError):
     """In this model one row of a batch may change the logits of another one."""
 
 
+class InvalidRequestError(ConfigError):
+    """A disclosure request names no data or no recipient, or a slot holds no node."""
+
+
+class UnknownNodeError(ConfigError):
+    """A slot, node or type of edge does not exist.
+
+    Attributes:
+        slot: it was looked for in.
+        node: what was given.
+        nearest: ids that look like it.
+    """
+
+    def __init__(self, message: str, *, slot: str, node: str, nearest: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.slot = slot
+        self.node = node
+        self.nearest = nearest
+
+
+class OntologyCycleError(ConfigError):
+    """Facts make different things equal: a cycle of edges that are not declared `same`.
+
+    Attributes:
+        path: ids of its nodes, in order.
+    """
+
+    def __init__(self, message: str, *, path: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.path = path
+
+
+class ContradictoryJudgementError(ConfigError):
+    """An import judges one request in two ways at the same time.
+
+    Attributes:
+        ids: of the rows.
+    """
+
+    def __init__(self, message: str, *, ids: tuple[int, ...]) -> None:
+        super().__init__(message)
+        self.ids = ids
+
+
+class UntrustedSourceError(ConfigError):
+    """A judgement comes from somebody who may not judge for the user."""
+
+
+class MapperUnavailableError(ArielError, RuntimeError):
+    """An encoder or a language model that maps text to nodes cannot be reached or used."""
+
+
 class CheckpointError(ArielError, ValueError):
     """A file of weights, a tokenizer or a saved state is missing, damaged or not understood."""
 
