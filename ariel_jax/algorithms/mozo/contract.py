@@ -40,7 +40,7 @@ def contract_rows(
     Returns:
         log r in at least float32, up to a constant for each row. A row that is not finite on a token
         that can be drawn is absent: zeros. A range contract keeps max - min of each row at or below
-        eta; `renyi` keeps the divergences of exp(logp0 + log r), normalised, from the anchor at or
+        eta; a ball keeps the divergences of exp(logp0 + log r), normalised, from the anchor at or
         below c in both directions (and KL at or below G with the pool `product`).
     """
     dtype = at_least_f32(logits.dtype)
@@ -60,6 +60,7 @@ def contract_rows(
         radius=parameters.renyi_c.astype(dtype),
         kl_cap=parameters.kl_cap.astype(dtype) if config.pool == "product" else None,
         steps=config.solver_steps,
+        is_linear=config.contract == "renyi_linear",
     )
 
 
