@@ -265,8 +265,11 @@ def pmixed_claim(*, alpha: int, beta: float, members: int) -> float:
     whole_number(0, 2**31 - 1, members=members)
     if members < 2:
         return members * beta * alpha
-    grown = math.expm1((alpha - 1) * 4 * beta * alpha) / members
-    return math.log1p(grown) / (alpha - 1)
+    power = (alpha - 1) * 4 * beta * alpha
+    if power > 30:  # where e^power may have no float
+        grown = power - math.log(members) + math.log1p((members - 1) * math.exp(-power))
+        return grown / (alpha - 1)
+    return math.log1p(math.expm1(power) / members) / (alpha - 1)
 
 
 def pmixed_beta(

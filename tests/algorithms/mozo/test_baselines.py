@@ -212,6 +212,11 @@ def test_what_pmixed_claims():
     assert baselines.pmixed_claim(alpha=3, beta=0.1, members=1) == pytest.approx(0.3)
     wanted = math.log(4 / 5 + math.exp(2 * 4 * 0.1 * 3) / 5) / 2
     assert baselines.pmixed_claim(alpha=3, beta=0.1, members=5) == pytest.approx(wanted)
+    steps = [baselines.pmixed_claim(alpha=16, beta=b, members=3) for b in (0.0312499, 0.03125001)]
+    assert steps[0] == pytest.approx(steps[1], rel=1e-5)  # on both sides of a power of 30
+    assert baselines.pmixed_claim(alpha=16, beta=5, members=3) == pytest.approx(
+        320 - math.log(3) / 15
+    )
 
 
 def test_a_noisy_average_takes_the_largest_noisy_sum():
