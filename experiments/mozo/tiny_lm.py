@@ -27,7 +27,8 @@ from experiments.runner import Case, Figure, Settings
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 SHOTS = {"zero-shot": 0, "one-shot": 1, "few-shot": 4}
 KEPT = 0.9
-TINY = Sizes(n_demonstrations=300, n_queries=4, max_tokens=2, n_layers=1, round_to=192, seeds=(0,))
+# One token: the step is compiled once in each program, not for a loop and again behind it.
+TINY = Sizes(n_demonstrations=300, n_queries=4, max_tokens=1, n_layers=1, round_to=192, seeds=(0,))
 VARIED: dict[str, dict[str, Setting]] = {
     "without privacy": {
         "geometric mean of one-shots": Setting(epsilon=math.inf),
