@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ariel_jax import decode, load_pretrained, testing
-from ariel_jax.algorithms.mozo import Config, Numbers, oracle, sampling
+from ariel_jax.algorithms.mozo import Config, Numbers, bits, oracle, sampling
 from ariel_jax.algorithms.mozo.parameters import parameters
 from ariel_jax.measure.timing import timed
 from experiments import runner
@@ -111,7 +111,7 @@ def step_s(logits: np.ndarray, config: Config, numbers: Numbers, n: int, n_runs:
     def step(t: jax.Array, carry: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         logits, token = carry
         logits = logits.at[0, 0].add(token.astype(jnp.float32) * 1e-9)
-        found, _ = sampling.step(logits, mask, jax.random.fold_in(key, t), config, held)
+        found, _ = sampling.step(logits, mask, bits.fold_in(key, t), config, held)
         return logits, found
 
     key = jax.random.key(0)

@@ -24,7 +24,7 @@ import numpy as np
 
 from ariel_jax import decode, testing
 from ariel_jax.algorithms import mozo
-from ariel_jax.algorithms.mozo import sampling
+from ariel_jax.algorithms.mozo import bits, sampling
 from ariel_jax.algorithms.mozo.draws import Draw
 from ariel_jax.algorithms.mozo.parameters import parameters
 from ariel_jax.models import hf
@@ -176,7 +176,7 @@ def _drawing(model: hf.Model, config: Any, step: float, n_runs: int, due: bool) 
         def one(i: jax.Array, carry: jax.Array) -> jax.Array:
             # The logits hang on the token before, so that no turn can be left out.
             now = logits + carry.astype(jnp.float32) * 1e-9
-            return sampling.step(now, mask, jax.random.fold_in(key, i), config, numbers)[0]
+            return sampling.step(now, mask, bits.fold_in(key, i), config, numbers)[0]
 
         return jax.lax.fori_loop(0, n, one, jnp.int32(0))
 
