@@ -4,6 +4,8 @@ jax computes threefry on a CPU in a loop of five turns, which compiles sooner; o
 sixteen small launches, more than the words themselves. Keys of another kind are left to jax.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,22 +23,31 @@ def fold_in(key: jax.Array, data: jax.Array) -> jax.Array:
     return jax.random.wrap_key_data(jnp.stack(pair), impl="threefry2x32")
 
 
-def words(key: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
-    """Two [n] uint32: the rows of `jax.random.bits(key, (2, n))` under `jax_threefry_partitionable`."""
+def words(key: jax.Array, n: int, into: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+    """[n] of two words each, the columns of `jax.random.bits(key, (2, n))` under `jax_threefry_partitionable`.
+
+    Args:
+        key: [] typed.
+        n: how many.
+        into: what is made of first and second words, uint32 of one shape, element by element.
+    """
     if not _is_threefry(key):
         rows = jax.random.bits(key, (2, n), jnp.uint32)
-        return rows[0], rows[1]
-    data, count = jax.random.key_data(key), jnp.arange(n, dtype=jnp.uint32)
+        return into(rows[0], rows[1])
+    data, size = jax.random.key_data(key), -(-n // 2)
 
-    def row(first: jax.Array) -> jax.Array:
+    def word(number: jax.Array) -> jax.Array:
         # Numbers of bits are 64 wide; their upper halves are 0 for as many as there are here.
-        a, b = threefry(data, jnp.zeros_like(count), count + first)
+        a, b = threefry(data, jnp.zeros_like(number), number)
         return a ^ b
 
-    # A loop of two turns, so that XLA:CPU does not put the words and what is made of them into one kernel,
-    # which takes several times as long as both by themselves.
-    found = jax.lax.map(row, np.array([0, n], np.uint32))
-    return found[0], found[1]
+    def half(first: jax.Array) -> jax.Array:
+        number = first + jnp.arange(size, dtype=jnp.uint32)
+        return into(word(number), word(number + np.uint32(n)))
+
+    # A loop of two turns, so that XLA:CPU does not put the words and all that is made of them into one
+    # kernel, which takes several times as long as its parts. The last of an odd number is computed for nothing.
+    return jax.lax.map(half, np.array([0, size], np.uint32)).reshape(-1)[:n]
 
 
 def threefry(key: jax.Array, a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -155,7 +155,7 @@ def raise_for(found: int) -> None:
 def draw(logp: Float[Array, " k"], key: Key[Array, ""]) -> Int[Array, ""]:
     """The place of one draw from log-probabilities: arg-max with Gumbel noise of 64 random bits."""
     k = logp.shape[0]
-    noisy = logp + gumbel(*bits.words(key, k)).astype(logp.dtype)
+    noisy = logp + (-jnp.log(-bits.words(key, k, _log_uniform))).astype(logp.dtype)  # `gumbel`
     # The first of the largest, as argmax finds it; XLA:CPU reduces values and places together by one at a time.
     place = jnp.arange(k, dtype=jnp.int32)
     return jnp.min(jnp.where(noisy >= jnp.max(noisy), place, k - 1))
@@ -168,13 +168,14 @@ def gumbel(high: UInt[Array, " k"], low: UInt[Array, " k"]) -> Float[Array, " k"
     Noise of one 23-bit uniform ends at 16: a token that is e^16 less likely than another one could
     never win, and whether it is so depends on private rows.
     """
-    below, above = (
-        _uniform(high, low),
-        _uniform(~high, ~low),
-    )  # u and 1 - u, each to float32's digits
+    return -jnp.log(-_log_uniform(high, low))
+
+
+def _log_uniform(high: jax.Array, low: jax.Array) -> jax.Array:
+    """log(1 - u) of a uniform u of 64 bits; u and 1 - u are each taken to float32's digits."""
+    below, above = _uniform(high, low), _uniform(~high, ~low)
     is_low = high < jnp.uint32(2**31)
-    log = jnp.where(is_low, jnp.log1p(-jnp.where(is_low, below, 0)), jnp.log(above))
-    return -jnp.log(-log)
+    return jnp.where(is_low, jnp.log1p(-jnp.where(is_low, below, 0)), jnp.log(above))
 
 
 def _uniform(high: jax.Array, low: jax.Array) -> jax.Array:
