@@ -103,12 +103,8 @@ def _in_order(values: jax.Array, place: jax.Array) -> jax.Array:
     k = values.shape[-1]
     if k > _COUNTED:
         return _selected(values, place)
-    index = jnp.arange(k, dtype=jnp.int32)
-    is_before = (values[:, None, :] < values[:, :, None]) | (
-        (values[:, None, :] == values[:, :, None]) & (index[None, :] < index[:, None])[None]
-    )
-    is_it = jnp.sum(is_before, axis=-1, dtype=jnp.int32) == place
-    return jnp.max(jnp.where(is_it, values, -jnp.inf), axis=-1, keepdims=True)
+    upto = jnp.sum(values[:, None, :] <= values[:, :, None], axis=-1, dtype=jnp.int32)
+    return jnp.min(jnp.where(upto > place, values, jnp.inf), axis=-1, keepdims=True)
 
 
 def _selected(values: jax.Array, place: jax.Array) -> jax.Array:
