@@ -46,13 +46,13 @@ REDRAW = 5
 def cases(settings: Settings) -> Sequence[Case]:
     """A fixed number of rows, and those of a Poisson draw."""
     full = {"n_tokens": 50, "n_runs": 7, "n_demonstrations": 200, "demo_tokens": 48, "slots": 4}
-    if settings.is_tiny:  # as many tokens as a redraw: one program less, and one case
+    if settings.is_tiny:  # as many rows as the store has: programs are compiled once
         tiny = {
             "n_tokens": REDRAW,
             "n_runs": 1,
             "n_demonstrations": 6,
             "demo_tokens": 48,
-            "slots": 2,
+            "slots": 7,
         }
         return [Case(name="fixed", config=tiny, expected_s=5.0)]
     plan = mozo.plan_for(
@@ -137,7 +137,8 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         unit="1", kind="measured",
         **runner.judge(0.8 <= found / predicted <= 1.2, "0.8 to 1.2", due=due),
     )  # fmt: skip
-    yield _drawing(model, config, step, case.config["n_runs"], due)
+    if not is_tiny:  # `contracts` times a step's own work at smoke
+        yield _drawing(model, config, step, case.config["n_runs"])
 
 
 def _demonstrations(model: hf.Model, config: dict[str, Any]) -> mozo.Encoded:
@@ -161,7 +162,7 @@ def _in_turn(ways: dict[str, Callable[[], Any]], n_runs: int) -> dict[str, float
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def _drawing(model: hf.Model, config: Any, step: float, n_runs: int, due: bool) -> Figure:
+def _drawing(model: hf.Model, config: Any, step: float, n_runs: int) -> Figure:
     """Contract, pool and draw alone, over a step of all rows."""
     generator = np.random.default_rng(0)
     shape = (config.n_slots + 1, model.cfg.vocab_size)
@@ -185,7 +186,7 @@ def _drawing(model: hf.Model, config: Any, step: float, n_runs: int, due: bool) 
     return Figure(
         metric=f"support, contract, pool and draw at k = {config.top_k}, over a step",
         value=round(share, 4), unit="1", kind="measured",
-        **runner.judge(share <= 0.02, "at most 0.02", due=due and config.n_slots == 4),
+        **runner.judge(share <= 0.02, "at most 0.02", due=config.n_slots == 4),
     )  # fmt: skip
 
 
