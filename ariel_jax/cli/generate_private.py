@@ -21,6 +21,7 @@ from ariel_jax.models.config import Precision
 from ariel_jax.privacy.ledger import Ledger, Terms
 
 PRECISIONS = {"f32": Precision.f32, "bf16": Precision.bf16}
+ORDER = 16  # of a Renyi ball: at epsilon 2 and delta 1e-5 an order of 8 leaves a third as much
 REDRAW = 5  # tokens, after which demonstrations are drawn anew unless the user says otherwise
 
 
@@ -58,8 +59,14 @@ class Args:
     sampler: Literal["poisson", "without_replacement", "partition", "none"] = "poisson"
     """How demonstrations are drawn: each by its own coin, a fixed number, a fixed group for each query, or
     all of them every time."""
-    contract: Literal["scale", "linear", "clip"] = "scale"
-    """What bounds a demonstration's row; see the documentation."""
+    contract: Literal["scale", "linear", "clip", "renyi", "renyi_linear"] = "scale"
+    """What bounds a demonstration's row; see the documentation. The first three bound what it adds to any
+    token's log-ratio, the others its Renyi divergence at one order."""
+    pool: Literal["product", "arithmetic"] = "product"
+    """How rows are mixed: a product of ratios, or, with renyi and renyi_linear only, a mean of
+    probabilities."""
+    alpha: int | None = None
+    """Order of renyi and renyi_linear; default 16. Small budgets need large orders."""
     top_k: int = 100
     """Only the k tokens that are likeliest without demonstrations can be drawn; 0: all."""
     temperature: float = 1.0
@@ -215,6 +222,7 @@ def _check(args: Args) -> None:
                 f"--demos-about with --sampler {args.sampler}: there the number of demonstrations is public "
                 "and enters the price. Leave it out, or take --sampler poisson."
             )
+    _config(args, top_k=None)
     given = [args.query is not None, args.queries is not None, args.synthesize > 0]
     if sum(given) != 1:
         raise ConfigError(
@@ -322,7 +330,7 @@ def _plan(args: Args, n_units: int, n_answers: int, terms: Terms, vocabulary: in
         )
     top_k = None if args.top_k == 0 else min(args.top_k, vocabulary)
     return mozo.plan_for(
-        mozo.Config(top_k=top_k, contract=args.contract),
+        _config(args, top_k),
         n_demonstrations=about,
         epsilon=args.epsilon,
         delta=args.delta,
@@ -336,6 +344,11 @@ def _plan(args: Args, n_units: int, n_answers: int, terms: Terms, vocabulary: in
         tau0=args.temperature,
         account_epsilon=terms.epsilon,
     )
+
+
+def _config(args: Args, top_k: int | None) -> mozo.Config:
+    alpha = ORDER if args.alpha is None and args.contract in mozo.BALLS else args.alpha
+    return mozo.Config(top_k=top_k, contract=args.contract, pool=args.pool, alpha=alpha)
 
 
 def _explain(args: Args, report: mozo.PrivacyReport) -> None:

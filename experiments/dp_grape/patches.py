@@ -25,9 +25,9 @@ class Model:
 
 
 def model(*, image: int, channels: int, classes: int, tiny: bool = False) -> Model:
-    """Patches of 2 x 2 pixels, two blocks of width 64 and four heads (tiny: one of 16 and two)."""
+    """Patches of 4 x 4 pixels, two blocks of width 64 and four heads (tiny: one of 16 and two)."""
     sizes = {"d_model": 16, "d_ff": 32, "n_layers": 1, "n_heads": 2} if tiny else {"d_model": 64, "d_ff": 128, "n_layers": 2, "n_heads": 4}  # fmt: skip
-    shape = {"image_size": image, "patch_size": 2, "n_channels": channels, "n_classes": classes}
+    shape = {"image_size": image, "patch_size": 4, "n_channels": channels, "n_classes": classes}
     cfg = ViTConfig.create(**sizes, **shape)
     names = [f"attn.{name}" for name in "qkvo"] + ["mlp.up", "mlp.down"]
     return Model(

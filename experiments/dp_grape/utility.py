@@ -11,7 +11,7 @@ equal wall time a method makes as many steps as fit, at most four times as many,
 Expected: at d/4 within 3.5 points of DP-Adam at equal steps and within 1.5 at equal wall time; at least 5
 points above DPZero at equal wall time. DP-Adam's sums are formed by ghost clipping, which gives the same
 numbers sooner; its wall time is that of materialised gradients, and ghost clipping's stands beside it.
-About half an hour on two cores; tasks other than clusters have no expectations.
+About half an hour on two cores for each task; those other than clusters have no expectations.
 """
 
 import sys

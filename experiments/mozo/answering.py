@@ -5,6 +5,7 @@ import functools
 import hashlib
 import math
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -210,13 +211,23 @@ def scored(
     before: batched.Draw | None = None,
 ) -> Scores:
     """Of answers by any method; the arguments are those of `batched.answers`."""
+
+    def answered(made: batched.Subject, seed: int) -> list[list[int]]:
+        return batched.answers(
+            made, method, traced, schedule=schedule, draw=draw, seed=seed, shots=before
+        )
+
+    return scores_of(sizes, answered)
+
+
+def scores_of(
+    sizes: Sizes, answered: Callable[[batched.Subject, int], Sequence[Sequence[int]]]
+) -> Scores:
+    """Of the answers, as token ids, that `answered(subject, seed)` gives to a seed's queries."""
     found = []
     for seed in sizes.seeds:
         made, references = subject(sizes, seed)
-        answers = batched.answers(
-            made, method, traced, schedule=schedule, draw=draw, seed=seed, shots=before
-        )
-        pairs = list(zip([made.text(ids) for ids in answers], references, strict=True))
+        pairs = list(zip(map(made.text, answered(made, seed)), references, strict=True))
         names = [any(name in text for name in records.PRIVATE_NAMES) for text, _ in pairs]
         rouge = np.mean([rouge_l(text, reference) for text, reference in pairs])
         exact = np.mean([text == reference for text, reference in pairs])

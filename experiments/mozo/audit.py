@@ -3,12 +3,12 @@
     python -m experiments.mozo.audit --scale cpu --out results
     python -m experiments.mozo.audit --scale cpu --model nano --out results
 
-Each case `exact` audits one mechanism on random rows and on rows that were moved, step by step, to where it
-comes nearest to its price; with `--model` also on rows of a model, which reads lines of its own as
+Each case `exact` audits one mechanism on random rows, demonstrations that come or go or are replaced, and on
+rows that were moved, step by step, to where it comes nearest to its price; with `--model` also on rows of a model, which reads lines of its own as
 demonstrations. At least 10,000 audits in all. `faults, exact` does the same to planted faults. `texts`: 20,000
 texts of 20 tokens with and without a canary, judged by likelihood ratios and by membership. Expected: no
 violation of the right code; every fault found exactly; by texts only the lambda that is forced to 1, not the
-hidden temperature. About six minutes on two cores.
+hidden temperature. About eight minutes on two cores.
 """
 
 import sys
@@ -37,6 +37,14 @@ MECHANISMS = {
     ),
     "renyi, arithmetic": (
         Config(contract="renyi", pool="arithmetic", alpha=4),
+        Numbers(eta=0, weight=0.25, renyi_c=0.3),
+    ),
+    "renyi_linear, product": (
+        Config(contract="renyi_linear", alpha=8),
+        Numbers(eta=0, weight=0.25, renyi_c=0.4, kl_cap=0.05),
+    ),
+    "renyi_linear, arithmetic": (
+        Config(contract="renyi_linear", pool="arithmetic", alpha=4),
         Numbers(eta=0, weight=0.25, renyi_c=0.3),
     ),
 }  # fmt: skip
@@ -98,10 +106,15 @@ def exact(case: Case, settings: Settings) -> Iterator[Figure]:
     rng, n = np.random.default_rng(settings.seed), case.config["audits"]
     alphas = (2.0, float(config.alpha or 8))
     how: dict[str, Any] = {"laws": laws, "alphas": alphas}
-    kinds: dict[str, list[float]] = {"random": [], "moved": [], "model": []}
-    for _ in range(n // 2):
+    kinds: dict[str, list[float]] = {"random": [], "replaced": [], "moved": [], "model": []}
+    for turn in range(n // 2):
         mask = rng.permutation(N) < rng.integers(1, N + 1)
-        kinds["random"].append(audit.audit_step(rows(rng), mask, config, numbers, **how).worst)
+        logits = rows(rng)
+        kinds["random"].append(audit.audit_step(logits, mask, config, numbers, **how).worst)
+        if turn % 4 == 0:  # by another row, or by one that says the opposite
+            others = rows(rng)[1:] if turn % 8 else 2 * logits[0] - logits[1:]
+            found = audit.audit_step(logits, mask, config, numbers, others=others, **how)
+            kinds["replaced"].append(found.worst)
     each, tried, hardest = max(n // 10, 1), 0, 0.0
     for _ in range(5):
         start = rows(rng)
@@ -114,7 +127,7 @@ def exact(case: Case, settings: Settings) -> Iterator[Figure]:
         for logits in model_rows(name, n // 10, rng):
             mask = np.ones(N, bool)
             kinds["model"].append(audit.audit_step(logits, mask, config, numbers, **how).worst)
-    audits = len(kinds["random"]) + tried + len(kinds["model"])
+    audits = tried + sum(len(kinds[kind]) for kind in ("random", "replaced", "model"))
     yield Figure(metric="audits", value=audits, unit="1", kind="measured")
     for kind, found in kinds.items():
         if found:

@@ -106,6 +106,7 @@ def answers(
     draw: Draw,
     seed: int,
     shots: Draw | None = None,
+    bias: np.ndarray | None = None,
 ) -> list[list[int]]:
     """An answer to every query.
 
@@ -117,6 +118,7 @@ def answers(
         draw: demonstrations that get a row each; beyond `schedule.slots` they are left out.
         seed: of draws and tokens.
         shots: demonstrations before the query in row 0, one after another, drawn once; None for none.
+        bias: [queries, V] float32 on each query's row 0; public, or released before. None for none.
 
     Returns:
         Token ids of each answer, the end included if it came.
@@ -133,7 +135,7 @@ def answers(
     for steps, is_due in schedule.blocks():
         if is_due:
             drawn = {q: draw(rng, q)[: schedule.slots] for q in active}
-        batch = _batch(subject, firsts, found, active, drawn, schedule)
+        batch = _batch(subject, firsts, found, active, drawn, schedule, bias)
         tokens = np.asarray(
             _block(
                 subject.model.cfg, subject.model.params, batch, _padded(keys, active, batch),
@@ -158,10 +160,13 @@ class _Batch:
     slot: Any  # [Q, N] int32, the row of a query's demonstration
     mask: Any  # [Q, N] bool, whether there is one
     start: Any  # [Q] uint32, tokens of the answer so far
+    bias: Any  # [Q, V] float32 on the first row of each query, or None
 
 
 jax.tree_util.register_dataclass(
-    _Batch, data_fields=["tokens", "lengths", "owner", "slot", "mask", "start"], meta_fields=[]
+    _Batch,
+    data_fields=["tokens", "lengths", "owner", "slot", "mask", "start", "bias"],
+    meta_fields=[],
 )
 
 
@@ -172,6 +177,7 @@ def _batch(
     active: Sequence[int],
     drawn: dict[int, np.ndarray],
     schedule: Schedule,
+    bias: np.ndarray | None,
 ) -> _Batch:
     """The rows of the queries that have not ended, padded to shapes that come again."""
     so_far = [np.asarray(found[q], np.int32) for q in active]
@@ -197,7 +203,8 @@ def _batch(
     for i, row in enumerate(rows):
         tokens[i, : row.size] = row
     start = np.asarray([y.size for y in so_far], np.uint32)
-    return _Batch(tokens, lengths, np.asarray(owner, np.int32), slot, mask, start)
+    favoured = None if bias is None else bias[np.asarray(queries)]
+    return _Batch(tokens, lengths, np.asarray(owner, np.int32), slot, mask, start, favoured)
 
 
 def _padded(keys: jax.Array, active: Sequence[int], batch: _Batch) -> jax.Array:
@@ -230,7 +237,8 @@ def _block(
     cache = cache.commit(carry, batch.lengths)
 
     def sample(logits: jax.Array, n: jax.Array, done: jax.Array) -> jax.Array:
-        rows = jnp.concatenate([logits[:Q, None], logits[batch.slot]], axis=1)
+        firsts = logits[:Q] if batch.bias is None else logits[:Q] + batch.bias
+        rows = jnp.concatenate([firsts[:, None], logits[batch.slot]], axis=1)
         now = jax.vmap(jax.random.fold_in)(keys, batch.start + n)
         token = jax.vmap(method, in_axes=(0, 0, 0, None))(rows, batch.mask, now, parameters)
         return jnp.where(done, end, token)

@@ -83,3 +83,38 @@ def noisy_average(subset: int, epsilon: float, sizes: Sizes) -> Scores:
     schedule = batched.Schedule(max_tokens=sizes.max_tokens, redraw_every=1, slots=slots)
     method = Baseline("noisy_average", Config(n_slots=slots, top_k=TOP_K))
     return answering.scored(sizes, method, traced, schedule, draw)
+
+
+def pmixed_radii(subset: int, alpha: int, epsilon: float, sizes: Sizes) -> np.ndarray:
+    """[slots + 1] radii beta alpha, by the number of rows that are drawn for a token."""
+    slots = answering.slots_for(answering.Setting(subset=subset), sizes)
+    betas = [
+        baselines.pmixed_beta(
+            alpha=alpha,
+            epsilon=epsilon,
+            delta=DELTA,
+            n_tokens=sizes.n_queries * sizes.max_tokens,
+            members=members,
+            probability=subset / sizes.n_demonstrations,
+        )
+        for members in range(slots + 1)
+    ]
+    return alpha * np.asarray(betas)
+
+
+@functools.cache
+def pmixed(subset: int, alpha: int, epsilon: float, sizes: Sizes) -> Scores:
+    """PMixED with a Poisson draw anew for every token, at the loss that its authors claim.
+
+    Rows are drawn without replacement, where their code may draw one twice.
+    """
+    n, radii = sizes.n_demonstrations, pmixed_radii(subset, alpha, epsilon, sizes)
+    slots = len(radii) - 1
+    traced = baselines.MixedParameters(radius=jnp.asarray(radii, jnp.float32))
+
+    def draw(rng: np.random.Generator, query: int) -> np.ndarray:
+        return rng.choice(n, min(int(rng.binomial(n, subset / n)), slots), replace=False)
+
+    config = Config(n_slots=slots, top_k=TOP_K, contract="renyi", pool="arithmetic", alpha=alpha)
+    schedule = batched.Schedule(max_tokens=sizes.max_tokens, redraw_every=1, slots=slots)
+    return answering.scored(sizes, Baseline("pmixed", config), traced, schedule, draw)

@@ -24,7 +24,7 @@ import numpy as np
 
 from ariel_jax import decode, testing
 from ariel_jax.algorithms import mozo
-from ariel_jax.algorithms.mozo import sampling
+from ariel_jax.algorithms.mozo import bits, sampling
 from ariel_jax.algorithms.mozo.draws import Draw
 from ariel_jax.algorithms.mozo.parameters import parameters
 from ariel_jax.models import hf
@@ -46,15 +46,22 @@ REDRAW = 5
 def cases(settings: Settings) -> Sequence[Case]:
     """A fixed number of rows, and those of a Poisson draw."""
     full = {"n_tokens": 50, "n_runs": 7, "n_demonstrations": 200, "demo_tokens": 48, "slots": 4}
-    tiny = {"n_tokens": 10, "n_runs": 1, "n_demonstrations": 6, "demo_tokens": 48, "slots": 2}
-    config = tiny if settings.is_tiny else full
+    if settings.is_tiny:  # as many rows as the store has: programs are compiled once
+        tiny = {
+            "n_tokens": REDRAW,
+            "n_runs": 1,
+            "n_demonstrations": 6,
+            "demo_tokens": 48,
+            "slots": 7,
+        }
+        return [Case(name="fixed", config=tiny, expected_s=5.0)]
     plan = mozo.plan_for(
         n_demonstrations=10_000, epsilon=2.0, delta=1e-5, n_queries=200, max_tokens=50,
         redraw_every=REDRAW,
     )  # fmt: skip
-    poisson = config | {"slots": 3 if settings.is_tiny else plan.config.n_slots}
+    poisson = full | {"slots": plan.config.n_slots}
     return [
-        Case(name="fixed", config=config, expected_s=100.0),
+        Case(name="fixed", config=full, expected_s=100.0),
         Case(name="poisson", config=poisson, expected_s=200.0),
     ]
 
@@ -62,7 +69,10 @@ def cases(settings: Settings) -> Sequence[Case]:
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     """Milliseconds a token of each way, and their ratios."""
     is_tiny = settings.is_tiny
-    loaded = testing.tiny_model(max_positions=256) if is_tiny else hf.load_pretrained("nano")
+    if is_tiny:
+        loaded = testing.tiny_model(n_layers=1, max_positions=256)
+    else:
+        loaded = hf.load_pretrained("nano")
     model = dataclasses.replace(loaded, generation=GenerationDefaults())  # no text ends early
     T, N = case.config["n_tokens"], case.config["slots"]
     encoded = _demonstrations(model, case.config)
@@ -127,7 +137,8 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         unit="1", kind="measured",
         **runner.judge(0.8 <= found / predicted <= 1.2, "0.8 to 1.2", due=due),
     )  # fmt: skip
-    yield _drawing(model, config, step, case.config["n_runs"], due)
+    if not is_tiny:  # `contracts` times a step's own work at smoke
+        yield _drawing(model, config, step, case.config["n_runs"])
 
 
 def _demonstrations(model: hf.Model, config: dict[str, Any]) -> mozo.Encoded:
@@ -151,7 +162,7 @@ def _in_turn(ways: dict[str, Callable[[], Any]], n_runs: int) -> dict[str, float
     return {name: statistics.median(found) for name, found in times.items()}
 
 
-def _drawing(model: hf.Model, config: Any, step: float, n_runs: int, due: bool) -> Figure:
+def _drawing(model: hf.Model, config: Any, step: float, n_runs: int) -> Figure:
     """Contract, pool and draw alone, over a step of all rows."""
     generator = np.random.default_rng(0)
     shape = (config.n_slots + 1, model.cfg.vocab_size)
@@ -166,7 +177,7 @@ def _drawing(model: hf.Model, config: Any, step: float, n_runs: int, due: bool) 
         def one(i: jax.Array, carry: jax.Array) -> jax.Array:
             # The logits hang on the token before, so that no turn can be left out.
             now = logits + carry.astype(jnp.float32) * 1e-9
-            return sampling.step(now, mask, jax.random.fold_in(key, i), config, numbers)[0]
+            return sampling.step(now, mask, bits.fold_in(key, i), config, numbers)[0]
 
         return jax.lax.fori_loop(0, n, one, jnp.int32(0))
 
@@ -175,7 +186,7 @@ def _drawing(model: hf.Model, config: Any, step: float, n_runs: int, due: bool) 
     return Figure(
         metric=f"support, contract, pool and draw at k = {config.top_k}, over a step",
         value=round(share, 4), unit="1", kind="measured",
-        **runner.judge(share <= 0.02, "at most 0.02", due=due and config.n_slots == 4),
+        **runner.judge(share <= 0.02, "at most 0.02", due=config.n_slots == 4),
     )  # fmt: skip
 
 

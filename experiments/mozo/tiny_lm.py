@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 
 from experiments import runner
-from experiments.mozo import answering, peers
+from experiments.mozo import answering, peers, whole_answers
 from experiments.mozo.answering import Scores, Setting, Sizes
 from experiments.runner import Case, Figure, Settings
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0)
 SHOTS = {"zero-shot": 0, "one-shot": 1, "few-shot": 4}
 KEPT = 0.9
-TINY = Sizes(n_demonstrations=300, n_queries=4, max_tokens=2, n_layers=1, round_to=192, seeds=(0,))
+# One token: the step is compiled once in each program, not for a loop and again behind it.
+TINY = Sizes(n_demonstrations=300, n_queries=4, max_tokens=1, n_layers=1, round_to=192, seeds=(0,))
 VARIED: dict[str, dict[str, Setting]] = {
     "without privacy": {
         "geometric mean of one-shots": Setting(epsilon=math.inf),
@@ -44,6 +45,9 @@ VARIED: dict[str, dict[str, Setting]] = {
         "linear": Setting(contract="linear"),
         "arithmetic pool": Setting(
             contract="renyi", pool="arithmetic", alpha=16, sampler="without_replacement"
+        ),
+        "arithmetic pool, probabilities mixed": Setting(
+            contract="renyi_linear", pool="arithmetic", alpha=16, sampler="without_replacement"
         ),
     },
     "support": {
@@ -136,6 +140,12 @@ def _others(sizes: Sizes) -> Iterator[Figure]:
         yield from _kept(label, peers.invisible_ink(n_slots, 2.0, sizes), sizes)
     label = "noisy average, 4 drawn for every token"
     yield from _kept(label, peers.noisy_average(4, 2.0, sizes), sizes)
+    label = "PMixED at its claimed loss, 4 drawn for every token"
+    yield from _kept(label, peers.pmixed(4, 8, 2.0, sizes), sizes)
+    label = "DP-ICL, 12 keywords of 16 answers"
+    yield from _kept(label, whole_answers.keywords(16, 12, 2.0, sizes), sizes)
+    label = "DP-ICL, of 8 answers the nearest to the noisy sum of 16"
+    yield from _kept(label, whole_answers.embeddings(16, 8, 2.0, sizes), sizes)
 
 
 def _kept(

@@ -155,6 +155,28 @@ def test_a_seed_repeats_the_text_and_marks_the_account(words, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (
+            ["--contract", "renyi_linear", "--pool", "arithmetic"],
+            "order 16 (renyi_linear, arithmetic)",
+        ),
+        (["--contract", "renyi", "--alpha", 12], "order 12 (renyi, product)"),
+        (["--contract", "clip"], "(clip, product)"),
+    ],
+)
+def test_contract_and_pool_are_those_that_were_asked_for(words, tmp_path, capsys, flags, said):
+    body = tmp_path / "report.json"
+    assert main.main(words("--query", "q", "--report", body, *flags)) == 0
+    assert said in capsys.readouterr().err
+    report = json.loads(body.read_text())
+    contract, pool = said.split("(")[1].rstrip(")").split(", ")
+    assert report["mechanism"] == f"contract {contract}, pool {pool}"
+    assert (report["h"] is None) == (contract != "clip")
+    assert 0 < report["epsilon"] <= 2
+
+
+@pytest.mark.parametrize(
     ("flags", "message"),
     [
         ([], "0 of --query, --queries and --synthesize"),
@@ -169,7 +191,10 @@ def test_a_seed_repeats_the_text_and_marks_the_account(words, tmp_path, capsys):
         (["--query", "q", "--sampler", "partition", "--demos-about", 50], "--sampler partition"),
         (["--query", "q", "--sampler", "partition", "--redraw-every", 2], "redraw_every=2"),
         (["--query", "q", "--temperature", 0], "temperature=0"),
-        (["--query", "q", "--contract", "renyi"], "renyi"),
+        (["--query", "q", "--contract", "nearest"], "nearest"),
+        (["--query", "q", "--pool", "arithmetic"], "'scale' with pool='arithmetic'"),
+        (["--query", "q", "--alpha", 8], "alpha=8"),
+        (["--query", "q", "--contract", "renyi", "--alpha", 1], "alpha=1"),
         (["--query", "q", "--model", "NOWHERE"], "NOWHERE"),
         (["--query", ""], "the query has 0 tokens"),
     ],

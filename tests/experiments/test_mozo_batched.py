@@ -46,7 +46,7 @@ def subject():
     return batched.Subject(model=model, demonstrations=ids(4, 9, 20), queries=ids(2, 5, 3))
 
 
-def slowly(subject, method, parameters, schedule, draw, seed, shots=None):
+def slowly(subject, method, parameters, schedule, draw, seed, shots=None, bias=None):
     """One query after another, every row computed whole for every token."""
     cfg, params = subject.model.cfg, subject.model.params
 
@@ -83,10 +83,10 @@ def slowly(subject, method, parameters, schedule, draw, seed, shots=None):
         for q in active:
             for _ in range(steps):
                 y = np.asarray(found[q], np.int32)
-                rows = [logits(*before[q], queries[q], y)]
+                rows = [logits(*before[q], queries[q], y) + (0 if bias is None else bias[q])]
                 rows += [logits(subject.demonstrations[d], queries[q], y) for d in drawn[q]]
                 mask = np.arange(schedule.slots) < len(drawn[q])
-                rows += [rows[0]] * (schedule.slots - len(drawn[q]))
+                rows += [rows[0]] * (schedule.slots - len(drawn[q]))  # nobody reads them
                 token = method(
                     jnp.stack(rows),
                     jnp.asarray(mask),
@@ -126,6 +126,19 @@ def test_shots_stand_before_the_query_in_row_0(subject):
     found = batched.answers(subject, Summed(), jnp.float32(0.7), shots=shots, **options)
     assert found == slowly(subject, Summed(), jnp.float32(0.7), shots=shots, **options)
     assert found != batched.answers(subject, Summed(), jnp.float32(0.7), **options)
+
+
+def test_a_bias_is_on_row_0_of_its_own_query(subject):
+    schedule = Schedule(max_tokens=4, redraw_every=None, slots=3, stride=2)
+    bias = np.zeros((3, VOCAB), np.float32)
+    bias[1, 30:60] = 3.0
+    bias[2, 60:90] = 3.0
+    options = {"schedule": schedule, "draw": some, "seed": 3}
+    found = batched.answers(subject, Summed(), jnp.float32(0.7), bias=bias, **options)
+    assert found == slowly(subject, Summed(), jnp.float32(0.7), bias=bias, **options)
+    without = batched.answers(subject, Summed(), jnp.float32(0.7), **options)
+    assert found[0] == without[0]
+    assert found[1:] != without[1:]
 
 
 def test_the_batch_draws_the_tokens_of_mozo():

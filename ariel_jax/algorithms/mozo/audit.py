@@ -1,7 +1,7 @@
 """Audits at three levels, and the faults that they must find.
 
-1. `audit_step`: the law of one step with and without each demonstration, exactly. The only level that
-   sees every fault; the other two look at what one canary shows.
+1. `audit_step`: the law of one step with each demonstration and without it, or with another one in its
+   place, exactly. The only level that sees every fault; the other two look at what one canary shows.
 2. `audit_likelihood`: how much of delta sampled texts prove to be spent.
 3. `audit_membership`: how well an attacker tells texts with the canary from texts without it.
 
@@ -11,6 +11,7 @@ An audit finds faults and proves nothing. All of them handle laws, which are pri
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,11 +50,11 @@ class StepAudit:
     """What one step gives away of each demonstration, exactly.
 
     Attributes:
-        h: range that is priced; None for a contract that bounds none.
+        h: range that is priced, twice `Numbers.h` where one is replaced; None for a contract that bounds none.
         ranges: [D] range of the log-ratio of both laws, a number for each demonstration.
         max_divergences: [D] the larger of both directions at order infinity.
         alphas: [A] orders.
-        forward: [D, A] divergence of the law with the demonstration from the one without it.
+        forward: [D, A] divergence of the law with the demonstration from the one without it, or with another one.
         reverse: [D, A] the other way.
         bounds: [A] what is priced.
     """
@@ -98,6 +99,7 @@ def audit_step(
     config: Config,
     numbers: Numbers,
     *,
+    others: npt.ArrayLike | None = None,
     laws: Laws | None = None,
     alphas: Sequence[float] = ALPHAS,
 ) -> StepAudit:
@@ -108,8 +110,10 @@ def audit_step(
         mask: [N] which slots hold a demonstration, at least one.
         config: what is claimed.
         numbers: what is claimed.
+        others: [N, V] rows that take each demonstration's place, instead of nothing: what replacing one
+            gives away, held against the price of that.
         laws: what is audited; None: `laws_of(config, numbers)`.
-        alphas: orders; those above a `renyi` contract's own are not bounded.
+        alphas: orders; those above a ball's own, or half of it where one is replaced, are not bounded.
 
     Raises:
         ConfigError: no demonstration.
@@ -118,23 +122,43 @@ def audit_step(
     present = np.flatnonzero(mask)
     if not present.size:
         raise ConfigError("mask has no demonstration: set at least one of its slots.")
+    laws = laws or laws_of(config, numbers)
+    z = np.asarray(logits, np.float32)
     # Always N + 1 of them, so that one compiled program serves all masks.
     masks = np.concatenate([mask[None, :], mask[None, :] & ~np.eye(len(mask), dtype=bool)])
-    found = np.asarray(
-        (laws or laws_of(config, numbers))(
-            jnp.asarray(np.asarray(logits, np.float32)), jnp.asarray(masks)
-        ),
-        np.float64,
-    )
-    whole, others = found[0], found[1:][present]
+    found = np.asarray(laws(jnp.asarray(z), jnp.asarray(masks)), np.float64)
+    whole, neighbours = found[0], found[1:]
+    if others is not None:
+        neighbours = _replaced(z, np.asarray(others, np.float32), masks, laws)
+    return _compared(whole, neighbours[present], config, numbers, alphas, others is not None)
 
+
+def _replaced(z: npt.NDArray[np.float32], others: Any, masks: Any, laws: Laws) -> Floats:
+    """[N, k] laws with one row replaced each."""
+    found = []
+    for slot, row in enumerate(others):
+        changed = z.copy()
+        changed[slot + 1] = row
+        found.append(np.asarray(laws(jnp.asarray(changed), jnp.asarray(masks)), np.float64)[0])
+    return np.stack(found)
+
+
+def _compared(
+    whole: Floats,
+    neighbours: Floats,
+    config: Config,
+    numbers: Numbers,
+    alphas: Sequence[float],
+    is_replaced: bool,
+) -> StepAudit:
     def each(measure: Callable[[Floats, Floats], float]) -> Floats:
-        return np.array([measure(whole, other) for other in others])
+        return np.array([measure(whole, other) for other in neighbours])
 
     both = [each(lambda p, q, a=a: oracle.divergence(p, q, a)) for a in alphas]
     back = [each(lambda p, q, a=a: oracle.divergence(q, p, a)) for a in alphas]
+    times = 2 if is_replaced else 1
     return StepAudit(
-        h=numbers.h if config.bounds_range else None,
+        h=times * numbers.h if config.bounds_range else None,
         ranges=each(oracle.log_range),
         max_divergences=np.maximum(
             each(lambda p, q: oracle.divergence(p, q, math.inf)),
@@ -143,7 +167,7 @@ def audit_step(
         alphas=tuple(float(a) for a in alphas),
         forward=np.stack(both, axis=1),
         reverse=np.stack(back, axis=1),
-        bounds=np.array([oracle.bound(config, numbers, a) for a in alphas]),
+        bounds=np.array([oracle.bound(config, numbers, a, replaced=is_replaced) for a in alphas]),
     )
 
 
@@ -155,6 +179,7 @@ def hill_climb(
     rng: np.random.Generator,
     *,
     steps: int,
+    others: npt.ArrayLike | None = None,
     laws: Laws | None = None,
     alphas: Sequence[float] = ALPHAS,
 ) -> tuple[Floats, StepAudit, float]:
@@ -167,19 +192,31 @@ def hill_climb(
         numbers: see `audit_step`.
         rng: of the moves.
         steps: moves that are tried, each of them an audit.
+        others: see `audit_step`; they are moved, too.
         laws: see `audit_step`.
         alphas: see `audit_step`.
 
     Returns:
-        (logits, the audit of largest `worst_divergence`, the largest `worst` of all that were tried).
+        (logits, followed by `others` if there are any, the audit of largest `worst_divergence`, the largest
+        `worst` of all that were tried).
     """
     at = np.asarray(logits, np.float64)
-    best = audit_step(at, mask, config, numbers, laws=laws, alphas=alphas)
+    n_rows = len(at)
+    if others is not None:
+        at = np.concatenate([at, np.asarray(others, np.float64)])
+
+    def audited(rows: Floats) -> StepAudit:
+        more = None if others is None else rows[n_rows:]
+        return audit_step(
+            rows[:n_rows], mask, config, numbers, others=more, laws=laws, alphas=alphas
+        )
+
+    best = audited(at)
     worst = best.worst
     for _ in range(steps):
         where = rng.random(at.shape) < rng.choice([0.02, 0.2, 1.0])
         moved = at + where * rng.standard_normal(at.shape) * rng.choice([0.1, 1.0, 5.0])
-        found = audit_step(moved, mask, config, numbers, laws=laws, alphas=alphas)
+        found = audited(moved)
         worst = max(worst, found.worst)
         if found.worst_divergence > best.worst_divergence:
             at, best = moved, found

@@ -9,15 +9,18 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import struct
 
-from ariel_jax._checks import positive, positive_int, whole_number
+from ariel_jax._checks import in_range, positive, positive_int, whole_number
 from ariel_jax._typing import Array, Bool, Float, Int, Key, typed
+from ariel_jax.algorithms.mozo import curves
 from ariel_jax.algorithms.mozo.config import Config
 from ariel_jax.algorithms.mozo.contract import is_present, log_ratios
 from ariel_jax.algorithms.mozo.parameters import Parameters
 from ariel_jax.algorithms.mozo.pool import mean, product
 from ariel_jax.algorithms.mozo.sampling import StepInfo, Support, draw, step_info, support
+from ariel_jax.errors import PrivacyBudgetError
 from ariel_jax.privacy import renyi
 
 Result = tuple[Int[Array, ""], StepInfo]
@@ -119,9 +122,13 @@ def invisible_ink_price(*, clip: float, temperature: float, n_slots: int) -> ren
 
 
 class MixedParameters(struct.PyTreeNode):
-    """Of `pmixed`: the radius beta alpha of the ball around the public row."""
+    """Of `pmixed`: the radius beta alpha of the ball around the public row.
 
-    radius: jax.Array  # [] f32
+    One for all draws, or [N + 1], a radius for each number of rows that are there: the authors solve for
+    beta once they know how many were drawn (`pmixed_beta`).
+    """
+
+    radius: jax.Array  # [] or [N + 1] f32
 
 
 @typed
@@ -145,21 +152,16 @@ def pmixed(
     """
     found = support(logits, config, _plain(), bias)
     alpha = config.alpha or 2
-    inside = found.logp0 > -jnp.inf
-    rows = found.logp0[None, :] + log_ratios(found.logits0, found.logits, inside)
-    rows = jax.nn.log_softmax(rows, axis=-1)
+    rows = _one_shot_rows(found)
+    radius = parameters.radius
+    if radius.ndim == 1:
+        radius = radius[jnp.sum(mask, dtype=jnp.int32)]
 
     def mixed(scale: jax.Array) -> jax.Array:
-        share = jnp.log1p(-scale)[:, None] + found.logp0[None, :]
-        return jnp.logaddexp(share, jnp.log(scale)[:, None] + rows)
+        return _mixed(found.logp0, rows, scale[:, None])
 
     def is_inside(scale: jax.Array) -> jax.Array:
-        p, q = mixed(scale), found.logp0[None, :]
-        far = [
-            jax.nn.logsumexp(jnp.where(inside[None, :], alpha * a + (1 - alpha) * b, -jnp.inf), -1)
-            for a, b in ((p, q), (q, p))
-        ]
-        return jnp.maximum(*far) / (alpha - 1) <= parameters.radius
+        return _apart(mixed(scale), found.logp0, alpha) <= radius
 
     def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         middle = (ends[0] + ends[1]) / 2
@@ -169,9 +171,86 @@ def pmixed(
     ones = jnp.ones(rows.shape[0], rows.dtype)
     low, high = jax.lax.fori_loop(0, 20, halve, (0 * ones, ones))
     scale = jnp.where(is_inside(ones), ones, (low + high) / 2)
+    return _drawn(found, _average(found, mixed(scale), mask), logits, mask, key)
+
+
+class ScreenedParameters(struct.PyTreeNode):
+    """Of `adapmixed`: the ball, and what screens a token before it is used."""
+
+    radius: jax.Array  # [] or [N + 1] f32, as of `pmixed`
+    share: jax.Array  # [] f32, lambda of the screen, of every row
+    noise: jax.Array  # [] f32, standard deviation on each probability of the screen
+    threshold: jax.Array  # [] f32, of the divergence beyond which the public row answers
+
+
+@typed
+def adapmixed(
+    logits: Float[Array, "R V"],
+    mask: Bool[Array, " N"],
+    key: Key[Array, ""],
+    config: Config,
+    parameters: ScreenedParameters,
+    bias: Float[Array, " V"] | None = None,
+) -> Result:
+    """`pmixed` where a noisy look at the rows finds them near the public one, else the public row.
+
+    The look: every row mixed at one small share and averaged, Gaussian noise on each probability of the
+    public top-k, moved up by the size of the least one and normalised; its divergence from the public row, the larger of
+    both directions, is held against the threshold. The screen's claimed loss is `adapmixed_screen_claim`;
+    for tokens that pass, the authors charge the *realised* divergence of leaving a row out, a private number
+    that is no guarantee and that nothing here returns.
+
+    References:
+        Flemings, Razaviyayn, Annavaram, 2024, arXiv 2410.02016, and the code released with PMixED.
+    """
+    found = support(logits, config, _plain(), bias)
+    alpha = config.alpha or 2
+    for_noise, for_token = jax.random.split(key)
+    near = jnp.exp(
+        _average(found, _mixed(found.logp0, _one_shot_rows(found), parameters.share), mask)
+    )
+    noise = jax.random.normal(for_noise, near.shape, jnp.float32).astype(near.dtype)
+    inside = found.logp0 > -jnp.inf
+    seen = jnp.where(inside, near + parameters.noise * noise, 0)
+    seen = jnp.where(inside, seen + jnp.abs(jnp.min(jnp.where(inside, seen, jnp.inf))), 0)
+    # The token whose probability became 0 counts on neither side, as in the authors' code.
+    public_there = jnp.where(seen > 0, found.logp0, -jnp.inf)
+    divergence = _apart(jnp.log(seen / jnp.sum(seen))[None], public_there, alpha)[0]
+    is_far = ~(divergence <= parameters.threshold)
+    mixed, info = pmixed(
+        logits, mask, for_token, config, MixedParameters(radius=parameters.radius), bias
+    )
+    public = found.ids[draw(found.logp0, for_token)]
+    return jnp.where(is_far, public, mixed), info
+
+
+def _one_shot_rows(found: Support) -> jax.Array:
+    """[N, k] log-probabilities of the one-shot rows on the support; absent rows are the public one."""
+    inside = found.logp0 > -jnp.inf
+    rows = found.logp0[None, :] + log_ratios(found.logits0, found.logits, inside)
+    return jax.nn.log_softmax(rows, axis=-1)
+
+
+def _mixed(logp0: jax.Array, rows: jax.Array, scale: jax.Array) -> jax.Array:
+    """log(scale row + (1 - scale) p_0)."""
+    return jnp.logaddexp(jnp.log1p(-scale) + logp0[None, :], jnp.log(scale) + rows)
+
+
+def _apart(p: jax.Array, logq: jax.Array, alpha: int) -> jax.Array:
+    """[N] the larger Renyi divergence of rows p [N, k] and q [k], plainly."""
+    inside, q = (logq > -jnp.inf)[None, :], logq[None, :]
+    far = [
+        jax.nn.logsumexp(jnp.where(inside, alpha * a + (1 - alpha) * b, -jnp.inf), -1)
+        for a, b in ((p, q), (q, p))
+    ]
+    return jnp.maximum(*far) / (alpha - 1)
+
+
+def _average(found: Support, rows: jax.Array, mask: jax.Array) -> jax.Array:
+    """[k] the mean of the rows that are there, or the public one."""
     there = jnp.maximum(jnp.sum(mask, dtype=jnp.int32), 1).astype(rows.dtype)
-    ratios = jnp.where(inside[None, :], mixed(scale) - found.logp0[None, :], 0)
-    return _drawn(found, mean(found.logp0, ratios, mask, 1 / there), logits, mask, key)
+    ratios = jnp.where((found.logp0 > -jnp.inf)[None, :], rows - found.logp0[None, :], 0)
+    return mean(found.logp0, ratios, mask, 1 / there)
 
 
 def pmixed_claim(*, alpha: int, beta: float, members: int) -> float:
@@ -186,8 +265,66 @@ def pmixed_claim(*, alpha: int, beta: float, members: int) -> float:
     whole_number(0, 2**31 - 1, members=members)
     if members < 2:
         return members * beta * alpha
-    grown = math.expm1((alpha - 1) * 4 * beta * alpha) / members
-    return math.log1p(grown) / (alpha - 1)
+    power = (alpha - 1) * 4 * beta * alpha
+    if power > 30:  # where e^power may have no float
+        grown = power - math.log(members) + math.log1p((members - 1) * math.exp(-power))
+        return grown / (alpha - 1)
+    return math.log1p(math.expm1(power) / members) / (alpha - 1)
+
+
+def pmixed_beta(
+    *, alpha: int, epsilon: float, delta: float, n_tokens: int, members: int, probability: float
+) -> float:
+    """The largest beta, up to 5, with which PMixED's authors would claim a budget for so many tokens.
+
+    The budget's Renyi divergence at order alpha is shared out to tokens alike; a token's is the claim for
+    `members` rows under Poisson sampling, by the forward formula, with the claim at order alpha for every
+    order below it. Twenty halvings of [0, 5] as theirs, but the end that keeps to the claim. 0 for no rows.
+
+    Args:
+        alpha: order of the ball, above 1.
+        epsilon: of the whole budget ...
+        delta: ... at this delta.
+        n_tokens: that it is for.
+        members: rows that were drawn.
+        probability: of each to be drawn.
+
+    Raises:
+        PrivacyBudgetError: the conversion at this order alone takes more than epsilon.
+        ConfigError: numbers out of range.
+    """
+    whole_number(2, curves.WHOLE[-1], alpha=alpha)
+    positive(epsilon=epsilon)
+    in_range(0, 1, ends="()", delta=delta)
+    positive_int(n_tokens=n_tokens)
+    in_range(0, 1, ends="(]", probability=probability)
+    total = epsilon - math.log1p(-1 / alpha) + math.log(delta * alpha) / (alpha - 1)
+    if total <= 0:
+        raise PrivacyBudgetError(
+            f"epsilon={epsilon:g} at delta={delta:g} leaves nothing at order alpha={alpha}: take a larger "
+            "order or budget."
+        )
+    if members == 0:
+        return 0.0
+    at = int(np.searchsorted(curves.WHOLE, alpha))
+
+    def fits(beta: float) -> bool:
+        claim = pmixed_claim(alpha=alpha, beta=beta, members=members)
+        block = np.where(curves.MOMENTS <= alpha, claim, math.inf)
+        return bool(curves.poisson_forward(block, probability)[at] <= total / n_tokens)
+
+    low, high = 0.0, 5.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def adapmixed_screen_claim(*, alpha: float, share: float, noise: float, members: int) -> float:
+    """The loss of one look at order alpha that AdaPMixED's authors claim: alpha (share / (members noise))^2."""
+    positive(alpha=alpha, share=share, noise=noise)
+    positive_int(members=members)
+    return alpha * (share / (members * noise)) ** 2
 
 
 class NoiseParameters(struct.PyTreeNode):

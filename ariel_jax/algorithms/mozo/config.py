@@ -8,8 +8,10 @@ from typing import Any
 from ariel_jax._checks import one_of, positive, positive_int, whole_number
 from ariel_jax.errors import PrivacyConfigError, UnprovenMechanismError
 
-CONTRACTS = ("scale", "linear", "clip", "renyi")
-"""How a demonstration's log-ratio to the zero-shot row is bounded; all but `renyi` bound its range."""
+CONTRACTS = ("scale", "linear", "clip", "renyi", "renyi_linear")
+"""How a demonstration's log-ratio to the zero-shot row is bounded; all but `BALLS` bound its range."""
+BALLS = ("renyi", "renyi_linear")
+"""Contracts that keep a row inside a Renyi ball around the anchor."""
 POOLS = ("product", "arithmetic")
 """How bounded rows are mixed: a weighted product of ratios, or a weighted mean of probabilities."""
 
@@ -17,7 +19,7 @@ FLOOR = -50.0
 """Log-probability in the anchor below which a token cannot be drawn; decided by public data alone."""
 
 MOST_RADIUS = 12.0
-"""Largest radius of the `renyi` contract: the arithmetic of the pool holds rows inside such a ball."""
+"""Largest radius of a Renyi ball: the arithmetic of the pool holds rows inside such a ball."""
 
 COUNTEREXAMPLE = (
     "A ball of a finite order around the zero-shot row says nothing about tokens that this row finds "
@@ -38,11 +40,12 @@ class Config:
         contract: one of `CONTRACTS`. `scale`: the log-ratio times lambda <= 1. `linear`: probabilities
             mixed with the zero-shot row's. `clip`: differences from the log-ratio's median, clipped.
             `renyi`: the log-ratio times the largest lambda inside a ball of order `alpha`.
+            `renyi_linear`: probabilities mixed with the anchor's, by the largest lambda inside it.
         pool: one of `POOLS`.
-        alpha: whole order of the `renyi` contract, above 1; None with the others.
-        solver_steps: halvings of lambda's interval in `renyi`; always all of them.
+        alpha: whole order of the ball, above 1; None with the range contracts.
+        solver_steps: halvings of lambda's interval for a ball; always all of them.
 
-    The range contracts are proven with `product` at any weight (Theorem A of the docs), `renyi` with
+    The range contracts are proven with `product` at any weight (Theorem A of the docs), balls with
     either pool where weight times n_slots is at most 1 (Theorems B and C). Nothing else is allowed.
 
     Raises:
@@ -70,10 +73,10 @@ class Config:
         one_of(CONTRACTS, contract=self.contract)
         one_of(POOLS, pool=self.pool)
         whole_number(1, 64, solver_steps=self.solver_steps)
-        if self.contract == "renyi":
+        if self.contract in BALLS:
             if not (isinstance(self.alpha, Integral) and self.alpha > 1):
                 raise PrivacyConfigError(
-                    f"alpha={self.alpha!r} is not allowed: the contract 'renyi' needs a whole order "
+                    f"alpha={self.alpha!r} is not allowed: the contract {self.contract!r} needs a whole order "
                     "above 1, such as 8. Its price holds at that order and below."
                 )
         elif self.alpha is not None:
@@ -90,7 +93,7 @@ class Config:
     @property
     def bounds_range(self) -> bool:
         """Whether the contract caps max - min of a log-ratio (and not a divergence)."""
-        return self.contract != "renyi"
+        return self.contract not in BALLS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -99,11 +102,11 @@ class Numbers:
 
     Attributes:
         eta: cap on the range of one demonstration's log-ratio, in nats; 0 leaves the zero-shot row,
-            infinity bounds nothing. 0 with the contract `renyi`.
+            infinity bounds nothing. 0 with a Renyi ball.
         weight: w, of one demonstration in the pool. A public constant: 1 / (demonstrations expected),
             never 1 / (demonstrations drawn), which would let one of them move the others' weights.
         renyi_c: c, the ball's radius; 0 with the range contracts.
-        kl_cap: G, cap on KL(p_0 || mixed row), which `renyi` with `product` needs; 0 otherwise.
+        kl_cap: G, cap on KL(p_0 || mixed row), which a ball with `product` needs; 0 otherwise.
         tau0: temperature of the zero-shot row. It is public and costs nothing.
         pool_temperature: of the pooled row. It multiplies what a demonstration can say by its inverse
             and is priced so.
@@ -147,7 +150,7 @@ def check(config: Config, numbers: Numbers) -> None:
         numbers: of the user.
 
     Raises:
-        UnprovenMechanismError: `renyi` and `product` with weight * n_slots above 1; the message tells
+        UnprovenMechanismError: a ball and `product` with weight * n_slots above 1; the message tells
             how much more than its radius a demonstration could then say. Or a pool temperature there.
         PrivacyConfigError: `arithmetic` with weight * n_slots above 1; a number that the contract does
             not use, or lacks.
@@ -163,7 +166,7 @@ def check(config: Config, numbers: Numbers) -> None:
     share = numbers.weight * config.n_slots
     if share > 1 and config.pool == "product":
         raise UnprovenMechanismError(
-            f"contract='renyi' with pool='product' is proven for weight * n_slots <= 1 only, and "
+            f"contract={config.contract!r} with pool='product' is proven for weight * n_slots <= 1 only, and "
             f"{numbers.weight:g} * {config.n_slots} = {share:g}. {COUNTEREXAMPLE}. Pass "
             f"weight=1/{config.n_slots}, or choose a range contract ('scale', 'clip', 'linear'), which "
             "holds at any weight."
@@ -175,13 +178,13 @@ def check(config: Config, numbers: Numbers) -> None:
         )
     if numbers.pool_temperature != 1:
         raise UnprovenMechanismError(
-            f"pool_temperature={numbers.pool_temperature:g} with contract='renyi' is not proven: the "
+            f"pool_temperature={numbers.pool_temperature:g} with contract={config.contract!r} is not proven: the "
             "ball is around the row before that temperature. Use tau0, which is free, or a range "
             "contract."
         )
     if numbers.eta != 0:
         raise PrivacyConfigError(
-            f"eta={numbers.eta:g} is not used by contract='renyi': pass eta=0 and set renyi_c."
+            f"eta={numbers.eta:g} is not used by contract={config.contract!r}: pass eta=0 and set renyi_c."
         )
     if not 0 < numbers.renyi_c <= MOST_RADIUS:
         raise PrivacyConfigError(

@@ -4,6 +4,8 @@ A row's log-ratio is l = log p_i - log p_0 on the tokens that can be drawn, each
 contract returns log r, a shrunken l. Nothing here looks across rows: the proofs need it (assumption ii).
 """
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -13,9 +15,7 @@ from ariel_jax.algorithms.mozo import solver
 from ariel_jax.algorithms.mozo.config import Config
 from ariel_jax.algorithms.mozo.parameters import Parameters
 
-_COUNTED = (
-    256  # rows up to here are ordered by counting: XLA:CPU sorts a short one in half a millisecond
-)
+_COUNTED = 256  # rows up to here are ordered by counting, which no loop has to be entered for
 _BIG = 60.0  # e^60 times anything that a row is multiplied by is a float32
 
 
@@ -40,7 +40,7 @@ def contract_rows(
     Returns:
         log r in at least float32, up to a constant for each row. A row that is not finite on a token
         that can be drawn is absent: zeros. A range contract keeps max - min of each row at or below
-        eta; `renyi` keeps the divergences of exp(logp0 + log r), normalised, from the anchor at or
+        eta; a ball keeps the divergences of exp(logp0 + log r), normalised, from the anchor at or
         below c in both directions (and KL at or below G with the pool `product`).
     """
     dtype = at_least_f32(logits.dtype)
@@ -60,6 +60,7 @@ def contract_rows(
         radius=parameters.renyi_c.astype(dtype),
         kl_cap=parameters.kl_cap.astype(dtype) if config.pool == "product" else None,
         steps=config.solver_steps,
+        is_linear=config.contract == "renyi_linear",
     )
 
 
@@ -101,13 +102,35 @@ def _in_order(values: jax.Array, place: jax.Array) -> jax.Array:
     """[N, 1] the number at a place [] of each row's order, from 0."""
     k = values.shape[-1]
     if k > _COUNTED:
-        return jax.lax.dynamic_slice_in_dim(jnp.sort(values, axis=-1), place, 1, axis=1)
-    index = jnp.arange(k, dtype=jnp.int32)
-    is_before = (values[:, None, :] < values[:, :, None]) | (
-        (values[:, None, :] == values[:, :, None]) & (index[None, :] < index[:, None])[None]
-    )
-    is_it = jnp.sum(is_before, axis=-1, dtype=jnp.int32) == place
-    return jnp.max(jnp.where(is_it, values, -jnp.inf), axis=-1, keepdims=True)
+        return _selected(values, place)
+    upto = jnp.sum(values[:, None, :] <= values[:, :, None], axis=-1, dtype=jnp.int32)
+    return jnp.min(jnp.where(upto > place, values, jnp.inf), axis=-1, keepdims=True)
+
+
+def _selected(values: jax.Array, place: jax.Array) -> jax.Array:
+    """`_in_order` of long rows: a bisection over the ordered bit patterns of floats, always all its turns.
+
+    Of 256,000 tokens it takes a twenty-fifth of the time of sorting on a CPU.
+    """
+    integer = jnp.int64 if values.dtype == jnp.float64 else jnp.int32
+    least, most = (jnp.asarray(end, integer) for end in _ends(integer))
+    raw = jax.lax.bitcast_convert_type(values, integer)
+    order = jnp.where(raw < 0, raw ^ most, raw)  # compares as the floats do
+
+    def halve(_: int, ends: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        low, high = ends
+        middle = (low >> 1) + (high >> 1) + (low & high & 1)  # rounds down, cannot overflow
+        reached = jnp.sum(order <= middle, axis=-1, keepdims=True, dtype=jnp.int32) > place
+        return jnp.where(reached, low, middle + 1), jnp.where(reached, middle, high)
+
+    ends = jnp.full_like(order[:, :1], least), jnp.full_like(order[:, :1], most)
+    found, _ = jax.lax.fori_loop(0, jnp.iinfo(integer).bits, halve, ends)
+    return jax.lax.bitcast_convert_type(jnp.where(found < 0, found ^ most, found), values.dtype)
+
+
+def _ends(integer: Any) -> tuple[int, int]:
+    info = jnp.iinfo(integer)
+    return int(info.min), int(info.max)
 
 
 def _mixed(ratios: jax.Array, eta: jax.Array) -> jax.Array:

@@ -231,7 +231,10 @@ def _summed(
     found = []
     for alpha in WHOLE.tolist():
         j = MOMENTS[: alpha - 1]
-        terms = _log_binomials(alpha)[2:] + log_weight(alpha, j) + moments[: alpha - 1]
+        weight = log_weight(alpha, j)
+        # What has no weight costs nothing, even where there is no bound on it.
+        moment = np.where(np.isneginf(weight), 0.0, moments[: alpha - 1])
+        terms = _log_binomials(alpha)[2:] + weight + moment
         top = terms.max()
         if not np.isfinite(top):
             found.append(math.inf if top > 0 else 0.0)

@@ -223,7 +223,7 @@ class MixedDecoder:
             self._ends,
             self._parameters,
             config=self.config,
-            size=self.size,
+            size=self.max_tokens,
             step=self._step,
         )
 

@@ -86,18 +86,23 @@ def _mixed(l: Floats, eta: float) -> Floats:
 def _in_ball(logp0: Floats, l: Floats, config: Config, numbers: Numbers) -> Floats:
     assert config.alpha is not None
     alpha = config.alpha
+    one_shot = log_softmax(logp0 + l)
+
+    def mixed(scale: float) -> Floats:
+        if config.contract == "renyi":
+            return log_softmax(logp0 + scale * l)
+        return np.log((1 - scale) * np.exp(logp0) + scale * np.exp(one_shot))
 
     def fits(scale: float) -> bool:
-        mixed = log_softmax(logp0 + scale * l)
+        row = mixed(scale)
         good = (
-            divergence(mixed, logp0, alpha) <= numbers.renyi_c
-            and divergence(logp0, mixed, alpha) <= numbers.renyi_c
+            divergence(row, logp0, alpha) <= numbers.renyi_c
+            and divergence(logp0, row, alpha) <= numbers.renyi_c
         )
-        return good and (
-            config.pool == "arithmetic" or divergence(logp0, mixed, 1) <= numbers.kl_cap
-        )
+        return good and (config.pool == "arithmetic" or divergence(logp0, row, 1) <= numbers.kl_cap)
 
-    return _largest(fits, 0.0, 1.0) * l
+    scale = _largest(fits, 0.0, 1.0)
+    return scale * l if config.contract == "renyi" else mixed(scale) - logp0
 
 
 def _largest(fits: Callable[[float], bool], low: float, high: float) -> float:
@@ -194,11 +199,19 @@ def _two_points(alpha: float, h: float, a: Floats) -> Floats:
     return np.maximum(forward, reverse) / (alpha - 1)
 
 
-def bound(config: Config, numbers: Numbers, alpha: float) -> float:
-    """What one step may diverge at an order, for a demonstration added or removed, either way.
+def bound(config: Config, numbers: Numbers, alpha: float, *, replaced: bool = False) -> float:
+    """What one step may diverge at an order, either way.
 
-    Theorem A for range contracts at every order; B (`product`) and C (`arithmetic`) for `renyi`, up to
-    the order that it holds rows to, and infinity beyond.
+    Theorem A for range contracts at every order; B (`product`) and C (`arithmetic`) for balls, up to
+    the order that they hold rows to, and infinity beyond.
+
+    Args:
+        config: the settings.
+        numbers: as they are priced.
+        alpha: order.
+        replaced: for a demonstration that becomes another one, instead of coming, going or becoming
+            nothing: twice the range; for balls half the order, and the weak triangle inequality between
+            two rows of one ball.
 
     Raises:
         ConfigError: an order of at most 1.
@@ -206,11 +219,15 @@ def bound(config: Config, numbers: Numbers, alpha: float) -> float:
     if not alpha > 1:
         raise ConfigError(f"alpha={alpha} is not allowed: pass more than 1.")
     if config.bounds_range:
-        return bounded_range(alpha, numbers.h)
+        return bounded_range(alpha, numbers.h * (2 if replaced else 1))
     assert config.alpha is not None
-    if alpha > config.alpha:
+    order, w, c = float(config.alpha), numbers.weight, numbers.renyi_c
+    if replaced:
+        # D_a(P||R) <= (a - 1/2) / (a - 1) D_2a(P||Q) + D_(2a-1)(Q||R), and Q is the anchor.
+        order = order / 2
+        c = c * ((order - 0.5) / (order - 1) + 1) if order > 1 else math.inf
+    if alpha > order:
         return math.inf
-    order, w, c = config.alpha, numbers.weight, numbers.renyi_c
     if config.pool == "product":
         return w * c + order / (order - 1) * numbers.kl_cap
     return math.log1p(w * math.expm1((order - 1) * c)) / (order - 1)

@@ -26,6 +26,7 @@ def plan_for(
     subset: float = 4,
     redraw_every: int | None = None,
     unit: str = "demonstration",
+    records_per_owner: int = 1,
     tau0: float = 1.0,
     account_epsilon: float | None = None,
 ) -> Plan:
@@ -43,20 +44,29 @@ def plan_for(
         subset: demonstrations in a draw: on average (`poisson`), or exactly; all of them with `none`.
         redraw_every: as in `Plan`.
         unit: as in `Plan`.
+        records_per_owner: as in `Plan`; with more than one n_demonstrations are owners, and all their
+            demonstrations are shown.
         tau0: as in `Numbers`.
         account_epsilon: of the account that pays, where it is larger than `epsilon`.
 
     Returns:
-        A plan with the weight 1 / subset (1 / n_slots under a Rényi ball), slots for every draw but those
-        that one hundredth of delta pays for, and numbers by `calibrate`.
+        A plan with the weight 1 / subset (1 / n_slots under a Rényi ball, or where all demonstrations are
+        shown), slots for every draw but those that one hundredth of delta pays for, and numbers by
+        `calibrate`.
 
     Raises:
-        PrivacyConfigError: numbers out of range.
+        PrivacyConfigError: numbers out of range, or that do not go together.
+        UnprovenMechanismError: several demonstrations of an owner under a Rényi ball.
         PrivacyBudgetError: not even the smallest influence fits.
     """
     config = Config() if config is None else config
     limit = epsilon if account_epsilon is None else account_epsilon
-    positive_int(n_demonstrations=n_demonstrations, n_queries=n_queries, max_tokens=max_tokens)
+    positive_int(
+        n_demonstrations=n_demonstrations,
+        n_queries=n_queries,
+        max_tokens=max_tokens,
+        records_per_owner=records_per_owner,
+    )
     if redraw_every is not None:
         positive_int(redraw_every=redraw_every)
     for most in (epsilon, limit):
@@ -75,7 +85,7 @@ def plan_for(
         expected, size = float(subset), float(subset)
         overflow = batches.overflow(n_demonstrations, probability, slots)
     else:
-        size = n_demonstrations if sampler == "none" else subset
+        size = n_demonstrations * records_per_owner if sampler == "none" else subset
         if size != int(size):
             raise PrivacyConfigError(
                 f"subset={subset:g} with sampler={sampler!r} is not allowed: pass a whole number."
@@ -92,6 +102,7 @@ def plan_for(
         expected=expected,
         redraw_every=redraw_every,
         unit=unit,
+        records_per_owner=records_per_owner,
         truncation=(1 + math.exp(limit)) * overflow,
     )
     return calibrate(plan, epsilon=epsilon, delta=delta, n_queries=n_queries)
@@ -185,7 +196,7 @@ def largest_h(plan: Plan, *, epsilon: float, delta: float, n_queries: int = 1) -
     """
     if not plan.config.bounds_range:
         raise ConfigError(
-            "contract='renyi' bounds no range, so there is no influence h: read renyi_c of calibrate's "
+            f"contract={plan.config.contract!r} bounds no range, so there is no influence h: read renyi_c of calibrate's "
             "plan, or take a range contract."
         )
     return calibrate(plan, epsilon=epsilon, delta=delta, n_queries=n_queries).numbers.h

@@ -112,7 +112,7 @@ class Plan:
             )
         if self.records_per_owner > 1 and not self.config.bounds_range:
             raise UnprovenMechanismError(
-                f"records_per_owner={self.records_per_owner} with contract='renyi' is not proven: its theorems "
+                f"records_per_owner={self.records_per_owner} with contract={self.config.contract!r} is not proven: its theorems "
                 "are for one row that comes or goes. Take a range contract, or one record of each owner."
             )
         if self.records_per_owner > 1 and self.unit != "owner":

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ariel_jax.algorithms.mozo import sampling
+from ariel_jax.algorithms.mozo import bits, sampling
 from ariel_jax.algorithms.mozo.config import Config
 from ariel_jax.layers.kv_cache import KVCache, init_cache, resize_rows
 from ariel_jax.models import decoder
@@ -228,7 +228,7 @@ def block_loop(
     active, one = jnp.ones(B, bool), jnp.ones(B, jnp.int32)
 
     def drawn(block: Block, logits: jax.Array) -> Block:
-        now = jax.random.fold_in(key, start + block.n)
+        now = bits.fold_in(key, start + block.n)
         token, info = step(logits, mask, now, config, parameters)
         flags = block.flags | info.flags
         return Block(

@@ -12,6 +12,7 @@ from flax import struct
 
 from ariel_jax._numerics import at_least_f32
 from ariel_jax._typing import Array, Bool, Float, Int, Key, UInt, typed
+from ariel_jax.algorithms.mozo import bits
 from ariel_jax.algorithms.mozo.config import FLOOR, Config
 from ariel_jax.algorithms.mozo.contract import contract_rows, is_present
 from ariel_jax.algorithms.mozo.parameters import Parameters
@@ -153,8 +154,11 @@ def raise_for(found: int) -> None:
 @typed
 def draw(logp: Float[Array, " k"], key: Key[Array, ""]) -> Int[Array, ""]:
     """The place of one draw from log-probabilities: arg-max with Gumbel noise of 64 random bits."""
-    bits = jax.random.bits(key, (2, logp.shape[0]), jnp.uint32)
-    return jnp.argmax(logp + gumbel(bits[0], bits[1]).astype(logp.dtype)).astype(jnp.int32)
+    k = logp.shape[0]
+    noisy = logp + (-jnp.log(-bits.words(key, k, _log_uniform))).astype(logp.dtype)  # `gumbel`
+    # The first of the largest, as argmax finds it; XLA:CPU reduces values and places together by one at a time.
+    place = jnp.arange(k, dtype=jnp.int32)
+    return jnp.min(jnp.where(noisy >= jnp.max(noisy), place, k - 1))
 
 
 @typed
@@ -164,13 +168,14 @@ def gumbel(high: UInt[Array, " k"], low: UInt[Array, " k"]) -> Float[Array, " k"
     Noise of one 23-bit uniform ends at 16: a token that is e^16 less likely than another one could
     never win, and whether it is so depends on private rows.
     """
-    below, above = (
-        _uniform(high, low),
-        _uniform(~high, ~low),
-    )  # u and 1 - u, each to float32's digits
+    return -jnp.log(-_log_uniform(high, low))
+
+
+def _log_uniform(high: jax.Array, low: jax.Array) -> jax.Array:
+    """log(1 - u) of a uniform u of 64 bits; u and 1 - u are each taken to float32's digits."""
+    below, above = _uniform(high, low), _uniform(~high, ~low)
     is_low = high < jnp.uint32(2**31)
-    log = jnp.where(is_low, jnp.log1p(-jnp.where(is_low, below, 0)), jnp.log(above))
-    return -jnp.log(-log)
+    return jnp.where(is_low, jnp.log1p(-jnp.where(is_low, below, 0)), jnp.log(above))
 
 
 def _uniform(high: jax.Array, low: jax.Array) -> jax.Array:
@@ -208,7 +213,7 @@ def links(
 
     def drawn(values: Any, context: SamplingContext) -> Any:
         ids, logp = values
-        return ids[draw(logp, jax.random.fold_in(context.keys[0], context.position[0]))][None]
+        return ids[draw(logp, bits.fold_in(context.keys[0], context.position[0]))][None]
 
     def link(name: str, stage: Stage, fun: Any) -> SamplingTransform:
         return SamplingTransform(

@@ -1,14 +1,17 @@
 """The largest lambda that keeps a row inside a Renyi ball: fixed halvings of a well-conditioned function.
 
-With l centred so that its mean under p_0 is 0, psi(s) = log E_{p_0} e^{s l} is a logarithm of 1 plus
-positive terms, and all three divergences between p_0 and p_0 e^{lambda l} (normalised) are made of it. As
-a difference of two log-sum-exps the same numbers are several percent wrong in float32 at small lambda.
+Two families of rows lie between the anchor p_0 (lambda = 0) and the one-shot row (1): p_0 e^{lambda l},
+normalised, and (1 - lambda) p_0 + lambda p. All three divergences from p_0 are made of logarithms of 1 plus
+positive terms. As differences of log-sum-exps the same numbers are several percent wrong in float32 at small
+lambda. All of them never fall as lambda grows.
 """
 
 import jax
 import jax.numpy as jnp
 
 _SERIES = 0.3  # where the series of e^y - 1 - y takes over
+_POWERS = 0.1  # where that of (1 + x)^s - 1 - s x does, by |s x|
+_LEAST = -64.0  # the smallest log lambda above 0 that is tried where probabilities are mixed
 
 
 def shrink(
@@ -19,24 +22,27 @@ def shrink(
     radius: jax.Array,
     kl_cap: jax.Array | None,
     steps: int,
+    is_linear: bool,
 ) -> jax.Array:
-    """Each row's lambda l, l centred under p_0, for the largest lambda in [0, 1] that is found feasible.
+    """Each row's log-ratio to p_0, up to a constant, for the largest lambda in [0, 1] that is found feasible.
 
     Args:
         logp0: [k] normalised log-probabilities; minus infinity where nothing can be drawn.
-        ratios: [N, k] log-ratios.
+        ratios: [N, k] log-ratios l.
         alpha: order.
         radius: [] cap on both divergences of that order.
         kl_cap: [] cap on KL(p_0 || row); None for none.
         steps: halvings; all are made, whatever the rows are.
+        is_linear: mix probabilities instead of scaling log-ratios.
 
     Returns:
         [N, k]. The feasible end of the last interval, so the caps hold; NaN counts as infeasible.
     """
-    centred = centre(logp0, ratios)
+    rows = normalise(logp0, ratios) if is_linear else centre(logp0, ratios)
+    between = mixed_divergences if is_linear else divergences
 
-    def is_feasible(scale: jax.Array) -> jax.Array:
-        forward, reverse, kl = divergences(logp0, centred, scale, alpha)
+    def is_feasible(at: jax.Array) -> jax.Array:
+        forward, reverse, kl = between(logp0, rows, _share(at) if is_linear else at, alpha)
         good = (forward <= radius) & (reverse <= radius)
         return good if kl_cap is None else good & (kl <= kl_cap)
 
@@ -48,8 +54,17 @@ def shrink(
 
     n = ratios.shape[0]
     ends = jnp.zeros(n, ratios.dtype), jnp.ones(n, ratios.dtype)
-    scale, _ = jax.lax.fori_loop(0, steps + 1, halve, ends)
-    return scale[:, None] * centred
+    found, _ = jax.lax.fori_loop(0, steps + 1, halve, ends)
+    return mixed(rows, _share(found))[1] if is_linear else found[:, None] * rows
+
+
+def _share(at: jax.Array) -> jax.Array:
+    """Lambda of a place in [0, 1], in equal steps of its logarithm: 0 at 0, 1 at 1.
+
+    Of a token that the anchor gives e^-50 a mixture has to take a share as small; halvings of lambda itself
+    would end at 2^-24.
+    """
+    return jnp.where(at > 0, jnp.exp(_LEAST * (1 - at)), 0)
 
 
 def centre(logp0: jax.Array, ratios: jax.Array) -> jax.Array:
@@ -85,3 +100,58 @@ def log_exp_minus_line(y: jax.Array) -> jax.Array:
     found = 2 * jnp.log(jnp.abs(near)) - jnp.log(2.0).astype(y.dtype) + jnp.log1p(series)
     found = jnp.where(is_high, high + jnp.log1p(-(1 + high) * jnp.exp(-high)), found)
     return jnp.where(is_low, jnp.log(jnp.expm1(low) - low), found)
+
+
+def normalise(logp0: jax.Array, ratios: jax.Array) -> jax.Array:
+    """[N, k] log p - log p_0 of the rows p_0 e^l, normalised; 0 outside the support and where l is 0."""
+    inside = (logp0 > -jnp.inf)[None, :]
+    says = (ratios != 0).any(-1, keepdims=True)
+    moved = ratios - jax.nn.logsumexp(logp0[None, :] + ratios, axis=-1, keepdims=True)
+    for _ in range(2):  # a small rest of the mean to the digits of the row itself, not of 1
+        rest = jnp.sum(jnp.exp(logp0)[None, :] * jnp.expm1(moved), axis=-1, keepdims=True)
+        moved = moved - jnp.log1p(rest)
+    return jnp.where(inside & says, moved, 0)
+
+
+def mixed(rows: jax.Array, scale: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """([N, k] x = lambda (e^l - 1), [N, k] log(1 + x)) of log-ratios l [N, k] at lambda = scale [N]."""
+    x = scale[:, None] * jnp.expm1(rows)
+    is_far = x < -0.5  # where 1 + x has lost the digits of a small ratio
+    near = jnp.log1p(jnp.where(is_far, 0, x))
+    far = jnp.logaddexp(jnp.log1p(-scale)[:, None], jnp.log(scale)[:, None] + rows)
+    return x, jnp.where(is_far, far, near)
+
+
+def mixed_divergences(
+    logp0: jax.Array, rows: jax.Array, scale: jax.Array, alpha: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`divergences` of (1 - lambda) p_0 + lambda p for rows p given as log p - log p_0 [N, k]."""
+    x, log_r = mixed(rows, scale)
+
+    def order(s: int) -> jax.Array:
+        terms = logp0[None, :] + log_power_minus_line(x, log_r, s)
+        return jnp.logaddexp(jax.nn.logsumexp(terms, axis=-1), 0) / (alpha - 1)
+
+    near = jnp.where(jnp.abs(x) < _POWERS, x, 0)
+    series = jnp.ones_like(x)
+    for n in (7, 6, 5, 4, 3):
+        series = 1 - near * (n - 1) / n * series
+    lost = jnp.where(jnp.abs(x) < _POWERS, near * near / 2 * series, x - log_r)
+    return order(alpha), order(1 - alpha), jnp.sum(jnp.exp(logp0)[None, :] * lost, axis=-1)
+
+
+def log_power_minus_line(x: jax.Array, log_r: jax.Array, s: int) -> jax.Array:
+    """log((1 + x)^s - 1 - s x) for log_r = log(1 + x) and whole s outside 0 and 1, minus infinity at x = 0."""
+    is_near = jnp.abs(s * x) < _POWERS
+    near = jnp.where(is_near, x, 0)
+    series = jnp.ones_like(x)
+    for n in (7, 6, 5, 4, 3):
+        series = 1 + near * (s - n + 1) / n * series
+    found = jnp.log(jnp.asarray(s * (s - 1) / 2, x.dtype)) + 2 * jnp.log(jnp.abs(near))
+    found = found + jnp.log(series)
+    power = s * log_r
+    is_high = ~is_near & (power > 1)
+    high = jnp.where(is_high, power, 1)
+    above = high + jnp.log1p(-(1 + jnp.where(is_high, s * x, 0)) * jnp.exp(-high))
+    low = jnp.expm1(jnp.where(is_high | is_near, 1, power)) - jnp.where(is_high | is_near, 0, s * x)
+    return jnp.where(is_near, found, jnp.where(is_high, above, jnp.log(low)))

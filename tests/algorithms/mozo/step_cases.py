@@ -30,6 +30,14 @@ BALL = {
         Config(top_k=None, contract="renyi", pool="arithmetic", alpha=3),
         Numbers(eta=0, weight=0.25, renyi_c=0.1),
     ),
+    "renyi_linear, product": (
+        Config(top_k=None, contract="renyi_linear", alpha=8),
+        Numbers(eta=0, weight=0.25, renyi_c=0.4, kl_cap=0.05),
+    ),
+    "renyi_linear, arithmetic": (
+        Config(top_k=K, contract="renyi_linear", pool="arithmetic", alpha=3),
+        Numbers(eta=0, weight=0.25, renyi_c=0.1, tau0=0.8),
+    ),
 }
 CASES = RANGE | BALL
 WHOLE = np.ones(N, bool)

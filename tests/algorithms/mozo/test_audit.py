@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from ariel_jax.algorithms.mozo import Config, Numbers, audit, check, oracle
+from ariel_jax.algorithms.mozo.config import BALLS
+from ariel_jax.algorithms.mozo.price import Plan
 from ariel_jax.errors import UnprovenMechanismError
 from ariel_jax.privacy import renyi
 
@@ -29,6 +31,77 @@ def test_the_step_keeps_to_its_price_on_random_and_hill_climbed_logits(name):
     assert worst <= 1
     if config.bounds_range:
         assert worst > 0.999  # the range is used up: the audit has something to look at
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_step_keeps_to_the_price_of_a_replaced_demonstration(name):
+    rng, (config, numbers) = np.random.default_rng(10), CASES[name]
+    alphas = (1.4, 2.0, 4.0)  # balls are proven up to half their order here
+    for _ in range(20):
+        logits, others = rows(rng), rows(rng)[1:]
+        found = audit.audit_step(
+            logits, present(rng), config, numbers, others=others, laws=laws(name), alphas=alphas
+        )
+        assert not found.refutes, found
+        assert np.isfinite(found.bounds[0])
+    start = rows(rng, spread=0.3)
+    moved, hard, worst = audit.hill_climb(
+        start,
+        np.arange(N) < 2,
+        config,
+        numbers,
+        rng,
+        steps=40,
+        others=-start[1:],
+        laws=laws(name),
+        alphas=alphas,
+    )
+    assert moved.shape == (2 * N + 1, V)
+    assert worst <= 1
+    if config.bounds_range:
+        assert hard.h == 2 * numbers.h
+        # Rows that say the opposite of what they replace use twice the range up.
+        opposite = rows(rng, spread=3.0)
+        far = 2 * opposite[0] - opposite[1:]
+        found = audit.audit_step(
+            opposite, WHOLE, config, numbers, others=far, laws=laws(name), alphas=alphas
+        )
+        assert found.ranges.max() > 1.5 * numbers.h
+
+
+def test_a_replaced_demonstration_is_compared_with_the_row_in_its_place():
+    config, numbers = CASES["scale"]
+    rng = np.random.default_rng(11)
+    logits, others = rows(rng), rows(rng)[1:]
+    mask = np.array([True, False, True, True])
+    found = audit.audit_step(logits, mask, config, numbers, others=others, laws=laws("scale"))
+    assert found.forward.shape == (3, len(audit.ALPHAS))
+    changed = logits.copy()
+    changed[3] = others[2]
+    (p,), (q,) = laws("scale")(logits, mask[None]), laws("scale")(changed, mask[None])
+    assert found.forward[1, 2] == pytest.approx(oracle.divergence(p, q, 8.0), rel=1e-6)
+    assert found.reverse[1, 2] == pytest.approx(oracle.divergence(q, p, 8.0), rel=1e-6)
+    same = audit.audit_step(logits, mask, config, numbers, others=logits[1:], laws=laws("scale"))
+    assert same.worst == 0
+
+
+@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_audits_hold_steps_to_is_what_plans_pay_for(name, replaced):
+    """`oracle.bound` tries laws on two tokens, `curves` has the closed forms that prices are made of."""
+    config, numbers = CASES[name]
+    plan = Plan(
+        config=config,
+        numbers=numbers,
+        n_demonstrations=40 if replaced else N,
+        max_tokens=1,
+        sampler="partition" if replaced else "none",
+    )
+    for alpha in (1.2, 1.5, 2.0, 3.0, 4.0, 8.0, 9.0, 64.0):
+        priced = float(plan.token_curve(alpha))
+        held_to = oracle.bound(config, numbers, alpha, replaced=replaced)
+        assert priced == pytest.approx(held_to, rel=1e-7)
+        assert priced >= held_to * (1 - 1e-12)
 
 
 def test_the_claim_is_of_each_demonstration_in_both_directions():
@@ -54,6 +127,11 @@ def test_the_exact_audit_finds_every_planted_fault(fault):
         found.append(audit.audit_step(logits, mask, config, numbers, laws=planted))
     assert max(one.worst for one in found) > 1.2
     assert any(one.refutes for one in found)
+    replaced = [
+        audit.audit_step(z, np.arange(N) < 1, config, numbers, others=-z[1:], laws=planted)
+        for z in (rows(rng, spread=1.0) for _ in range(10))
+    ]
+    assert any(one.refutes for one in replaced)
     if fault == "hidden temperature":
         assert max(one.ranges.max() for one in found) == pytest.approx(2 * numbers.h, rel=1e-3)
 
@@ -121,12 +199,13 @@ def _bounded(alpha, h):
     return oracle.bounded_range(alpha, h)
 
 
+@pytest.mark.parametrize("contract", BALLS)
 @pytest.mark.parametrize("pool", ["product", "arithmetic"])
-def test_theorems_b_and_c_hold_on_rows_that_use_their_balls_up(pool):
+def test_theorems_b_and_c_hold_on_rows_that_use_their_balls_up(pool, contract):
     rng, best = np.random.default_rng(4), 0.0
     for _ in range(120):
         n, alpha = int(rng.integers(1, 4)), int(rng.choice([2, 3, 8]))
-        config = Config(n_slots=n, top_k=None, contract="renyi", pool=pool, alpha=alpha)
+        config = Config(n_slots=n, top_k=None, contract=contract, pool=pool, alpha=alpha)
         c = float(rng.choice([0.01, 0.3, 2.0]))
         kl = c / alpha if pool == "product" else 0.0
         numbers = Numbers(eta=0.0, weight=1 / n, renyi_c=c, kl_cap=kl)
@@ -146,7 +225,7 @@ def test_theorems_b_and_c_hold_on_rows_that_use_their_balls_up(pool):
             )
             assert far <= limit * (1 + 1e-9)
             best = max(best, far / limit)
-    assert best > (0.3 if pool == "product" else 0.99)
+    assert best > (0.25 if pool == "product" else 0.99)
     assert oracle.bound(config, numbers, alpha + 1) == math.inf
 
 

@@ -9,6 +9,7 @@ import scipy.stats
 
 from ariel_jax.algorithms.mozo import Config, Numbers, baselines, oracle, sampling
 from ariel_jax.algorithms.mozo.parameters import parameters
+from ariel_jax.errors import ConfigError, PrivacyBudgetError
 from ariel_jax.privacy import renyi
 
 from .step_cases import WHOLE, K, N, V, rows
@@ -119,11 +120,103 @@ def test_pmixed_averages_rows_on_the_edge_of_their_balls():
         assert agrees(drawn(baselines.pmixed, held, logits, mask, MIXED), law)
 
 
+def test_pmixed_takes_the_radius_of_as_many_rows_as_there_are():
+    logits = rows(np.random.default_rng(2), spread=1.0)
+    table = np.array([9.0, 0.5, 0.4, 0.3, 0.2], np.float32)
+    for mask in (WHOLE, np.array([False, True, False, True]), ~WHOLE):
+        one = baselines.MixedParameters(jnp.float32(table[mask.sum()]))
+        by_number = baselines.MixedParameters(jnp.asarray(table))
+        wanted = drawn(baselines.pmixed, one, logits, mask, MIXED)
+        np.testing.assert_array_equal(
+            drawn(baselines.pmixed, by_number, logits, mask, MIXED), wanted
+        )
+    wrong = baselines.MixedParameters(jnp.float32(table[4]))
+    assert (drawn(baselines.pmixed, wrong, logits, np.arange(N) < 1, MIXED) != wanted).any()
+
+
+def test_beta_is_the_largest_whose_claims_add_up_to_the_budget():
+    """The authors' sum, term by term, at one order."""
+    alpha, q, n_tokens = 8, 0.03, 200
+    given = {"alpha": alpha, "epsilon": 4.0, "delta": 1e-5, "n_tokens": n_tokens, "probability": q}
+
+    def total(beta, members):
+        claim = baselines.pmixed_claim(alpha=alpha, beta=beta, members=members)
+        terms = [(1 - q) ** (alpha - 1) * (1 + (alpha - 1) * q)]
+        for j in range(2, alpha + 1):
+            weight = math.comb(alpha, j) * (1 - q) ** (alpha - j) * q**j
+            terms.append(weight * math.exp((j - 1) * claim))
+        curve = np.where(renyi.ORDERS == alpha, math.log(sum(terms)) / (alpha - 1), math.inf)
+        return renyi.epsilon(n_tokens * curve, 1e-5)[0]
+
+    betas = []
+    for members in (1, 2, 6):
+        beta = baselines.pmixed_beta(members=members, **given)
+        betas.append(beta)
+        assert total(beta, members) <= 4.0 < total(beta + 5 / 2**20, members)
+    assert betas[1] < betas[0]
+    assert betas[1] < betas[2]
+    assert baselines.pmixed_beta(members=0, **given) == 0
+    assert baselines.pmixed_beta(members=2, **{**given, "probability": 1.0}) < betas[1]
+    with pytest.raises(PrivacyBudgetError, match="order alpha=3"):
+        baselines.pmixed_beta(members=2, **{**given, "alpha": 3, "epsilon": 1.0})
+    with pytest.raises(ConfigError, match="probability=0"):
+        baselines.pmixed_beta(members=2, **{**given, "probability": 0})
+
+
+def _screened(p, mask, alpha, share, noise):
+    """AdaPMixED's look at rows [N + 1, K], plainly: the larger divergence of what was seen."""
+    there = [share * row + (1 - share) * p[0] for row in p[1:][mask]]
+    seen = (np.mean(there, axis=0) if there else p[0]) + noise
+    seen = seen + abs(seen.min())
+    kept = seen > 0
+    seen, public = seen[kept] / seen.sum(), p[0][kept]
+    both = [(seen, public), (public, seen)]
+    return max(math.log((a**alpha * b ** (1 - alpha)).sum()) / (alpha - 1) for a, b in both)
+
+
+def test_adapmixed_answers_from_the_public_row_where_the_look_finds_rows_far_from_it():
+    logits, radius = rows(np.random.default_rng(6), spread=1.0), 0.3
+    mask = np.array([True, True, False, True])
+    ids = np.argsort(-logits[0])[:K]
+    p = np.exp(oracle.log_softmax(logits.astype(np.float64)[:, ids]))
+
+    def held(threshold, share=0.5, noise=0.0):
+        return baselines.ScreenedParameters(
+            *(jnp.float32(value) for value in (radius, share, noise, threshold))
+        )
+
+    mixed, public = np.zeros(V), np.zeros(V)
+    mixed[ids] = np.mean([_mixed(p[0], row, 3, radius) for row in p[1:][mask]], axis=0)
+    public[ids] = p[0]
+    far = _screened(p, mask, 3, 0.5, 0.0)
+    near = drawn(baselines.adapmixed, held(far * 1.01), logits, mask, MIXED)
+    beyond = drawn(baselines.adapmixed, held(far * 0.99), logits, mask, MIXED)
+    assert agrees(near, mixed)
+    assert agrees(beyond, public)
+    assert not agrees(near, public)
+    assert not agrees(beyond, mixed)
+    # With noise, the share of draws that pass is that of the plain form.
+    rng, sigma = np.random.default_rng(7), 0.02
+    looks = [_screened(p, mask, 3, 0.5, sigma * rng.standard_normal(K)) for _ in range(2000)]
+    threshold = float(np.quantile(looks, 0.4))
+    tokens = drawn(baselines.adapmixed, held(threshold, noise=sigma), logits, mask, MIXED)
+    assert agrees(tokens[:3000], 0.4 * mixed + 0.6 * public)
+    assert not agrees(tokens, mixed)
+    assert not agrees(tokens, public)
+    claim = baselines.adapmixed_screen_claim(alpha=15, share=1e-4, noise=0.01, members=5)
+    assert claim == pytest.approx(15 * 4e-6)
+
+
 def test_what_pmixed_claims():
     assert baselines.pmixed_claim(alpha=3, beta=0.1, members=0) == 0
     assert baselines.pmixed_claim(alpha=3, beta=0.1, members=1) == pytest.approx(0.3)
     wanted = math.log(4 / 5 + math.exp(2 * 4 * 0.1 * 3) / 5) / 2
     assert baselines.pmixed_claim(alpha=3, beta=0.1, members=5) == pytest.approx(wanted)
+    steps = [baselines.pmixed_claim(alpha=16, beta=b, members=3) for b in (0.0312499, 0.03125001)]
+    assert steps[0] == pytest.approx(steps[1], rel=1e-5)  # on both sides of a power of 30
+    assert baselines.pmixed_claim(alpha=16, beta=5, members=3) == pytest.approx(
+        320 - math.log(3) / 15
+    )
 
 
 def test_a_noisy_average_takes_the_largest_noisy_sum():
@@ -159,6 +252,7 @@ def test_baselines_flag_and_count_as_the_step_does():
         (baselines.product_of_one_shots, CONFIG, mozo),
         (baselines.invisible_ink, CONFIG, baselines.InkParameters(one, one)),
         (baselines.pmixed, MIXED, baselines.MixedParameters(one)),
+        (baselines.adapmixed, MIXED, baselines.ScreenedParameters(one, one, one, one)),
         (baselines.noisy_average, CONFIG, baselines.NoiseParameters(one)),
     ):
         _, flags, dropped = many(function, held, logits, WHOLE, config)

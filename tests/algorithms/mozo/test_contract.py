@@ -1,11 +1,12 @@
 import dataclasses
+import decimal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from ariel_jax.algorithms.mozo import oracle, solver
+from ariel_jax.algorithms.mozo import Config, Numbers, oracle, solver
 from ariel_jax.algorithms.mozo.contract import _in_order, contract_rows
 from ariel_jax.algorithms.mozo.parameters import parameters
 
@@ -125,13 +126,52 @@ def test_the_divergences_of_a_row_never_fall_as_lambda_grows():
         p = oracle.log_softmax(rng.standard_normal(8) * rng.choice([0.3, 3, 10]))
         l = rng.standard_normal(8) * rng.choice([0.1, 1, 10])
         alpha = float(rng.choice([2, 4, 16]))
-        rows = [oracle.log_softmax(p + s * l) for s in np.linspace(0, 1, 20)]
-        for measured in (
-            [oracle.divergence(q, p, alpha) for q in rows],
-            [oracle.divergence(p, q, alpha) for q in rows],
-            [oracle.divergence(p, q, 1) for q in rows],
-        ):
-            assert (np.diff(measured) >= -1e-12).all()
+        scales, whole = np.linspace(0, 1, 20), np.exp(oracle.log_softmax(p + l))
+        tilted = [oracle.log_softmax(p + s * l) for s in scales]
+        blended = [np.log((1 - s) * np.exp(p) + s * whole) for s in scales]
+        for family in (tilted, blended):
+            for measured in (
+                [oracle.divergence(q, p, alpha) for q in family],
+                [oracle.divergence(p, q, alpha) for q in family],
+                [oracle.divergence(p, q, 1) for q in family],
+            ):
+                assert (np.diff(measured) >= -1e-12).all()
+
+
+def test_mixing_probabilities_reaches_at_least_the_share_that_convexity_allows():
+    """lambda_0 = (e^((a-1) c) - 1) / (e^((a-1) D) - 1) is inside the ball; the largest one is no less."""
+    rng, numbers = np.random.default_rng(10), Numbers(eta=0, weight=0.25, renyi_c=0.1)
+    config, further = Config(contract="renyi_linear", pool="arithmetic", alpha=3), 0
+    for _ in range(100):
+        p = oracle.log_softmax(rng.standard_normal(8) * 2)
+        row = rng.standard_normal(8) * rng.choice([1.0, 3.0])
+        one_shot = oracle.log_softmax(row)
+        far = max(oracle.divergence(one_shot, p, 3), oracle.divergence(p, one_shot, 3))
+        least = min(1.0, np.expm1(2 * 0.1) / np.expm1(2 * far))
+        blended = np.log((1 - least) * np.exp(p) + least * np.exp(one_shot))
+        assert oracle.divergence(blended, p, 3) <= 0.1 * (1 + 1e-9)
+        assert oracle.divergence(p, blended, 3) <= 0.1 * (1 + 1e-9)
+        ratio = np.exp(oracle.contract(p, p, row, config, numbers))
+        token = int(np.argmax(np.abs(one_shot - p)))
+        share = (ratio[token] - 1) / np.expm1(one_shot[token] - p[token])
+        assert share >= least * (1 - 1e-9)
+        further += share > 1.5 * least
+    assert further > 20
+
+
+@pytest.mark.parametrize("s", [2, 8, 64, -1, -7])
+def test_powers_keep_their_digits_from_the_smallest_step_to_the_largest(s):
+    log_r = np.concatenate([np.geomspace(1e-6, 40, 200), -np.geomspace(1e-6, 40, 200)])
+    log_r = log_r.astype(np.float32)
+    x = np.expm1(log_r)
+    found = np.asarray(solver.log_power_minus_line(jnp.asarray(x), jnp.asarray(log_r), s))
+    with decimal.localcontext(prec=60):
+        d = decimal.Decimal
+        # As the solver has them: x rounded, and its logarithm to the digits of a small ratio.
+        pairs = zip(x.tolist(), log_r.tolist(), strict=True)
+        ratios = [(d(a), d(b).exp() if a < -0.5 else 1 + d(a)) for a, b in pairs]
+        exact = np.array([float((r**s - 1 - s * a).ln()) for a, r in ratios])
+    np.testing.assert_allclose(found, exact, rtol=2e-6, atol=1e-5)
 
 
 def _naive(p, l, s):
@@ -164,17 +204,22 @@ def test_psi_keeps_its_digits_at_small_lambda_where_the_naive_form_loses_them():
 
 @pytest.mark.parametrize("k", [7, 300])
 def test_a_place_in_the_order_is_the_sorted_one(k):
-    rng = np.random.default_rng(9)
-    values = rng.integers(0, k // 2, (3, k)).astype(np.float32)  # with ties
-    values[:, -2:] = np.inf
-    for place in (0, k // 2, k - 3):
-        found = _in_order(jnp.asarray(values), jnp.int32(place))
-        np.testing.assert_array_equal(found[:, 0], np.sort(values)[:, place])
+    """To the bit: short rows by counting, long ones by bisection, without a sort."""
+    rng, find = np.random.default_rng(9), jax.jit(_in_order)
+    tied = rng.integers(-k // 2, k // 2, (3, k)).astype(np.float32)
+    tied[:, -2:] = np.inf
+    far = rng.standard_normal((3, k)) * 10.0 ** rng.integers(-30, 30, (3, k))
+    for values in (tied, far.astype(np.float32)):
+        for place in (0, 1, k // 2, k - 3):
+            found = find(jnp.asarray(values), jnp.int32(place))
+            np.testing.assert_array_equal(found[:, 0], np.sort(values)[:, place])
+    assert "sort" not in str(jax.make_jaxpr(_in_order)(jnp.asarray(tied), jnp.int32(1)))
 
 
-def test_the_solver_makes_all_its_halvings_whatever_the_rows_are():
+@pytest.mark.parametrize("name", ["renyi, product", "renyi_linear, product"])
+def test_the_solver_makes_all_its_halvings_whatever_the_rows_are(name):
     """No loop or branch of the program depends on a value."""
-    config, numbers = BALL["renyi, product"]
+    config, numbers = BALL[name]
     held = parameters(config, numbers)
     inputs = (jnp.zeros(K), jnp.zeros(K), jnp.zeros((N, K)))
     text = str(jax.make_jaxpr(contract_rows, static_argnums=3)(*inputs, config, held))

@@ -212,6 +212,8 @@ def test_a_ball_of_one_order_promises_nothing_above_it():
         sampled = curves.poisson(10 * curve[np.searchsorted(ORDERS, MOMENTS)], 0.01)
         assert np.isfinite(sampled[ORDERS <= 8]).all()
         assert np.isinf(sampled[ORDERS > 8]).all()
+        everybody = curves.poisson(10 * curve[np.searchsorted(ORDERS, MOMENTS)], 1.0)
+        np.testing.assert_allclose(everybody, 10 * curve[np.searchsorted(ORDERS, np.ceil(ORDERS))])
     replaced = curves.geometric(ORDERS, **ball, kl_cap=0.02, replaced=True)
     assert np.isinf(replaced[ORDERS > 4]).all()
     assert replaced[0] == pytest.approx(0.25 * 0.2 * (7 / 6 + 1) + 4 / 3 * 0.02)

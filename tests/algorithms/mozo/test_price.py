@@ -360,6 +360,46 @@ def test_a_calibrated_plan_fits_and_one_query_more_does_not(sampler, options):
     assert again.numbers.eta == pytest.approx(found.numbers.eta / 2)
 
 
+def test_plans_pay_for_all_demonstrations_of_an_owner():
+    base = {
+        "n_demonstrations": 6,
+        "epsilon": 1.5,
+        "delta": 1e-3,
+        "max_tokens": 4,
+        "sampler": "none",
+    }
+    owners = base | {"unit": "owner"}
+    one, three = plan_for(**owners), plan_for(**owners, records_per_owner=3)
+    assert (three.config.n_slots, three.numbers.weight) == (18, 1 / 18)
+    assert (three.records_per_owner, three.unit) == (3, "owner")
+    assert three.price().epsilon(1e-3) <= 1.5 < three.price(2).epsilon(1e-3)
+    # All of an owner's together may say what one demonstration of each may.
+    assert three.influence == pytest.approx(one.influence, rel=1e-5)
+    assert three.numbers.h == pytest.approx(one.numbers.h / 3, rel=1e-5)
+    for change, error in (
+        ({"unit": "demonstration"}, PrivacyConfigError),
+        ({"sampler": "poisson"}, PrivacyConfigError),
+        ({"config": Config(contract="renyi", alpha=16)}, UnprovenMechanismError),
+    ):
+        with pytest.raises(error, match="records_per_owner=3"):
+            plan_for(**(owners | change), records_per_owner=3)
+    with pytest.raises(ConfigError, match="records_per_owner=0 is not allowed"):
+        plan_for(**owners, records_per_owner=0)
+
+
+@pytest.mark.parametrize("pool", ["product", "arithmetic"])
+def test_plans_of_both_balls_cost_alike(pool):
+    """The theorems ask for the ball, not for the way in which a row gets into it."""
+    base = {"n_demonstrations": 5000, "epsilon": 2.0, "delta": 1e-5, "max_tokens": 10}
+    one, other = (
+        plan_for(Config(contract=contract, alpha=16, pool=pool), sampler=sampler, **base)
+        for contract, sampler in (("renyi", "poisson"), ("renyi_linear", "poisson"))
+    )
+    assert one.numbers == other.numbers
+    assert one.price() == other.replace(config=one.config).price()
+    assert "renyi_linear" in other.describe()
+
+
 def test_more_budget_draws_and_demonstrations_let_them_say_more():
     base = {"n_demonstrations": 5000, "epsilon": 1.0, "delta": 1e-5, "max_tokens": 20}
 
