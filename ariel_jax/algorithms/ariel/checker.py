@@ -46,11 +46,15 @@ def verify_proof(proof: Mapping[str, Any], edges: Iterable[Any], judgements: Ite
         raise IntegrityError(f"the proof is incomplete or damaged: {error!r}.") from error
 
 
+def _wrong(what: str) -> IntegrityError:
+    return IntegrityError(
+        f"the proof does not hold: {what}. Do not rely on the verdict; judge the request again."
+    )
+
+
 def _need(holds: bool, what: str) -> None:
     if not holds:
-        raise IntegrityError(
-            f"the proof does not hold: {what}. Do not rely on the verdict; judge the request again."
-        )
+        raise _wrong(what)
 
 
 class _Checker:
@@ -171,7 +175,8 @@ class _Checker:
         _need(here in asked and path["to"] in premise["nodes"][slot], "a path has other ends")
         for step in path["steps"]:
             edge = self.edges.get(step["edge"])
-            _need(edge is not None, f"edge {step['edge']} does not exist")
+            if edge is None:
+                raise _wrong(f"edge {step['edge']} does not exist")
             said = {"edge": edge.id} | {
                 name: getattr(edge, name)
                 for name in ("type", "src", "dst", "scope", "status", "origin")
@@ -275,11 +280,11 @@ class _Checker:
         repeat = self.standing.get(((item,), *(tuple(self.asked[s]) for s in _SLOTS[1:])))
         if repeat is not None:
             return [repeat] if repeat.value == "inappropriate" else []
-        sides = [
+        approve, deny = (
             [j for j in self.supporters(value, [item]) if self.reliable(j)]
             for value in ("appropriate", "inappropriate")
-        ]
-        verdict, winners = self.winners(*sides, {**self.asked, "data": [item]})
+        )
+        verdict, winners = self.winners(approve, deny, {**self.asked, "data": [item]})
         return winners if verdict == "withhold" else []
 
     def winners(
