@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ariel_jax.errors import IntegrityError
@@ -69,6 +69,8 @@ class _Checker:
             if j.id <= last and j.source in _HUMAN and not later:
                 self.standing[tuple(j.request.slot(s) for s in _SLOTS)] = j
         self.by_id = {j.id: j for j in self.standing.values() if j.value != "ask"}
+        self.scoped = {edge.slot for edge in edges if edge.scope is not None}
+        self.arrows: dict[Any, dict[str, list[str]]] = {}
         self.reached: dict[Any, frozenset[str]] = {}
 
     def check(self) -> None:
@@ -206,29 +208,31 @@ class _Checker:
 
     def reach(self, slot: str, value: str, x: str, items: Any, statuses: Any) -> frozenset[str]:
         """What may be judged so that it covers x. `statuses`: of edges; True: `suspect` of `counts`."""
-        scoped = any(edge.scope is not None and edge.slot == slot for edge in self.edges.values())
-        key = (slot, value, x, tuple(items) if scoped else (), statuses)
-        if key not in self.reached:
+        key = (slot, value, tuple(items) if slot in self.scoped else (), statuses)
+        if (x, key) not in self.reached:
+            if key not in self.arrows:
+                self.arrows[key] = {}
+                for start, there in self.usable(slot, value, items, statuses):
+                    self.arrows[key].setdefault(start, []).append(there)
             found, waiting = {x}, [x]
-            usable = [
-                edge
-                for edge in self.edges.values()
-                if edge.slot == slot
-                and (
-                    edge.status in statuses and edge.scope is None
-                    if isinstance(statuses, tuple)
-                    else self.counts(edge, value, items, statuses)
-                )
-            ]
             while waiting:
-                here = waiting.pop()
-                for edge in usable:
-                    for start, there in _ways(edge, value):
-                        if start == here and there not in found:
-                            found.add(there)
-                            waiting.append(there)
-            self.reached[key] = frozenset(found)
-        return self.reached[key]
+                for there in self.arrows[key].get(waiting.pop(), ()):
+                    if there not in found:
+                        found.add(there)
+                        waiting.append(there)
+            self.reached[x, key] = frozenset(found)
+        return self.reached[x, key]
+
+    def usable(self, slot: str, value: str, items: Any, statuses: Any) -> Iterator[tuple[str, str]]:
+        for edge in self.edges.values():
+            if edge.slot != slot:
+                continue
+            if isinstance(statuses, tuple):
+                fits = edge.status in statuses and edge.scope is None
+            else:
+                fits = self.counts(edge, value, items, statuses)
+            if fits:
+                yield from _ways(edge, value)
 
     def covers(self, j: Any, value: str, nodes: Mapping[str, Any], statuses: Any = False) -> bool:
         for slot in _SLOTS:

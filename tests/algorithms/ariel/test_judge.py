@@ -135,26 +135,25 @@ def test_age_exact_is_not_released_by_an_approval_of_age_range(ontology):
     assert judge(exact, approved, Closures(wrong)).verdict == "share"
 
 
-@settings(max_examples=40, deadline=None)
-@given(SEED)
-def test_support_goes_on_to_whatever_is_covered(seed):
+def test_support_goes_on_to_whatever_is_covered():
     """Approve support of a request is approve support of all it covers; denials likewise."""
-    rng, ontology, closures, history = case(seed)
-    packed, trusted = History(closures, history), ("curated", "confirmed")
-    covered = 0
-    for _ in range(30):
-        one, other = (random_request(rng, ontology, bundles=0.0) for _ in range(2))
-        for polarity in ("approve", "deny"):
-            options = {"scopes": frozenset(), "statuses": trusted}
-            if not oracle.entails(ontology, one, other, polarity, **options):
-                continue
-            of_one, of_other = (
-                packed.covering(packed.rows(r), polarity, trusted, frozenset())
-                for r in (one, other)
-            )
-            assert (of_other >= of_one).all()
-            covered += one != other
-    assert covered or len(ontology.edges) < 8
+    trusted, seen = ("curated", "confirmed"), {"approve": 0, "deny": 0}
+    for seed in range(40):
+        rng, ontology, closures, history = case(seed)
+        packed = History(closures, history)
+        for _ in range(20):
+            one, other = (random_request(rng, ontology, bundles=0.0) for _ in range(2))
+            for polarity in seen:
+                options = {"scopes": frozenset(), "statuses": trusted}
+                if one == other or not oracle.entails(ontology, one, other, polarity, **options):
+                    continue
+                of_one, of_other = (
+                    packed.covering(packed.rows(r), polarity, trusted, frozenset())
+                    for r in (one, other)
+                )
+                assert (of_other >= of_one).all()
+                seen[polarity] += of_one.any()
+    assert min(seen.values()) > 20
 
 
 def monotone_user(rng):
