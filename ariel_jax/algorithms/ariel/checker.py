@@ -93,8 +93,9 @@ class _Checker:
             number = row["judgement_id"]
             known = number in self.by_id and not self.reliable(self.by_id[number])
             _need(known, f"judgement {number} is not unreliable")
-        for item in proof["items"]["approved"]:
-            _need(bool(self.supporters("appropriate", [item])), f"{item!r} alone is not approved")
+        for part, says in (("approved", "share"), ("denied", "withhold"), ("undecided", "ask")):
+            for item in proof["items"][part]:
+                _need(self.alone(item)[0] == says, f"{item!r} alone is not {part}")
         repeat = self.standing.get(tuple(tuple(self.asked[s]) for s in _SLOTS))
         if rule == "R0" or proof["reason"] == "always_ask":
             want = "ask" if rule is None else proof["premises"][0]["value"]
@@ -276,20 +277,21 @@ class _Checker:
         found = {j.id: j for j in self.supporters(value, self.asked["data"]) if self.reliable(j)}
         if value == "inappropriate" and len(self.asked["data"]) > 1:
             for item in self.asked["data"]:
-                found |= {j.id: j for j in self.denying(item)}
+                verdict, winning = self.alone(item)
+                found |= {j.id: j for j in winning} if verdict == "withhold" else {}
         return list(found.values())
 
-    def denying(self, item: str) -> list[Any]:
-        """What withholds one item that is asked alone; nothing where it is not withheld."""
+    def alone(self, item: str) -> tuple[str, list[Any]]:
+        """The verdict on one item that is asked alone, and what it rests on."""
         repeat = self.standing.get(((item,), *(tuple(self.asked[s]) for s in _SLOTS[1:])))
         if repeat is not None:
-            return [repeat] if repeat.value == "inappropriate" else []
+            words = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
+            return words[repeat.value], [repeat]
         approve, deny = (
             [j for j in self.supporters(value, [item]) if self.reliable(j)]
             for value in ("appropriate", "inappropriate")
         )
-        verdict, winners = self.winners(approve, deny, {**self.asked, "data": [item]})
-        return winners if verdict == "withhold" else []
+        return self.winners(approve, deny, {**self.asked, "data": [item]})
 
     def winners(
         self, approve: list[Any], deny: list[Any], asked: Mapping[str, Any]
@@ -322,6 +324,8 @@ class _Checker:
             against == listed, f"judgements {sorted(against ^ listed)} are passed over or made up"
         )
         if self.proof["rule"] == "R1-itemwise":
+            said = {self.alone(item)[0] for item in self.asked["data"]}
+            _need(said == {"share"} and not deny, "not every item is approved by itself")
             return
         found, winning = self.winners(approve, deny, self.asked)
         _need(found == verdict, f"the policy says {found!r} to these judgements")
