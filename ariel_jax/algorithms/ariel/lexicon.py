@@ -1,5 +1,6 @@
 """Names and letters of the nodes of a slot: what `LexiconMapper` looks things up in. Host only."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,10 +58,13 @@ class SlotIndex:
             everything = " ".join((*surfaces, node.definition))
             texts.append((content_words(words(clean(everything)[0], slot), slot), number))
         self._short = _fewest_left_out(forms)
-        self._letters = Letters([text for text, _ in texts])
-        self._texts = [frozenset(text) for text, _ in texts]
+        self._texts = [text for text, _ in texts]
         self._owner = np.array([number for _, number in texts], np.int64)
         self._spelling = Spelling({w for form in self._spelled for w in form}, slot)
+
+    @functools.cached_property
+    def _letters(self) -> "Letters":
+        return Letters(self._texts)
 
     def named(self, text: str) -> tuple[str | None, float, str]:
         """(id, score, how) of the node with this name, or (None, 0, "")."""
@@ -149,7 +153,7 @@ class SlotIndex:
         near = np.flatnonzero(cosine > 0.2)
         score = cosine * 0.5
         for row in near:
-            theirs = self._texts[row]
+            theirs = frozenset(self._texts[row])
             score[row] += 0.5 * cosine[row] * 2 * len(mine & theirs) / (len(mine) + len(theirs))
         best = np.zeros(len(self.ids))
         np.maximum.at(best, self._owner, score)
