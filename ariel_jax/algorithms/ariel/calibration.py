@@ -162,7 +162,7 @@ def _phrase(level: str, slot: str, text: str, gold: str | None) -> Phrase:
 
 def _frames(source: Any, split: Split, level: str, slot: str) -> list[str]:
     if level == "L0":
-        return source["plain"][split]
+        return source["plain"][split][slot]
     if level == "L3":
         return source["values"][split]
     return source["sentences" if level == "sentence" else "templates"][split][slot]

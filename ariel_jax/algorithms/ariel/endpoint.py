@@ -230,16 +230,22 @@ class EndpointMapper:
         client: whom to ask.
         nodes: by slot.
         trusted: whether its picks count as mappings, with the score 1. Measure its wrong picks first (`calibration.report`).
-        n_names: offered at most.
+        n_names: offered at most, the nearest by letters; None: all of the slot.
 
     Raises:
         ConfigError: n_names is no positive whole number.
     """
 
     def __init__(
-        self, client: EndpointClient, nodes: Nodes, *, trusted: bool = False, n_names: int = 12
+        self,
+        client: EndpointClient,
+        nodes: Nodes,
+        *,
+        trusted: bool = False,
+        n_names: int | None = None,
     ) -> None:
-        positive_int(n_names=n_names)
+        if n_names is not None:
+            positive_int(n_names=n_names)
         self._client, self._trusted, self._n_names = client, trusted, n_names
         self._lexicon = LexiconMapper(nodes, tau=1.0, stages=())
         self._labels = {slot: {node.id: node.label for node in nodes[slot]} for slot in SLOTS}

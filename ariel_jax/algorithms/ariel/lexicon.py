@@ -12,6 +12,7 @@ from ariel_jax.algorithms.ariel.text import (
     content_words,
     core_words,
     is_carrier,
+    joins,
     tokens,
     words,
 )
@@ -53,7 +54,11 @@ class SlotIndex:
                 _enter(self._spelled, spelled, node.id)
                 bare = content_words(spelled, slot)
                 core = core_words(spelled, slot)
-                forms += [(len(spelled) - len(f), f, node.id) for f in (bare, core)]
+                forms += [
+                    (len(spelled) - len(form), form, node.id)
+                    for form in (bare, core)
+                    if joins(set(spelled) - set(form))
+                ]
                 texts.append((bare, number))
             everything = " ".join((*surfaces, node.definition))
             texts.append((content_words(words(clean(everything)[0], slot), slot), number))
@@ -119,8 +124,9 @@ class SlotIndex:
     def _stands_alone(self, row: Words, start: int, end: int) -> bool:
         """Whether no noun before or behind the name makes it part of another name."""
         before, behind = row[:start], row[end:]
+        starts = is_carrier(row[start], self.slot)  # "my doctor" brings its own article
         if before and before[-1] not in "|'" and not is_carrier(before[-1], self.slot):
-            return False
+            return starts and self.slot != "data"
         if before and before[-1] in _PERSONS and self.slot != "purpose":
             return False  # a verb follows these
         if before and before[-1] == "'" and before[-2:-1] not in ROLES:

@@ -29,7 +29,7 @@ from ariel_jax.models.hf.tokenizer import Tokenizer
 class LMMapper:
     """Asks a decoder which of the nearest names a text means.
 
-    The names offered are those of the nodes with most letters in common, and `none`. What is not
+    The names offered are those of the nodes with most letters in common (or all), and `none`. What is not
     offered cannot be chosen, whatever the text says.
 
     Args:
@@ -40,7 +40,7 @@ class LMMapper:
         margin: between the best two.
         method: `score` compares the names' probabilities, less those under an empty text; `walk` decodes
             greedily along their tokens, and its score is the probability of that walk.
-        n_names: offered at most.
+        n_names: offered at most; None: all of the slot, which takes a model with thousands of positions.
 
     Raises:
         ConfigError: a value is not allowed, or the model has no tokenizer.
@@ -54,11 +54,12 @@ class LMMapper:
         tau: float,
         margin: float = MARGIN,
         method: Literal["score", "walk"] = "score",
-        n_names: int = 8,
+        n_names: int | None = 16,
     ) -> None:
         in_range(0, 1, tau=tau, margin=margin)
         one_of(("score", "walk"), method=method)
-        positive_int(n_names=n_names)
+        if n_names is not None:
+            positive_int(n_names=n_names)
         self._chooser = Chooser(model)
         self._lexicon = LexiconMapper(nodes, tau=1.0, stages=())
         self._labels = {slot: {node.id: node.label for node in nodes[slot]} for slot in SLOTS}
