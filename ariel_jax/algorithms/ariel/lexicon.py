@@ -22,6 +22,8 @@ CORRECTED = 0.95
 """Score of a name that is found after one letter of a word was mended."""
 FRAMED = 0.9
 """Score of a name that stands in a sentence with strange words."""
+NEAREST = 0.99
+"""Highest score by letters: 1 is for names."""
 LONGEST = 7
 """Words of the longest name that is looked for in a sentence."""
 SHORTEST = 5
@@ -59,7 +61,8 @@ class SlotIndex:
                     for form in (bare, core)
                     if joins(set(spelled) - set(form))
                 ]
-                texts.append((bare, number))
+                whole = joins(set(spelled) - set(bare))
+                texts.append((bare if whole else spelled, number))
             everything = " ".join((*surfaces, node.definition))
             texts.append((content_words(words(clean(everything)[0], slot), slot), number))
         self._short = _fewest_left_out(forms)
@@ -127,7 +130,7 @@ class SlotIndex:
         starts = is_carrier(row[start], self.slot)  # "my doctor" brings its own article
         if before and before[-1] not in "|'" and not is_carrier(before[-1], self.slot):
             return starts and self.slot != "data"
-        if before and before[-1] in _PERSONS and self.slot != "purpose":
+        if before and before[-1] in _PERSONS and self.slot not in ("purpose", "principle"):
             return False  # a verb follows these
         if before and before[-1] == "'" and before[-2:-1] not in ROLES:
             return False  # somebody else's
@@ -148,7 +151,7 @@ class SlotIndex:
         """All nodes, best first, ties by id.
 
         The cosine with a name is multiplied by the share of words in common (Dice), so that a name
-        that says more or less than the text comes behind; a name in other words cannot reach 1.
+        that says more or less than the text comes behind. At most `NEAREST`.
         """
         if not self.ids:
             return []
@@ -162,7 +165,7 @@ class SlotIndex:
             theirs = frozenset(self._texts[row])
             score[row] += 0.5 * cosine[row] * 2 * len(mine & theirs) / (len(mine) + len(theirs))
         best = np.zeros(len(self.ids))
-        np.maximum.at(best, self._owner, score)
+        np.maximum.at(best, self._owner, np.minimum(score, NEAREST))
         order = sorted(range(len(best)), key=lambda n: (-best[n], self.ids[n]))
         return [(self.ids[n], float(best[n])) for n in order]
 

@@ -96,10 +96,11 @@ def test_an_approval_of_the_age_range_never_releases_the_exact_age(closures):
     """The trap of AgeExact and AgeRange in the core, up to the verdict."""
 
     def verdict(judged, value, asked):
+        more = {"purpose": "shopping.purchase", "principle": "notice.before"}
         past = Judgement(
-            id=1, request=Request(data=(judged,), recipient="commerce.shop"), value=value
+            id=1, request=Request(data=(judged,), recipient="commerce.shop", **more), value=value
         )
-        asked_for = Request(data=(asked,), recipient="commerce.shop")
+        asked_for = Request(data=(asked,), recipient="commerce.shop", **more)
         return judge(asked_for, [past], closures, Policy()).verdict
 
     age, span, birth = "demographic.age", "demographic.age_range", "demographic.date_of_birth"

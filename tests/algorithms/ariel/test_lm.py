@@ -30,6 +30,7 @@ from ariel_jax.algorithms.ariel.lm.schema import request_schema
 from ariel_jax.algorithms.ariel.mapper import Ladder, LexiconMapper
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Edge, Judgement, Node, Policy, Request
+from ariel_jax.decode.programs import forward
 from ariel_jax.errors import (
     CheckpointError,
     ConfigError,
@@ -37,8 +38,7 @@ from ariel_jax.errors import (
     MissingExtraError,
     ModelOutputError,
 )
-from ariel_jax.layers.attention import causal
-from ariel_jax.models import decoder, encoder
+from ariel_jax.models import encoder
 from ariel_jax.models.hf.tokenizer import NoTokenizer
 from ariel_jax.testing import tiny_encoder, tiny_model, tiny_params, toy_tokenizer
 
@@ -74,12 +74,12 @@ def reseeded(model, seed):
 
 
 def all_logits(model, ids):
-    tokens = jnp.asarray([ids], jnp.int32)
-    positions = jnp.arange(len(ids), dtype=jnp.int32)[None]
-    attend = causal(model.cfg.attention)
-    return np.asarray(
-        decoder.apply(model.cfg, model.params, tokens, positions, attend, None)[0][0], np.float64
-    )
+    """Of a whole text, without a cache; padding behind it changes nothing before it."""
+    tokens = np.zeros((1, 128), np.int32)
+    tokens[0, : len(ids)] = ids
+    positions = jnp.arange(128, dtype=jnp.int32)[None]
+    found = forward(model.cfg, model.params, jnp.asarray(tokens), positions)
+    return np.asarray(found[0, : len(ids)], np.float64)
 
 
 def slow_logprob(model, prompt, label):
@@ -300,7 +300,9 @@ def test_masks_are_read_as_llguidance_writes_them(model, chooser):
     words = np.packbits(bits, bitorder="little").view(np.int32)
     read = chooser.read("Say:", 4)
     expected = max(allowed, key=lambda token: float(read.logits[token]))
-    token, _ = lm_programs.masked_step(model.cfg, model.params, read, jnp.asarray(words))
+    token, _ = lm_programs.masked_program()(
+        model.cfg, model.params, now=read, bits=jnp.asarray(words)
+    )
     assert int(token) == expected
 
 
