@@ -268,7 +268,9 @@ class EndpointMapper:
         read, flags = clean(text)
         if not read:
             return empty_mapping(slot, flags)
-        near = [node for node, _ in self._lexicon.ranked(slot, read)[: self._n_names]]
+        near = list(self._labels[slot])
+        if self._n_names is not None:
+            near = [node for node, _ in self._lexicon.ranked(slot, read)[: self._n_names]]
         names = {self._labels[slot][node]: node for node in near}
         sent = redact(read) if self._client.endpoint.redact_values else read
         schema = name_schema([*names, NONE])

@@ -33,7 +33,7 @@ FUNCTION_WORDS = STRUCTURE | frozenset(
 WEAK_WORDS = frozenset(("info", "information", "detail", "data"))
 """Nouns that many names end with; left out where that leaves one node."""
 _FOR_RULES = frozenset(
-    """a an the it its this that they is are was be been being will shall would must if only and please
+    """a an the it its this that i you he she we they is are was be been being will shall would must if only and please
     then said say says promise promises fine ok okay always""".split()
 )
 KEPT = {

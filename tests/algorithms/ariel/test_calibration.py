@@ -1,5 +1,6 @@
 """Thresholds: the bound against scipy, the packaged numbers, and what they promise on held-out text."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from ariel_jax.algorithms.ariel.calibration import ALPHA, LEVELS, Phrase, Tally
 from ariel_jax.algorithms.ariel.mapper import STAGES, Mapping, asset
 from ariel_jax.algorithms.ariel.types import SLOTS
 from ariel_jax.errors import ConfigError
+from experiments.ariel import calibrate as script
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +73,30 @@ def test_calibrated_on_draws_the_rate_stays_below_alpha():
     assert exceeded <= 0.05 * 200
 
 
-def test_the_packaged_numbers_are_those_that_calibration_finds():
+@pytest.fixture(scope="module")
+def calibrated():
+    return calibration.calibrate_lexicon()
+
+
+def test_the_packaged_numbers_are_those_that_calibration_finds(calibrated):
     """Whoever changes the lexicon, the ontology or a paraphrase must calibrate again."""
-    assert calibration.calibrate_lexicon().as_json() == asset("calibration.json")
+    assert calibrated.as_json() == asset("calibration.json")
+
+
+def test_the_script_writes_what_is_packaged_and_says_where_it_differs(
+    calibrated, held_out, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(calibration, "calibrate_lexicon", lambda: calibrated)
+    monkeypatch.setattr(calibration, "lexicon_mappings", lambda split: held_out)
+    assert script.main(["--write", str(tmp_path / "out.json")]) == 0
+    assert json.loads((tmp_path / "out.json").read_text()) == asset("calibration.json")
+    assert script.main([]) == 0
+    found = calibration.report(held_out)["sentence"]
+    assert f"| sentence | {found.n} | {found.coverage:.3f} |" in capsys.readouterr().out
+    other = dataclasses.replace(calibrated, tau=0.5)
+    monkeypatch.setattr(calibration, "calibrate_lexicon", lambda: other)
+    assert script.main([]) == 1
+    assert "run again with --write" in capsys.readouterr().err
 
 
 def test_at_most_2_percent_of_the_mappings_of_held_out_text_are_wrong(held_out):

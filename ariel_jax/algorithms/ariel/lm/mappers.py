@@ -81,8 +81,10 @@ class LMMapper:
         read, flags = clean(text)
         if not read:
             return empty_mapping(slot, flags)
-        near = self._lexicon.ranked(slot, read)[: self.n_names]
-        names = {self._labels[slot][node]: node for node, _ in near}
+        near = list(self._labels[slot])
+        if self.n_names is not None:
+            near = [node for node, _ in self._lexicon.ranked(slot, read)[: self.n_names]]
+        names = {self._labels[slot][node]: node for node in near}
         offered = [*names, NONE]
         prompt = map_prompt(slot, list(names), self._chooser.harmless(redact(read)))
         try:
