@@ -130,8 +130,8 @@ class SlotIndex:
         starts = is_carrier(row[start], self.slot)  # "my doctor" brings its own article
         if before and before[-1] not in "|'" and not is_carrier(before[-1], self.slot):
             return starts and self.slot != "data"
-        if before and before[-1] in _PERSONS and self.slot not in ("purpose", "principle"):
-            return False  # a verb follows these
+        if before and before[-1] in _BEFORE_VERBS and self.slot not in ("purpose", "principle"):
+            return False
         if before and before[-1] == "'" and before[-2:-1] not in ROLES:
             return False  # somebody else's
         links = set()
@@ -172,7 +172,9 @@ class SlotIndex:
 
 _JOINTS = frozenset("of about on for from in at to with by and or per as".split())
 """Between a noun and a name they make the name a part of what the noun means."""
-_PERSONS = frozenset("i you he she we they who that which when".split())
+_BEFORE_VERBS = frozenset(
+    "i you he she we they who that which when would could should can may might must shall".split()
+)
 _VERBS = frozenset("i has have had been can could should".split())
 """Behind a name they make it something that acts, or one of several."""
 _OBJECTS = frozenset(("it", "this", "that", "them", "us", "me"))

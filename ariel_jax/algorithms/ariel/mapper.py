@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from ariel_jax._checks import in_range, one_of
 from ariel_jax.algorithms.ariel.lexicon import SlotIndex
 from ariel_jax.algorithms.ariel.ontology import Ontology
-from ariel_jax.algorithms.ariel.text import clean
+from ariel_jax.algorithms.ariel.text import clean, redact
 from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Node
 from ariel_jax.errors import ConfigError, MapperUnavailableError
 
@@ -58,10 +58,10 @@ class Mapping:
     flags: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """For a proof: slot, input, node, by, score, flags."""
+        """For a proof: slot, input (values taken out), node, by, score, flags."""
         return {
             "slot": self.slot,
-            "input": self.text,
+            "input": redact(self.text),
             "node": self.node,
             "by": self.by,
             "score": round(self.score, 6),

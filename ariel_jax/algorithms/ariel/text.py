@@ -27,7 +27,7 @@ FUNCTION_WORDS = STRUCTURE | frozenset(
     know knowing need needs needed want wants wanted wish wishes like ask asks asked asking
     request requests requested require requires required get gets let see use uses used using
     purpose reason sake because regarding concerning called namely behalf belongs
-    part come comes go goes going out say says said promise promises promised fine ok okay""".split()
+    come comes go goes going out say says said promise promises promised fine ok okay""".split()
 )
 """Words that carry a phrase and say nothing about which node is meant."""
 WEAK_WORDS = frozenset(("info", "information", "detail", "data"))
@@ -48,7 +48,7 @@ KEPT = {
 _PHRASES = re.compile(
     r"^(data|field|item|subject|sender|recipient|receiver|purpose|reason|principle|terms|condition)s?:"
     r"|\b(in order to|so that|as long as|(on|under) (the )?condition( that)?|provided( that)?"
-    r"|for the sake of|in question|fill in|on file|on behalf of|i would like to|the people at)\b"
+    r"|for the sake of|in question|as part of|fill in|on file|on behalf of|i would like to|the people at)\b"
 )
 _ROLE = "user|person|people|holder|customer|client|patient|passenger|applicant|member|caller|guest|traveller"
 ROLES = frozenset((role,) for role in _ROLE.split("|"))
@@ -65,10 +65,10 @@ _SPELLINGS = (
     (re.compile(r"(?<=[a-z]{3})our(?=$|s$|ed$|ite$|ites$|ing$)"), "or"),
     (re.compile(r"cence$"), "cense"),
     (re.compile(r"programme"), "program"),
-    (re.compile(r"(?<=[a-z])tre$"), "ter"),
+    (re.compile(r"(?<=[a-z]t)re$"), "er"),
     (re.compile(r"enrol(?!l)"), "enroll"),
     (re.compile(r"ll(?=ed$|ing$|er$)"), "l"),
-    (re.compile(r"(?<=judg|nowl)ement"), "ment"),
+    (re.compile(r"(?<=dg)e(?=ment)"), ""),
 )
 
 

@@ -60,7 +60,7 @@ def legal():
         ("data", "the list", None, "none"),  # a wish list is more
         ("purpose", "to buy", None, "none"),
         ("purpose", "in order to book a table", "dining.book_table", "normalised"),
-        ("principle", "only if you ask me every time", "consent.each_time", "framed"),
+        ("principle", "only if you ask me every time", "consent.each_time", "normalised"),
         ("subject", "about me", "self", "normalised"),
         ("data", "", UNSPEC, "exact"),
         ("data", " \u200b ", UNSPEC, "exact"),
@@ -83,6 +83,8 @@ def test_a_text_is_found_by_the_first_rung_that_knows_it(mapper, slot, text, nod
         "phone number and passport number",  # two
         "my wife's phone number",  # somebody else's
         "all my photos of the phone number",
+        "the most I would pay",  # a verb, not a wage
+        "which part of town I am in",
     ],
 )
 def test_a_name_inside_of_something_else_is_not_taken_for_it(mapper, text):
@@ -178,11 +180,12 @@ def test_long_and_hidden_text_is_cut_cleaned_and_flagged(mapper):
     assert mapper.map("data", "phone number").flags == ()
 
 
-def test_values_are_taken_out():
+def test_values_are_taken_out(mapper):
     said = clean(
         "card 4111 1111 1111 1111, mail anna@example.org, https://a.b/c?d=e, +44 20 7946 0958"
     )
     assert redact(said[0]) == "card [value] , mail [value] [value] [value]"
+    assert "0137" not in str(mapper.map("data", "phone number 415 555 0137").as_json())
 
 
 @pytest.mark.parametrize("text", [None, 7, b"phone"])
