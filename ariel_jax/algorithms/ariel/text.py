@@ -68,7 +68,7 @@ _SPELLINGS = (
     (re.compile(r"(?<=[a-z]t)re$"), "er"),
     (re.compile(r"enrol(?!l)"), "enroll"),
     (re.compile(r"ll(?=ed$|ing$|er$)"), "l"),
-    (re.compile(r"(?<=dg)e(?=ment)"), ""),
+    (re.compile(r"(?<=dg)e(?=men)"), ""),
 )
 
 

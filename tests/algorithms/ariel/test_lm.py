@@ -1,4 +1,4 @@
-"""Local models: labels scored, tries walked, JSON, vectors, proposals; and what models may not do."""
+"""Local models: labels scored, tries walked, JSON; and what models may not do."""
 
 import builtins
 import dataclasses
@@ -14,49 +14,29 @@ from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.judge import judge
 from ariel_jax.algorithms.ariel.lm import (
     Chooser,
-    EncoderMapper,
     LMMapper,
     LMReader,
     Trie,
-    ask,
     generate_json,
-    neighbours,
-    propose,
 )
 from ariel_jax.algorithms.ariel.lm import programs as lm_programs
 from ariel_jax.algorithms.ariel.lm.mappers import pick
-from ariel_jax.algorithms.ariel.lm.proposals import Answers, decide
 from ariel_jax.algorithms.ariel.lm.schema import request_schema
 from ariel_jax.algorithms.ariel.mapper import Ladder, LexiconMapper
 from ariel_jax.algorithms.ariel.ontology import Ontology
-from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Edge, Judgement, Node, Policy, Request
+from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Judgement, Policy, Request
 from ariel_jax.decode.programs import forward
 from ariel_jax.errors import (
-    CheckpointError,
     ConfigError,
-    MapperUnavailableError,
     MissingExtraError,
     ModelOutputError,
 )
-from ariel_jax.models import encoder
 from ariel_jax.models.hf.tokenizer import NoTokenizer
-from ariel_jax.testing import tiny_encoder, tiny_model, tiny_params, toy_tokenizer
+from ariel_jax.testing import tiny_model, tiny_params, toy_tokenizer
+
+from .lm_cases import few_nodes
 
 LABELS = ("phone", "phone number", "city", "none")
-
-
-def few_nodes():
-    def node(slot, name, label, *aliases):
-        return Node(slot=slot, id=name, label=label, aliases=aliases, definition=f"A {label}.")
-
-    nodes = {slot: (node(slot, "self", "Myself"),) for slot in SLOTS}
-    nodes["data"] = (
-        node("data", "contact.phone", "Phone number", "phone"),
-        node("data", "contact.email", "Email address"),
-        node("data", "location.city", "City", "town"),
-        node("data", "location.address", "Address"),
-    )
-    return nodes
 
 
 @pytest.fixture(scope="module")
@@ -327,122 +307,6 @@ def test_a_missing_package_names_its_extra(chooser, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(MissingExtraError, match="structured"):
         generate_json(chooser, "JSON:", {"type": "object"})
-
-
-@pytest.fixture(scope="module")
-def encoder_mapper():
-    return EncoderMapper(tiny_encoder(n_layers=1, n_classes=None), few_nodes(), tau=0.9, margin=0.0)
-
-
-def test_vectors_are_means_of_length_one(encoder_mapper):
-    model = tiny_encoder(n_layers=1, n_classes=None)
-    vectors = encoder_mapper.encode(["town", "my phone number"])
-    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    ids = jnp.asarray([model.tokenizer.encode("town")], jnp.int32)
-    mask = jnp.ones(ids.shape, bool)
-    tokens = np.asarray(encoder.encode(model.cfg, model.params, ids, mask))[0]
-    mean = tokens.mean(axis=0)
-    np.testing.assert_allclose(vectors[0], mean / np.linalg.norm(mean), atol=1e-5)
-
-
-def test_the_encoder_finds_a_name_and_abstains_below_tau(encoder_mapper):
-    found = encoder_mapper.map("data", "town")
-    assert (found.node, found.by) == ("location.city", "encoder")
-    assert found.score == pytest.approx(1, abs=1e-5)
-    assert encoder_mapper.map("data", "").node == UNSPEC
-    encoder_mapper.tau = 1.0
-    assert encoder_mapper.map("data", "something else entirely").node is None
-
-
-def test_texts_longer_than_the_encoder_are_cut(encoder_mapper):
-    assert encoder_mapper.encode(["word " * 80]).shape == (1, 32)
-
-
-def test_a_folder_without_an_encoder_is_an_unavailable_mapper(tmp_path):
-    with pytest.raises(MapperUnavailableError, match="No encoder"):
-        EncoderMapper.from_folder(tmp_path, few_nodes(), tau=0.5)
-    with pytest.raises(CheckpointError, match="reads no text"):
-        EncoderMapper(tiny_encoder("vit"), few_nodes(), tau=0.5)
-
-
-def test_edges_are_proposed_only_where_both_answers_agree(chooser, monkeypatch):
-    nodes = {node.id: node for node in few_nodes()["data"]}
-    pairs = [
-        (nodes["location.address"], nodes["location.city"]),
-        (nodes["contact.phone"], nodes["location.city"]),
-        (nodes["contact.phone"], nodes["contact.email"]),
-        (nodes["location.city"], nodes["location.address"]),
-    ]
-    said = {
-        ("Address", "City"): 3.0,
-        ("City", "Address"): -3.0,
-        ("Phone number", "City"): 3.0,
-        ("City", "Phone number"): 0.1,  # not sure
-        ("Phone number", "Email address"): 3.0,
-        ("Email address", "Phone number"): 3.0,
-    }
-
-    def logprobs(self, prompt, labels):
-        odds = 0.5  # of the question about nothing
-        for (x, y), value in said.items():
-            if prompt == prompts.edge_prompt("reveals", by_label[x], by_label[y]):
-                odds = 0.5 + value
-        return np.array([odds, 0.0])
-
-    by_label = {node.label: node for node in nodes.values()}
-    monkeypatch.setattr(Chooser, "logprobs", logprobs)
-    found = propose(chooser, "reveals", pairs, first_id=1000)
-    assert [(e.id, e.type, e.src, e.dst) for e in found] == [
-        (1000, "reveals", "location.address", "location.city"),
-        (1001, "same", "contact.phone", "contact.email"),
-        (1002, "reveals", "location.address", "location.city"),
-    ]
-    assert all(edge.status == "proposed" and edge.origin.startswith("lm:") for edge in found)
-
-
-@pytest.mark.parametrize(
-    ("forth", "back", "expected"),
-    [(2, -2, 1), (-2, 2, -1), (2, 2, 2), (2, 0, 0), (0, -2, 0), (-2, -2, 0), (1, -2, 0)],
-)
-def test_only_clear_answers_count(forth, back, expected):
-    assert decide(Answers(forth=forth, back=back), 1.0) == expected
-
-
-def test_the_model_is_really_asked_about_pairs(chooser):
-    nodes = few_nodes()["data"]
-    answers = ask(chooser, "isa", nodes[0], nodes[2])
-    assert answers.forth != answers.back
-    with pytest.raises(ConfigError, match="edge_type"):
-        ask(chooser, "same", nodes[0], nodes[2])
-    with pytest.raises(ConfigError, match="slot"):
-        propose(chooser, "trust", [(nodes[0], nodes[1])], first_id=1)
-
-
-def test_neighbours_are_siblings_and_names_alike_each_once():
-    pairs = neighbours(few_nodes(), "data", n=1)
-    ids = [(a.id, b.id) for a, b in pairs]
-    assert ("contact.email", "contact.phone") in ids
-    assert ("location.address", "location.city") in ids
-    assert len(ids) == len(set(ids))
-    assert all(a < b for a, b in ids)
-
-
-def test_a_proposed_edge_cannot_make_a_share():
-    nodes = [node for found in few_nodes().values() for node in found]
-    edge = Edge(
-        id=1,
-        slot="data",
-        type="reveals",
-        src="location.address",
-        dst="location.city",
-        status="proposed",
-    )
-    closures = Closures(Ontology.of([*nodes], [edge]))
-    past = Judgement(
-        id=1, request=Request(data=("location.address",), recipient="self"), value="appropriate"
-    )
-    outcome = judge(Request(data=("location.city",), recipient="self"), [past], closures, Policy())
-    assert outcome.verdict == "ask"
 
 
 def test_no_verdict_asks_a_model(model, monkeypatch):
