@@ -126,13 +126,13 @@ class SlotIndex:
 
     def _stands_alone(self, row: Words, start: int, end: int) -> bool:
         """Whether no noun before or behind the name makes it part of another name."""
-        before, behind = row[:start], row[end:]
+        before, behind = list(row[:start]), [*row[end:], "|", "|"]
         starts = is_carrier(row[start], self.slot)  # "my doctor" brings its own article
         if before and before[-1] not in "|'" and not is_carrier(before[-1], self.slot):
             return starts and self.slot != "data"
         if before and before[-1] in _BEFORE_VERBS and self.slot not in ("purpose", "principle"):
             return False
-        if before and before[-1] == "'" and before[-2:-1] not in ROLES:
+        if before and before[-1] == "'" and tuple(before[-2:-1]) not in ROLES:
             return False  # somebody else's
         links = set()
         while before and before[-1] not in "|'" and is_carrier(before[-1], self.slot):
@@ -140,12 +140,10 @@ class SlotIndex:
             before = before[:-1]
         if self.slot == "data" and before and before[-1] != "|" and links & _JOINTS:
             return False
-        if before[-1:] == ("all",) or (behind and behind[0] in _VERBS):
+        if before[-1:] == ["all"] or behind[0] in _VERBS:
             return False
-        if not behind or behind[0] == "|":
-            return True
-        is_verb = len(behind) > 1 and behind[1] in _OBJECTS
-        return is_verb or (is_carrier(behind[0], self.slot) and behind[0] not in _JOINTS)
+        ends = behind[0] == "|" or behind[1] in _OBJECTS
+        return ends or (is_carrier(behind[0], self.slot) and behind[0] not in _JOINTS)
 
     def ranked(self, text: str) -> list[tuple[str, float]]:
         """All nodes, best first, ties by id.
