@@ -148,7 +148,7 @@ class SlotIndex:
     def ranked(self, text: str) -> list[tuple[str, float]]:
         """All nodes, best first, ties by id.
 
-        The cosine with a name is multiplied by the share of words in common (Dice), so that a name
+        Half of the cosine with a name counts by the share of words in common (Dice), so that a name
         that says more or less than the text comes behind. At most `NEAREST`.
         """
         if not self.ids:
