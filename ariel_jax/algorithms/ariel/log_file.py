@@ -139,7 +139,8 @@ class LogFile(Database):
 
     def _rows(self, query: str, *values: Any) -> list[sqlite3.Row]:
         with self._held(), self._translated():
-            return self._connection.execute(query, values).fetchall()
+            named = len(values) == 1 and isinstance(values[0], dict)
+            return self._connection.execute(query, values[0] if named else values).fetchall()
 
     def _append(self, table: str, user: str, row: Mapping[str, Any]) -> sqlite3.Row:
         """Adds a row to a user's chain."""

@@ -13,8 +13,8 @@ from ariel_jax.algorithms.ariel.log_file import LogFile
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.records import (
     LIMIT,
-    State,
     Decision,
+    State,
     check_request,
     judgement_of,
     outcome_of,
@@ -53,7 +53,7 @@ class Store(LogFile):
             StorageError: the user has no log here any more, or it cannot be read.
         """
         of = "FROM {} WHERE user = :user"
-        (row,) = self._named(
+        (row,) = self._rows(
             f"SELECT (SELECT min(id) {of.format('ontology_versions')}) AS first_version, "
             f"(SELECT max(id) {of.format('ontology_versions')}) AS last_version, "
             f"(SELECT max(id) {of.format('retractions')}) AS retraction, "
@@ -66,10 +66,6 @@ class Store(LogFile):
                 "it again to begin a new one."
             )
         return State(**{name: row[name] or 0 for name in row.keys()})
-
-    def _named(self, query: str, values: Mapping[str, Any]) -> list[sqlite3.Row]:
-        with self._held(), self._translated():
-            return self._connection.execute(query, values).fetchall()
 
     def set_ontology(self, user: str, ontology: Ontology, *, why: str) -> bool:
         """Makes an ontology the user's; whether it differs from the one before.
@@ -241,20 +237,43 @@ class Store(LogFile):
                 )
         return found[judgement_id]
 
-    def judgements(self, user: str, *, after: int = 0, standing: bool = True) -> list[Judgement]:
-        """A user's judgements by id, without those that were taken back.
+    def judgements(
+        self, user: str, *, after: int = 0, standing: bool = True, retracted: bool = False
+    ) -> list[Judgement]:
+        """A user's judgements by id.
 
         Args:
             user: whose.
             after: only those with a larger id.
             standing: only those that are not superseded.
+            retracted: those too that were taken back.
         """
         rows = self._rows(
-            "SELECT * FROM judgements WHERE user = ? AND id > ? AND id NOT IN "
-            "(SELECT judgement_id FROM retractions WHERE user = ?) ORDER BY id", user, after, user,
+            "SELECT * FROM judgements WHERE user = ? AND id > ? AND (? OR id NOT IN "
+            "(SELECT judgement_id FROM retractions WHERE user = ?)) ORDER BY id",
+            user, after, retracted, user,
         )  # fmt: skip
         found = [judgement_of(row) for row in rows]
         return [j for j in found if j.superseded_by is None] if standing else found
+
+    def order(self, user: str) -> list[tuple[str, int]]:
+        """What happened, in its order: `judgements`, `retractions` or `decisions`, and the id of the row.
+
+        Of a retraction it is the id of the judgement that was taken back.
+        """
+        rows = self._rows(
+            "SELECT 'judgements' AS what, id, number FROM judgements WHERE user = :user UNION ALL "
+            "SELECT 'retractions', judgement_id, number FROM retractions WHERE user = :user UNION ALL "
+            "SELECT 'decisions', id, number FROM decisions WHERE user = :user ORDER BY 3", {"user": user},
+        )  # fmt: skip
+        return [(row["what"], row["id"]) for row in rows]
+
+    def also_superseded(self, user: str) -> dict[int, list[int]]:
+        """For judgements that supersede some on other nodes: the ids of these."""
+        rows = self._rows(
+            "SELECT id, supersedes FROM judgements WHERE user = ? AND supersedes != '[]'", user
+        )
+        return {row["id"]: json.loads(row["supersedes"]) for row in rows}
 
     def supersedes_others(self, user: str, *, after: int) -> bool:
         """Whether a later judgement supersedes some on other nodes."""
