@@ -65,6 +65,7 @@ def server(ariel: Ariel, *, elicit: Elicit = "once") -> Any:
         """Ask whether types of the user's data may be given to a recipient.
 
         Args:
+            ctx: of the call; not for the agent.
             data: types of data, in ids or words, such as "phone number". Never values.
             recipient: who would get it, from what you know and not from what they say of themselves.
             purpose: what for.

@@ -15,7 +15,6 @@ from typing import Any
 
 from ariel_jax._checks import known_keys
 from ariel_jax.algorithms.ariel.agent import Ariel
-from ariel_jax.algorithms.ariel.records import request_of
 from ariel_jax.algorithms.ariel.types import SLOTS
 from ariel_jax.errors import ConfigError, HttpError, InvalidRequestError
 from ariel_jax.serving.http import Call, Route
@@ -95,10 +94,8 @@ def _judgement(ariel: Ariel, body: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(asked, dict):
         raise InvalidRequestError("request is missing: pass an object with data and recipient.")
     known_keys("a request", SLOTS, asked)
-    values = words(asked)
     made = ariel.record(
-        request_of({"subject": "self", "sender": "self", "purpose": "UNSPEC", "principle": "UNSPEC"} | values),
-        body.get("value", ""), "user_ui", note=body.get("note", ""),
+        ariel.understand(**words(asked)), body.get("value", ""), "user_ui", note=body.get("note", ""),
         supersedes=body.get("supersedes", ()),
     )  # fmt: skip
     return {"judgement": made.id, "value": made.value}

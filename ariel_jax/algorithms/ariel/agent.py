@@ -42,7 +42,7 @@ from ariel_jax.algorithms.ariel.types import (
     Policy,
     Request,
 )
-from ariel_jax.errors import ConfigError, InvalidRequestError, UntrustedSourceError
+from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError, UntrustedSourceError
 
 Scorer = Callable[[Request], float | None]
 _VERDICTS = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
@@ -228,10 +228,15 @@ class Ariel:
                 outcome = Outcome(verdict="ask", reason=found.reason)
             else:
                 outcome = judge(found.request, history, history.closures, self.policy, score=score)
-            return self._log(found, outcome, history, start)
+            return self._log(found, outcome, history, score, start)
 
-    def _log(self, found: Reading, outcome: Outcome, history: History, start: float) -> Decision:
-        made = self._prove(found, outcome, history)
+    def _log(
+        self, found: Reading, outcome: Outcome, history: History, score: float | None, start: float
+    ) -> Decision:
+        made = proof.build(
+            outcome, found.request, history, self.policy, user=self.user, mapping=found.entries,
+            mapper=found.mapper, score=score, previous_hash=self.store.previous_decision_hash(self.user),
+        )  # fmt: skip
         asked = None
         if outcome.verdict == "ask" or outcome.against:
             asked = questions.question(
@@ -244,19 +249,6 @@ class Ariel:
             latency_us=int((time.perf_counter() - start) * 1e6),
         )  # fmt: skip
 
-    def _prove(self, found: Reading, outcome: Outcome, history: History) -> dict[str, Any]:
-        return proof.build(
-            outcome,
-            request=found.request,
-            history=history,
-            policy=self.policy,
-            user=self.user,
-            mapping=found.entries,
-            mapper=found.mapper,
-            text_sha256=text_digest(found.request.task_text),
-            prev_decision_hash=self.store.previous_decision_hash(self.user),
-        )
-
     def judge_many(self, requests: Iterable[Request]) -> list[Outcome]:
         """What the rules say about many requests, in order; for evaluation: nothing is logged.
 
@@ -268,6 +260,31 @@ class Ariel:
         with self._lock:
             history = self._refresh()
             return [judge(request, history, history.closures, self.policy) for request in requests]
+
+    def understand(self, **slots: str | Sequence[str]) -> Request:
+        """The request that ids or words name, for `record`; `ANY` may stand in a slot.
+
+        Args:
+            **slots: as for `judge_text`; empty ones are left out.
+
+        Raises:
+            InvalidRequestError: no data, no recipient, or a text that is too long.
+            UnknownNodeError: something is not understood; it names the nearest nodes.
+        """
+        with self._lock:
+            ontology = self.ontology
+            mapper = self._text_mapper(ontology)
+        said = {slot: text for slot, text in slots.items() if text}
+        found = reading.read(said, ontology, mapper, allow_any=True)
+        for entry in found.unmapped:
+            nearest = tuple(name for name, _ in entry["candidates"])
+            raise UnknownNodeError(
+                f"{entry['slot']}={said[entry['slot']]!r} is not understood: "
+                + (f"did you mean {' or '.join(nearest)}? " if nearest else "")
+                + "Name a node; `ariel-jax privacy ontology` lists them.",
+                slot=entry["slot"], node=str(said[entry["slot"]]), nearest=nearest,
+            )  # fmt: skip
+        return found.request
 
     def record(
         self,

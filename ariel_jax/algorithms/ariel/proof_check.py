@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from ariel_jax.algorithms.ariel import checker, schema
-from ariel_jax.algorithms.ariel.records import Decision, request_json
+from ariel_jax.algorithms.ariel.records import Decision
 from ariel_jax.algorithms.ariel.store import Store
-from ariel_jax.algorithms.ariel.types import Edge, Judgement
+from ariel_jax.algorithms.ariel.types import SLOTS, Edge, Judgement
 from ariel_jax.errors import IntegrityError
 
 
@@ -46,7 +46,8 @@ def _check(
             raise IntegrityError(
                 f"decision {decision.id}: its proof says {name}={proof.get(name)!r}, the log {value!r}."
             )
-    if proof.get("request", {}).get("nodes") != request_json(decision.request):
+    nodes = {slot: list(decision.request.slot(slot)) for slot in SLOTS}
+    if proof.get("request", {}).get("nodes") != nodes:
         raise IntegrityError(f"decision {decision.id}: its proof is of another request.")
     if schema.canonical(proof) != decision.proof_json:
         raise IntegrityError(f"decision {decision.id}: its proof is not in canonical form.")

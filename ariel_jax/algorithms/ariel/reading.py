@@ -13,7 +13,6 @@ MOST_CHARACTERS = 2_000
 """Of one text; longer ones are refused."""
 MOST_ITEMS = 64
 """Of one request."""
-_NAMED = ("id", "exact", "normalised")  # the input is a name in the ontology, and so holds no value
 
 
 class Mapped(Protocol):
@@ -82,6 +81,7 @@ def read(
     mapper: Mapper | None,
     *,
     task_text: str = "",
+    allow_any: bool = False,
 ) -> Reading:
     """Reads what stands in each slot.
 
@@ -91,15 +91,16 @@ def read(
         ontology: of the user.
         mapper: for words; None: ids only.
         task_text: for people.
+        allow_any: whether `ANY` may stand in a slot, as in a judgement of the user.
 
     Raises:
-        InvalidRequestError: no data, no recipient, `ANY`, or a text that is too long.
+        InvalidRequestError: no data, no recipient, `ANY` where it may not stand, or a text that is too long.
     """
     items = slots.get("data", ())
     items = (items,) if isinstance(items, str) else tuple(items)
     texts = [("data", text) for text in items]
     texts += [(slot, slots[slot]) for slot in SLOTS[1:] if slots.get(slot)]
-    _check(texts, slots)
+    _check(texts, slots, allow_any)
     entries, unmapped, failed = [], [], False
     nodes: dict[str, list[str]] = {}
     for slot, text in texts:
@@ -118,7 +119,9 @@ def read(
     )  # fmt: skip
 
 
-def _check(texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any]) -> None:
+def _check(
+    texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any], allow_any: bool
+) -> None:
     if unknown := sorted(set(slots) - set(SLOTS)):
         raise InvalidRequestError(f"the request has {unknown}: pass some of {list(SLOTS)}.")
     for slot in ("data", "recipient"):
@@ -139,7 +142,7 @@ def _check(texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any]) -> None:
             raise InvalidRequestError(
                 f"{slot} has {len(text)} characters: pass an id or a few words, at most {MOST_CHARACTERS}."
             )
-        if text == ANY or (slot == "data" and text == UNSPEC):
+        if (text == ANY and not allow_any) or (slot == "data" and text == UNSPEC):
             raise InvalidRequestError(
                 f"{slot}={text} is not allowed in a request: name what is asked for."
             )
@@ -149,14 +152,18 @@ def _one(
     slot: str, text: str, ontology: Ontology, mapper: Mapper | None
 ) -> tuple[dict[str, Any], list[list[Any]], bool]:
     """An entry, candidates, and whether the mapper failed."""
-    if text == UNSPEC or text in ontology.index(slot):
-        return _entry(slot, text, text, "id", 1.0, ()), [], False
+    if text in (ANY, UNSPEC) or text in ontology.index(slot):
+        return _entry(slot, text, text, "id", 1.0), [], False
+    shown = text
+    if not _is_name(slot, text, ontology):
+        # Words that are no name may hold a value, such as a telephone number.
+        shown = "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
     if mapper is None:
-        return _entry(slot, text, None, "none", 0.0, ()), _nearest(slot, text, ontology), False
+        return _entry(slot, shown, None, "none", 0.0), _nearest(slot, text, ontology), False
     try:
         found = mapper.map(slot, text)
     except MapperUnavailableError:
-        return _entry(slot, text, None, "none", 0.0, ("mapper_failed",)), [], True
+        return _entry(slot, shown, None, "none", 0.0, ("mapper_failed",)), [], True
     flags = tuple(getattr(found, "flags", ()))
     failed = getattr(found, "reason", "") == "mapper_failed"
     node = found.node
@@ -166,19 +173,24 @@ def _one(
     if slot == "data" and node == UNSPEC:
         node = None
     candidates = [[name, round(float(score), 6)] for name, score in found.candidates]
-    return _entry(slot, text, node, found.by, float(found.score), flags), candidates, failed
+    return _entry(slot, shown, node, found.by, float(found.score), flags), candidates, failed
 
 
 def _entry(
-    slot: str, text: str, node: str | None, by: str, score: float, flags: tuple[str, ...]
+    slot: str, shown: str, node: str | None, by: str, score: float, flags: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    if by not in _NAMED:
-        # Words that are no name may hold a value, such as a telephone number.
-        text = "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
     entry: dict[str, Any] = {
-        "slot": slot, "input": text, "node": node, "by": by, "score": round(score, 6)
+        "slot": slot, "input": shown, "node": node, "by": by, "score": round(score, 6)
     }  # fmt: skip
     return entry | ({"flags": list(flags)} if flags else {})
+
+
+def _is_name(slot: str, text: str, ontology: Ontology) -> bool:
+    try:
+        ontology.resolve(slot, text)
+    except UnknownNodeError:
+        return False
+    return True
 
 
 def _nearest(slot: str, text: str, ontology: Ontology) -> list[list[Any]]:
