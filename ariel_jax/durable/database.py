@@ -6,7 +6,7 @@ import pathlib
 import sqlite3
 import threading
 from collections.abc import Iterator
-from typing import Self
+from typing import Any, Self
 
 from ariel_jax.durable.files import storage_error, sync_directory
 from ariel_jax.errors import IntegrityError, StorageError
@@ -73,6 +73,10 @@ class Database:
                 raise
             finally:
                 self._is_writing = False
+
+    def held_for(self, writing: bool) -> contextlib.AbstractContextManager[Any]:
+        """A transaction if something will be written, else nothing."""
+        return self.transaction() if writing else contextlib.nullcontext()
 
     @contextlib.contextmanager
     def _nested(self) -> Iterator[None]:

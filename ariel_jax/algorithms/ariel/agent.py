@@ -26,7 +26,7 @@ from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Mapper, Reading
-from ariel_jax.algorithms.ariel.records import Decision, State, Tombstone, request_json, text_digest
+from ariel_jax.algorithms.ariel.records import Decision, State, Tombstone, request_json
 from ariel_jax.algorithms.ariel.store import Store
 from ariel_jax.algorithms.ariel.types import (
     ANY,
@@ -42,7 +42,12 @@ from ariel_jax.algorithms.ariel.types import (
     Policy,
     Request,
 )
-from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError, UntrustedSourceError
+from ariel_jax.errors import (
+    ConfigError,
+    InvalidRequestError,
+    UnknownNodeError,
+    UntrustedSourceError,
+)
 
 Scorer = Callable[[Request], float | None]
 _VERDICTS = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}

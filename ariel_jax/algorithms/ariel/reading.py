@@ -119,9 +119,7 @@ def read(
     )  # fmt: skip
 
 
-def _check(
-    texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any], allow_any: bool
-) -> None:
+def _check(texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any], allow_any: bool) -> None:
     if unknown := sorted(set(slots) - set(SLOTS)):
         raise InvalidRequestError(f"the request has {unknown}: pass some of {list(SLOTS)}.")
     for slot in ("data", "recipient"):
