@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ariel_jax.algorithms.ariel.closure import Closures, Context
 from ariel_jax.algorithms.ariel.travel import ACTIVE, TRUSTED
-from ariel_jax.algorithms.ariel.types import ANY, HUMAN_SOURCES, SLOTS, Judgement, Request
+from ariel_jax.algorithms.ariel.types import ANY, HUMAN_SOURCES, SLOTS, UNSPEC, Judgement, Request
 from ariel_jax.errors import ConfigError
 
 WORD = np.dtype("<u8")
@@ -74,6 +74,7 @@ class History:
 
     Raises:
         ConfigError: two judgements have one id.
+        UnknownNodeError: one that counts is about a node that the ontology lacks.
     """
 
     def __init__(self, closures: Closures, judgements: Iterable[Judgement] = ()) -> None:
@@ -164,14 +165,18 @@ class History:
 
         Raises:
             ConfigError: its id is not larger than all before.
+            UnknownNodeError: it is about a node that the ontology lacks; nothing has changed.
         """
         if judgement.id <= self._last_id:
             raise ConfigError(
                 f"id={judgement.id} is not allowed: the history has judgements up to {self._last_id}, "
                 "and the later one has the larger id. Build a new History from all of them."
             )
+        counts = judgement.superseded_by is None and judgement.source in HUMAN_SOURCES
+        if counts:
+            self.columns(judgement.request)
         self._last_id = judgement.id
-        if judgement.superseded_by is not None or judgement.source not in HUMAN_SOURCES:
+        if not counts:
             return
         _, old = self._latest.get(judgement.request.key, (None, -1))
         if old >= 0:
@@ -230,16 +235,20 @@ class History:
         )
 
     def columns(self, request: Request) -> Rows:
-        """The columns of a judged request's nodes."""
-        return tuple(
-            tuple(
-                len(self._index[slot])
-                if y == ANY
-                else self._index[slot].get(y, len(self._index[slot]) + 1)
-                for y in request.slot(slot)
-            )
-            for slot in SLOTS
-        )
+        """The columns of a judged request's nodes.
+
+        Raises:
+            UnknownNodeError: the ontology lacks one.
+        """
+        return tuple(tuple(self._column(slot, y) for y in request.slot(slot)) for slot in SLOTS)
+
+    def _column(self, slot: str, y: str) -> int:
+        index = self._index[slot]
+        if y in (ANY, UNSPEC):
+            return len(index) + (y == UNSPEC)
+        if y not in index:
+            self.closures.ontology.node(slot, y)
+        return index[y]
 
     def _table(
         self, slot: str, polarity: str, statuses: tuple[str, ...], context: Context

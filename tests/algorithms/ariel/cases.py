@@ -122,7 +122,7 @@ def random_request(
         if rng.random() < 0.08:
             return ANY if judged else UNSPEC
         if judged and rng.random() < 0.04:
-            return (UNSPEC, "gone")[rng.integers(2)]
+            return UNSPEC
         return ontology.nodes[slot][rng.integers(len(ontology.nodes[slot]))].id
 
     n = 1 + int(rng.integers(1, 3)) * (rng.random() < bundles)
@@ -147,7 +147,7 @@ def random_history(
                 request=about,
                 value=values[rng.choice(3, p=(0.5, 0.42, 0.08))],
                 source="agent_claimed" if rng.random() < 0.08 else "user_ui",
-                superseded_by=3 * number + 30 if rng.random() < 0.05 else None,
+                superseded_by=3 * n if number < n and rng.random() < 0.05 else None,
             )
         )
     return made
