@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ariel_jax.algorithms.ariel import query
 from ariel_jax.algorithms.ariel.agent import Ariel
 from ariel_jax.algorithms.ariel.ontology import Ontology
+from ariel_jax.algorithms.ariel.records import request_json
 from ariel_jax.algorithms.ariel.store import Store
-from ariel_jax.algorithms.ariel.types import SLOTS, Edge, Node
+from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Edge, Node
 from ariel_jax.cli.judge import as_json, question_lines
 from ariel_jax.cli.privacy_log import STATUS, log_path, open_judge, user_name
 from ariel_jax.durable import storage_error, write_bytes, write_json
@@ -28,9 +29,16 @@ def record(args: "flags.Record") -> Done:
             ariel.understand(**args.slots()), args.value, "user_cli", note=args.note,
             supersedes=args.supersedes,
         )  # fmt: skip
-        found = {"judgement": made.id, "value": made.value, "nodes": query.judgement_row(made)}
+        found = {"judgement": made.id, "value": made.value, "nodes": request_json(made.request)}
         words = next(rule["in_words"] for rule in ariel.rules() if rule["judgement"] == made.id)
-    return 0, found, f"judgement {made.id}: {made.value}: {words}"
+    text = f"judgement {made.id}: {made.value}: {words}"
+    open_slots = [slot for slot in SLOTS if made.request.slot(slot) == (UNSPEC,)]
+    if open_slots and made.value != "ask":
+        text += (
+            f"\nIt covers this very request again and no other: it says nothing about {' and '.join(open_slots)}. "
+            f"With --{open_slots[-1]} ANY it would cover more."
+        )
+    return 0, found, text
 
 
 def ask(args: "flags.Ask") -> Done:

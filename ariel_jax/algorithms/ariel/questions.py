@@ -160,9 +160,13 @@ def uncovered(request: Request, judgement: Judgement, closures: Closures) -> lis
 
 def wider(request: Request, closures: Closures, *, n: int = 5) -> dict[str, list[str]]:
     """Nodes of which those of a request are a kind: an answer may be meant for all of them."""
-    found = {}
+    found: dict[str, list[str]] = {}
     for slot in SLOTS:
         nodes = request.slot(slot)
+        if nodes == (UNSPEC,) and slot != "data":
+            found[slot] = [
+                ANY
+            ]  # a judgement about nothing in particular covers its repetition alone
         index = closures.ontology.index(slot)
         if len(nodes) != 1 or nodes[0] not in index:
             continue

@@ -294,7 +294,7 @@ def test_forget_says_when_another_process_keeps_old_pages(path):
         reader = sqlite3.connect(path, isolation_level=None)
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM judgements").fetchall()
-        with pytest.raises(StorageError, match="locked|another process"):
+        with pytest.raises(StorageError, match=r"locked|another process"):
             store.forget("bob")
         reader.close()
         with pytest.raises(ConfigError, match="no log"):  # the rows are gone; this cleans the pages
