@@ -83,6 +83,10 @@ class _Checker:
         _need((proof["reason"] == "") == (rule is not None), "rule and reason do not fit")
         for premise in proof["premises"]:
             self.check_premise(premise)
+        for row in proof["dropped"]:
+            number = row["judgement_id"]
+            known = number in self.by_id and not self.reliable(self.by_id[number])
+            _need(known, f"judgement {number} is not unreliable")
         for item in proof["items"]["approved"]:
             _need(bool(self.supporters("appropriate", [item])), f"{item!r} alone is not approved")
         repeat = self.standing.get(tuple(tuple(self.asked[s]) for s in _SLOTS))

@@ -58,10 +58,10 @@ def small() -> Ontology:
     return Ontology.of(nodes, edges)
 
 
-def ask(data, recipient="bistro", **slots) -> Request:
+def ask(data, recipient="bistro", purpose="dining", principle="notified") -> Request:
     """A request; `data` may be one id."""
     items = (data,) if isinstance(data, str) else tuple(data)
-    return Request(data=items, recipient=recipient, **slots)
+    return Request(data=items, recipient=recipient, purpose=purpose, principle=principle)
 
 
 def said(*rows, source="user_cli") -> list[Judgement]:
