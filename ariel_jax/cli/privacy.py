@@ -122,10 +122,15 @@ class Forget(Log):
 class Export(Log):
     """Write the log, or the facts, in another form."""
 
-    what: Annotated[Literal["decisions", "judgements", "ontology"], tyro.conf.Positional]
-    """What to write; ontology: nodes and facts as JSON."""
+    what: Annotated[
+        Literal["decisions", "judgements", "ontology", "asp", "cedar"], tyro.conf.Positional
+    ]
+    """What to write; ontology: nodes and facts as JSON; asp: a program for clingo that judges the logged requests
+    again; cedar: judgements as policies for Cedar."""
     form: Literal["jsonl", "csv"] = "jsonl"
     """Of decisions and judgements."""
+    decision: int | None = None
+    """Of asp: the request of this decision only."""
     out: pathlib.Path | None = None
     """The file, for this user only; by default standard output."""
 

@@ -1,11 +1,12 @@
 """What `ariel-jax privacy` does: each action returns an exit status, its result as JSON, and as text."""
 
+import dataclasses
 import json
 import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ariel_jax.algorithms.ariel import query
+from ariel_jax.algorithms.ariel import interchange, query
 from ariel_jax.algorithms.ariel.agent import Ariel
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.records import request_json
@@ -97,8 +98,14 @@ def explain(args: "flags.Explain") -> Done:
         found = ariel.decision(args.decision)
         if args.proof:
             return 0, found.proof, found.proof_json
-        text = ariel.explain(found) if args.why_not is None else ariel.why_not(found, args.why_not)
-    return 0, {"decision": found.id, "verdict": found.verdict, "explanation": text}, text
+        value: dict[str, Any] = {"decision": found.id, "verdict": found.verdict}
+        if args.why_not is None:
+            text = ariel.explain(found)
+            return 0, value | {"explanation": text}, text
+        gaps = ariel.why_not(found, args.why_not)
+    text = "\n".join(gap.text for gap in gaps)
+    none = f"no judgement that stands is anywhere near {args.why_not!r}"
+    return 0, value | {"why_not": [dataclasses.asdict(gap) for gap in gaps]}, text or none
 
 
 def verify(args: "flags.Verify") -> Done:
@@ -173,7 +180,9 @@ def ontology(args: "flags.Ontology") -> Done:
     changes = args.retract or args.confirm or args.add_node or args.add_edge or args.read
     with open_judge(args, read_only=not changes) as ariel, ariel.store.held_for(bool(changes)):
         if args.read is not None:
-            ariel.set_ontology(_read_ontology(args.read), why=f"read from {args.read.name}")
+            ariel.set_ontology(
+                interchange.load_ontology(args.read), why=f"read from {args.read.name}"
+            )
         for edge in args.retract:
             ariel.retract_edge(edge)
         for edge in args.confirm:
@@ -181,17 +190,6 @@ def ontology(args: "flags.Ontology") -> Done:
         _add(ariel, args)
         facts = ariel.ontology
     return 0, _chosen(facts, args), _listed(facts, args)
-
-
-def _read_ontology(file: pathlib.Path) -> Ontology:
-    try:
-        return Ontology.from_json(json.loads(file.read_text(encoding="utf-8")))
-    except OSError as error:
-        raise storage_error(file, error) from error
-    except (ValueError, TypeError, AttributeError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"{file} is no ontology in JSON: {error}.") from error
 
 
 def _add(ariel: Ariel, args: "flags.Ontology") -> None:
@@ -262,17 +260,46 @@ def forget(args: "flags.Forget") -> Done:
 def export(args: "flags.Export") -> Done:
     """Writes the log or the facts."""
     with open_judge(args, read_only=True) as ariel:
+        more: dict[str, Any] = {}
         if args.what == "ontology":
             text = json.dumps(ariel.ontology.as_json(), indent=2, ensure_ascii=False) + "\n"
+        elif args.what == "cedar":
+            judged = ariel.store.judgements(ariel.user)
+            text, more["entities"] = interchange.to_cedar(ariel.ontology, judged)
+        elif args.what == "asp":
+            text = _asp(ariel, args.decision)
         else:
             store, user = ariel.store, ariel.user
             text = query.export(
                 args.what, args.form, store.decisions(user), store.judgements(user, standing=False)
             )
     if args.out is None:
-        return 0, {"text": text}, text
+        return 0, {"text": text, **more}, text
     write_bytes(args.out, text.encode(), private=True)
-    return 0, {"file": str(args.out)}, f"written to {args.out}, for this user only"
+    files = [args.out]
+    for name, value in more.items():
+        files.append(args.out.with_name(f"{args.out.name}.{name}.json"))
+        write_json(files[-1], value, private=True)
+    names = [str(file) for file in files]
+    return 0, {"files": names}, f"written to {' and '.join(names)}, for this user only"
+
+
+def _asp(ariel: Ariel, decision: int | None) -> str:
+    """A program for clingo about the requests of the log, or of one decision."""
+    found = (
+        [ariel.decision(decision)] if decision is not None else ariel.store.decisions(ariel.user)
+    )
+    requests = {
+        f"decision_{d.id}": d.request
+        for d in found
+        if d.outcome.reason not in ("unmapped", "mapper_failed") and len(d.request.data) == 1
+    }
+    if not requests:
+        raise ConfigError(
+            "there is no decision about a single item that was understood: judge one first."
+        )
+    judged = ariel.store.judgements(ariel.user)
+    return interchange.to_asp(ariel.ontology, judged, requests) + "\n"
 
 
 def serve(args: "flags.Serve") -> Done:

@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from ariel_jax.algorithms.ariel.agent import Ariel
+from ariel_jax.algorithms.ariel.mapper import LexiconMapper
 from ariel_jax.algorithms.ariel.types import ANY
 from ariel_jax.serving import http, privacy
 
@@ -17,9 +18,14 @@ NODES = {
 }
 
 
+@pytest.fixture(scope="module")
+def mapper():
+    return LexiconMapper.core()
+
+
 @pytest.fixture
-def ariel(tmp_path):
-    with Ariel.open(tmp_path / "log.sqlite", user="ann") as ariel:
+def ariel(tmp_path, mapper):
+    with Ariel.open(tmp_path / "log.sqlite", user="ann", mapper=mapper) as ariel:
         yield ariel
 
 

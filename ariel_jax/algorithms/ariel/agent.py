@@ -23,6 +23,7 @@ from ariel_jax.algorithms.ariel import (
 )
 from ariel_jax.algorithms.ariel.agent_view import AgentView
 from ariel_jax.algorithms.ariel.closure import Closures
+from ariel_jax.algorithms.ariel.explain import Gap
 from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Mapper, Reading
@@ -458,16 +459,15 @@ class Ariel:
         found = self.decision(decision)
         return explain.explain(found.proof, self._facts(found))
 
-    def why_not(self, decision: Decision | int, verdict: str = "share") -> str:
-        """What is missing for another verdict, in words.
+    def why_not(self, decision: Decision | int, verdict: str = "share") -> tuple[Gap, ...]:
+        """What the closest judgements that stand now lack to give another verdict; each has a `text`.
 
         Raises:
             ConfigError: no such decision, or verdict.
         """
-        one_of(("share", "withhold"), verdict=verdict)
         found = self.decision(decision)
         with self._lock:
-            return explain.why_not(found.request, verdict, self._refresh())
+            return explain.why_not(found.request, verdict, self._refresh(), self.policy)
 
     def decision(self, decision: Decision | int) -> Decision:
         """A decision as the log has it now.

@@ -367,7 +367,7 @@ class Store(LogFile):
             ConfigError: the user has no such decision.
             IntegrityError: its row was damaged.
         """
-        found = self.decisions(user, only=decision_id)
+        found = self.decisions(user, only=decision_id) if 0 < decision_id < 2**63 else []
         if not found:
             raise ConfigError(
                 f"decision {decision_id!r} is not allowed: the log of {user!r} has none of that id. List "

@@ -149,6 +149,23 @@ def test_an_answer_for_once_makes_no_judgement(ariel):
         ariel.answer(ariel.judge(CITY), "ask", once=True)
 
 
+def test_reasons_are_given_in_words_for_what_was_decided_and_what_was_not(ariel):
+    ariel.record(ADDRESS, "appropriate")
+    shared = ariel.judge(CITY)
+    text = ariel.explain(shared)
+    assert "City" in text
+    assert "Address" in text
+    assert "reveals" in text
+    asked = ariel.judge(dataclasses.replace(CITY, recipient="bistro"))
+    (gap,) = ariel.why_not(asked, "share")
+    assert gap.failed == ("recipient",)
+    assert (gap.edge.src, gap.edge.dst) == ("bistro", "shop")
+    assert "Bistro" in gap.text
+    assert ariel.why_not(asked.id, "withhold") == ()
+    with pytest.raises(ConfigError, match="verdict="):
+        ariel.why_not(asked, "ask")
+
+
 def test_who_wants_to_be_asked_is_asked(ariel):
     ariel.record(dataclasses.replace(CITY, recipient="firm"), "appropriate")
     assert ariel.judge(CITY).verdict == "share"
