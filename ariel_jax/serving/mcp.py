@@ -149,7 +149,8 @@ def _adapter(name: str, about: str) -> tuple[Any, Any, Any]:
         can = types.ClientCapabilities(elicitation=types.ElicitationCapability())
         if not choices or not ctx.session.check_client_capability(can):
             return None
-        field: Any = (str, Field(description="Your answer", json_schema_extra={"enum": choices}))
+        listed: Any = {"enum": choices}
+        field: Any = (str, Field(description="Your answer", json_schema_extra=listed))
         form: type[BaseModel] = create_model("Answer", answer=field)
         try:
             result = await ctx.elicit(message=message, schema=form)

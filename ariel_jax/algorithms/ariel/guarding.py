@@ -20,7 +20,7 @@ def guard(
 
     def decorate(function: Any) -> Any:
         def decide(*args: Any, **kwargs: Any) -> Decision:
-            said = {
+            said: dict[str, Any] = {
                 slot: value(*args, **kwargs) if callable(value) else value
                 for slot, value in slots.items()
             }

@@ -121,9 +121,9 @@ def request_json(request: Request) -> dict[str, Any]:
 
 def request_of(value: Mapping[str, Any]) -> Request:
     """The request of what `request_json` gives."""
-    return Request(
-        **{slot: tuple(value[slot]) if slot == "data" else value[slot] for slot in SLOTS}
-    )
+    values: dict[str, Any] = {slot: value[slot] for slot in SLOTS}
+    values["data"] = tuple(values["data"])
+    return Request(**values)
 
 
 def judgement_of(row: sqlite3.Row) -> Judgement:
