@@ -95,7 +95,7 @@ def test_bad_input_is_status_2_and_never_a_share(call):
 
 
 def test_what_is_not_understood_is_asked_with_candidates(call):
-    status, out, _ = call("judge", "--data", "phone numbr", "--recipient", "qqqq zzzz")
+    status, out, _ = call("judge", "--data", "telephone", "--recipient", "qqqq zzzz")
     assert status == 20
     assert "not understood: recipient" in out
     status, out, _ = call("judge", "--data", "phone number", "--recipient", "qqqq zzzz", "--json")
