@@ -3,7 +3,7 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from ariel_jax.errors import IntegrityError
@@ -46,11 +46,15 @@ def verify_proof(proof: Mapping[str, Any], edges: Iterable[Any], judgements: Ite
         raise IntegrityError(f"the proof is incomplete or damaged: {error!r}.") from error
 
 
+def _wrong(what: str) -> IntegrityError:
+    return IntegrityError(
+        f"the proof does not hold: {what}. Do not rely on the verdict; judge the request again."
+    )
+
+
 def _need(holds: bool, what: str) -> None:
     if not holds:
-        raise IntegrityError(
-            f"the proof does not hold: {what}. Do not rely on the verdict; judge the request again."
-        )
+        raise _wrong(what)
 
 
 class _Checker:
@@ -65,6 +69,8 @@ class _Checker:
             if j.id <= last and j.source in _HUMAN and not later:
                 self.standing[tuple(j.request.slot(s) for s in _SLOTS)] = j
         self.by_id = {j.id: j for j in self.standing.values() if j.value != "ask"}
+        self.scoped = {edge.slot for edge in edges if edge.scope is not None}
+        self.arrows: dict[Any, dict[str, list[str]]] = {}
         self.reached: dict[Any, frozenset[str]] = {}
 
     def check(self) -> None:
@@ -87,8 +93,9 @@ class _Checker:
             number = row["judgement_id"]
             known = number in self.by_id and not self.reliable(self.by_id[number])
             _need(known, f"judgement {number} is not unreliable")
-        for item in proof["items"]["approved"]:
-            _need(bool(self.supporters("appropriate", [item])), f"{item!r} alone is not approved")
+        for part, says in (("approved", "share"), ("denied", "withhold"), ("undecided", "ask")):
+            for item in proof["items"][part]:
+                _need(self.alone(item)[0] == says, f"{item!r} alone is not {part}")
         repeat = self.standing.get(tuple(tuple(self.asked[s]) for s in _SLOTS))
         if rule == "R0" or proof["reason"] == "always_ask":
             want = "ask" if rule is None else proof["premises"][0]["value"]
@@ -171,7 +178,8 @@ class _Checker:
         _need(here in asked and path["to"] in premise["nodes"][slot], "a path has other ends")
         for step in path["steps"]:
             edge = self.edges.get(step["edge"])
-            _need(edge is not None, f"edge {step['edge']} does not exist")
+            if edge is None:
+                raise _wrong(f"edge {step['edge']} does not exist")
             said = {"edge": edge.id} | {
                 name: getattr(edge, name)
                 for name in ("type", "src", "dst", "scope", "status", "origin")
@@ -201,29 +209,31 @@ class _Checker:
 
     def reach(self, slot: str, value: str, x: str, items: Any, statuses: Any) -> frozenset[str]:
         """What may be judged so that it covers x. `statuses`: of edges; True: `suspect` of `counts`."""
-        scoped = any(edge.scope is not None and edge.slot == slot for edge in self.edges.values())
-        key = (slot, value, x, tuple(items) if scoped else (), statuses)
-        if key not in self.reached:
+        key = (slot, value, tuple(items) if slot in self.scoped else (), statuses)
+        if (x, key) not in self.reached:
+            if key not in self.arrows:
+                self.arrows[key] = {}
+                for start, there in self.usable(slot, value, items, statuses):
+                    self.arrows[key].setdefault(start, []).append(there)
             found, waiting = {x}, [x]
-            usable = [
-                edge
-                for edge in self.edges.values()
-                if edge.slot == slot
-                and (
-                    edge.status in statuses and edge.scope is None
-                    if isinstance(statuses, tuple)
-                    else self.counts(edge, value, items, statuses)
-                )
-            ]
             while waiting:
-                here = waiting.pop()
-                for edge in usable:
-                    for start, there in _ways(edge, value):
-                        if start == here and there not in found:
-                            found.add(there)
-                            waiting.append(there)
-            self.reached[key] = frozenset(found)
-        return self.reached[key]
+                for there in self.arrows[key].get(waiting.pop(), ()):
+                    if there not in found:
+                        found.add(there)
+                        waiting.append(there)
+            self.reached[x, key] = frozenset(found)
+        return self.reached[x, key]
+
+    def usable(self, slot: str, value: str, items: Any, statuses: Any) -> Iterator[tuple[str, str]]:
+        for edge in self.edges.values():
+            if edge.slot != slot:
+                continue
+            if isinstance(statuses, tuple):
+                fits = edge.status in statuses and edge.scope is None
+            else:
+                fits = self.counts(edge, value, items, statuses)
+            if fits:
+                yield from _ways(edge, value)
 
     def covers(self, j: Any, value: str, nodes: Mapping[str, Any], statuses: Any = False) -> bool:
         for slot in _SLOTS:
@@ -267,20 +277,21 @@ class _Checker:
         found = {j.id: j for j in self.supporters(value, self.asked["data"]) if self.reliable(j)}
         if value == "inappropriate" and len(self.asked["data"]) > 1:
             for item in self.asked["data"]:
-                found |= {j.id: j for j in self.denying(item)}
+                verdict, winning = self.alone(item)
+                found |= {j.id: j for j in winning} if verdict == "withhold" else {}
         return list(found.values())
 
-    def denying(self, item: str) -> list[Any]:
-        """What withholds one item that is asked alone; nothing where it is not withheld."""
+    def alone(self, item: str) -> tuple[str, list[Any]]:
+        """The verdict on one item that is asked alone, and what it rests on."""
         repeat = self.standing.get(((item,), *(tuple(self.asked[s]) for s in _SLOTS[1:])))
         if repeat is not None:
-            return [repeat] if repeat.value == "inappropriate" else []
-        sides = [
+            words = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
+            return words[repeat.value], [repeat]
+        approve, deny = (
             [j for j in self.supporters(value, [item]) if self.reliable(j)]
             for value in ("appropriate", "inappropriate")
-        ]
-        verdict, winners = self.winners(*sides, {**self.asked, "data": [item]})
-        return winners if verdict == "withhold" else []
+        )
+        return self.winners(approve, deny, {**self.asked, "data": [item]})
 
     def winners(
         self, approve: list[Any], deny: list[Any], asked: Mapping[str, Any]
@@ -313,6 +324,8 @@ class _Checker:
             against == listed, f"judgements {sorted(against ^ listed)} are passed over or made up"
         )
         if self.proof["rule"] == "R1-itemwise":
+            said = {self.alone(item)[0] for item in self.asked["data"]}
+            _need(said == {"share"} and not deny, "not every item is approved by itself")
             return
         found, winning = self.winners(approve, deny, self.asked)
         _need(found == verdict, f"the policy says {found!r} to these judgements")

@@ -1,64 +1,22 @@
 """A user's judgements, packed so that one request is held against all of them at once. Host only."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from ariel_jax.algorithms.ariel.closure import Closures, Context
+from ariel_jax.algorithms.ariel.tables import WORD, Positions, Table
 from ariel_jax.algorithms.ariel.travel import ACTIVE, TRUSTED
 from ariel_jax.algorithms.ariel.types import ANY, HUMAN_SOURCES, SLOTS, UNSPEC, Judgement, Request
 from ariel_jax.errors import ConfigError
 
-WORD = np.dtype("<u8")
-"""Bit n of a row is judgement n: 64 to a word, the lowest first, whatever the machine."""
 _LAST = (1 << 32) - 1
 _POLARITY = {"appropriate": "approve", "inappropriate": "deny"}
 
 Rows = tuple[tuple[int, ...], ...]
 """For each slot, the rows of a request's nodes in that slot's tables."""
-Positions = npt.NDArray[np.int64]
-
-
-class _Table:
-    """For one slot and polarity: which judgements cover each node, and which nodes each covers.
-
-    Row V stands for what is no node; column V for `ANY`, column V + 1 for what is no node.
-    """
-
-    def __init__(self, matrix: npt.NDArray[np.bool_]) -> None:
-        n = len(matrix)
-        self.covers = np.zeros((n + 1, n + 2), np.bool_)
-        self.covers[:n, :n] = matrix
-        self.covers[:, n] = True
-        self.breadth = np.count_nonzero(self.covers[:n], axis=0)
-        self.bits = np.zeros((n + 1, 0), WORD)
-
-    def fill(self, columns: npt.NDArray[np.int64], starts: Positions | None, words: int) -> None:
-        """Sets the bits of all judgements; `starts` where one may have several columns."""
-        covered = self.covers[:, columns]
-        if starts is not None and len(starts):
-            covered = np.logical_or.reduceat(covered, starts, axis=1)
-        packed = np.packbits(covered, axis=1, bitorder="little")
-        self.bits = np.zeros((len(self.covers), words), WORD)
-        self.bits.view(np.uint8)[:, : packed.shape[1]] = packed
-
-    def column(self, columns: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Per row, whether one of the columns covers it."""
-        if len(columns) == 1:
-            return self.covers[:, columns[0]]
-        return self.covers[:, list(columns)].any(axis=1)
-
-    def widen(self, words: int) -> None:
-        bits = np.zeros((len(self.bits), words), WORD)
-        bits[:, : self.bits.shape[1]] = self.bits
-        self.bits = bits
-
-    def add(self, position: int, columns: Sequence[int]) -> None:
-        """Sets the bit of one judgement."""
-        word, bit = divmod(position, 64)
-        self.bits[:, word] |= self.column(columns).astype(WORD) << WORD.type(bit)
 
 
 class History:
@@ -92,7 +50,7 @@ class History:
             for slot in SLOTS
         }
         self.has_proposed = any(self._proposed.values())
-        self._tables: dict[tuple[str, str, tuple[str, ...], Context], _Table] = {}
+        self._tables: dict[tuple[str, str, tuple[str, ...], Context], Table] = {}
         self._latest: dict[tuple[tuple[str, ...], ...], tuple[Judgement, int]] = {}
         self._members: list[Judgement] = []
         self._last_id = 0
@@ -252,7 +210,7 @@ class History:
 
     def _table(
         self, slot: str, polarity: str, statuses: tuple[str, ...], context: Context
-    ) -> _Table:
+    ) -> Table:
         # Tables that are the same are one: most slots have no scoped and no proposed edges.
         if statuses == ACTIVE and not self._proposed[slot]:
             statuses = TRUSTED
@@ -260,13 +218,13 @@ class History:
         table = self._tables.get(key)
         if table is None:
             matrix = self.closures.matrix(slot, polarity, context=key[3], statuses=statuses)
-            table = _Table(matrix)
+            table = Table(matrix)
             if self._packing:
                 self._fill(slot, table)
             self._tables[key] = table
         return table
 
-    def _fill(self, slot: str, table: _Table) -> None:
+    def _fill(self, slot: str, table: Table) -> None:
         if slot == "data":
             columns, starts = self._item[1, : self._items], self._starts[: len(self)]
             starts = None if self._items == len(self) else starts
@@ -319,8 +277,9 @@ class History:
         if polarity == "deny" and (words & live[2]).any():
             # So far each has one denied item that is covered; of several, all must be.
             covers = self._table("data", "deny", statuses, context).covers
-            reached = covers[list(rows[0])].any(axis=0)[self._item[1, : self._items]]
-            found = found & np.logical_and.reduceat(reached, self._starts[: len(self)])
+            reached = np.logical_or.reduce(covers[list(rows[0])], axis=0)
+            hit = reached[self._item[1, : self._items]]
+            found = found & np.logical_and.reduceat(hit, self._starts[: len(self)])
         return found
 
     def covered(

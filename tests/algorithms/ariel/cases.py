@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import (
     ANY,
@@ -151,6 +152,14 @@ def random_history(
             )
         )
     return made
+
+
+def case(seed, n=22, **options):
+    """A generator, a random ontology, its closures and a random history."""
+    rng = np.random.default_rng(seed)
+    ontology = random_ontology(rng, size=3, n_edges=14, **options)
+    ontology = narrowed(ontology, 1 + int(rng.integers(3)))
+    return rng, ontology, Closures(ontology), random_history(rng, ontology, n)
 
 
 def random_policy(rng: np.random.Generator) -> Policy:

@@ -189,6 +189,26 @@ def test_a_proof_that_passes_over_a_denial_is_found(ontology):
         checker.verify_proof(dropped, ontology.edges, history)
 
 
+def test_what_is_said_of_the_items_of_a_set_is_checked(ontology):
+    request, policy = CASES["a denied item"]
+    _, made = prove(request, policy, ontology, HISTORY)
+    assert made["items"]["denied"] == ["health.blood"]
+    forged = {**made, "items": {"approved": request.slot("data"), "denied": [], "undecided": []}}
+    with pytest.raises(IntegrityError, match="alone is not approved"):
+        checker.verify_proof(forged, ontology.edges, HISTORY)
+
+
+def test_items_that_are_approved_do_not_outweigh_a_denial_of_all_together(ontology):
+    request, policy = CASES["a set"]
+    _, made = prove(request, policy, ontology, HISTORY)
+    about = dataclasses.replace(request, purpose=ANY)
+    history = [*HISTORY, replaced(HISTORY[4], id=7, request=about)]
+    assert judge(request, history, Closures(ontology), policy).verdict == "withhold"
+    forged = {**made, "last_judgement": 7, "against": [7]}
+    with pytest.raises(IntegrityError, match="not every item is approved"):
+        checker.verify_proof(forged, ontology.edges, history)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"source": "agent_claimed"}, {"superseded_by": 4}, {"value": "ask"}, {"created_at": "x"}],
