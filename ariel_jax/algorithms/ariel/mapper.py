@@ -9,22 +9,24 @@ import hashlib
 import importlib.resources
 import json
 import warnings
+from collections.abc import Collection, Sequence
 from collections.abc import Mapping as Table
-from collections.abc import Sequence
 from typing import Any, Protocol
 
-import numpy as np
-
 from ariel_jax._checks import in_range, one_of
-from ariel_jax.algorithms.ariel.text import clean, content_words, words
+from ariel_jax.algorithms.ariel.lexicon import SlotIndex
+from ariel_jax.algorithms.ariel.ontology import Ontology
+from ariel_jax.algorithms.ariel.text import clean, redact
 from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Node
 from ariel_jax.errors import ConfigError, MapperUnavailableError
 
 VERSION = 1
 """Of the lexicon's rules; part of its name, and so of every proof."""
-MARGIN = 0.05
+MARGIN = 0.2
 """The best node must lead the second by this much."""
 N_CANDIDATES = 3
+STAGES = ("framed", "corrected")
+"""Stages between names and letters, each used only where its own calibration admits it."""
 
 Nodes = Table[str, Sequence[Node]]
 
@@ -38,7 +40,7 @@ class Mapping:
         text: as read, cleaned.
         node: id of a node, `UNSPEC` for an empty text, or None: the mapper abstains.
         score: in [0, 1]; 1 for `exact` and `normalised`.
-        by: how it was found: `exact`, `normalised`, `lexicon`, `encoder`, `lm`, `endpoint`; `none`
+        by: how it was found: `exact`, `normalised`, `framed`, `corrected`, `lexicon`, `encoder`, `lm`, `endpoint`; `none`
             where nothing was.
         candidates: the next best `(id, score)`, best first, for the question to the user.
         reason: why it abstains: `below_threshold`, `ambiguous`, `mapper_failed`; empty where not.
@@ -56,10 +58,10 @@ class Mapping:
     flags: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """For a proof: slot, input, node, by, score, flags."""
+        """For a proof: slot, input (values taken out), node, by, score, flags."""
         return {
             "slot": self.slot,
-            "input": self.text,
+            "input": redact(self.text),
             "node": self.node,
             "by": self.by,
             "score": round(self.score, 6),
@@ -96,16 +98,29 @@ class LexiconMapper:
         tau: the threshold; None takes that of `assets/calibration.json`, which holds for the packaged
             ontology.
         margin: between the best two.
+        stages: which of `STAGES` to use; None takes what the packaged calibration admits.
 
     Raises:
-        ConfigError: tau or margin is not in [0, 1].
+        ConfigError: tau or margin is not in [0, 1], or no such stage.
     """
 
-    def __init__(self, nodes: Nodes, *, tau: float | None = None, margin: float = MARGIN) -> None:
-        self.tau = packaged_tau() if tau is None else float(tau)
+    def __init__(
+        self,
+        nodes: Nodes,
+        *,
+        tau: float | None = None,
+        margin: float = MARGIN,
+        stages: Collection[str] | None = None,
+    ) -> None:
+        packaged = asset("calibration.json") if tau is None or stages is None else {}
+        self.tau = float(packaged["tau"] if tau is None else tau)
+        self.stages = frozenset(packaged["admitted"] if stages is None else stages)
         in_range(0, 1, tau=self.tau, margin=margin)
+        for stage in self.stages:
+            one_of(STAGES, stage=stage)
         self.margin = margin
-        self._slots = {slot: _SlotIndex(tuple(nodes.get(slot, ()))) for slot in SLOTS}
+        self._nodes = nodes
+        self._slots: dict[str, SlotIndex] = {}
 
     @classmethod
     def core(cls, *, tau: float | None = None, margin: float = MARGIN) -> "LexiconMapper":
@@ -127,18 +142,24 @@ class LexiconMapper:
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
         if not read:
-            return Mapping(slot=slot, text="", node=UNSPEC, score=1.0, by="exact", flags=flags)
-        index = self._slots[slot]
-        node, by = index.named(read)
-        if node is not None:
-            return Mapping(slot=slot, text=read, node=node, score=1.0, by=by, flags=flags)
+            return empty_mapping(slot, flags)
+        index = self._index(slot)
+        node, score, by = index.named(read)
+        if node is not None and (score == 1 or by in self.stages):
+            return Mapping(slot=slot, text=read, node=node, score=score, by=by, flags=flags)
         ranked = index.ranked(read)
         return choose(slot, read, ranked, self.tau, self.margin, by="lexicon", flags=flags)
 
     def ranked(self, slot: str, text: str) -> list[tuple[str, float]]:
         """All nodes of a slot by letters in common with `text`, best first, ties by id."""
         one_of(SLOTS, slot=slot)
-        return self._slots[slot].ranked(clean(text)[0])
+        return self._index(slot).ranked(clean(text)[0])
+
+    def _index(self, slot: str) -> SlotIndex:
+        """Made when a slot is first asked for."""
+        if slot not in self._slots:
+            self._slots[slot] = SlotIndex(slot, tuple(self._nodes.get(slot, ())))
+        return self._slots[slot]
 
 
 class Ladder:
@@ -202,6 +223,11 @@ class Ladder:
         return dataclasses.replace(found, flags=found.flags + gone) if gone else found
 
 
+def empty_mapping(slot: str, flags: tuple[str, ...]) -> Mapping:
+    """Of a text that says nothing: `UNSPEC`."""
+    return Mapping(slot=slot, text="", node=UNSPEC, score=1.0, by="exact", flags=flags)
+
+
 def choose(
     slot: str,
     text: str,
@@ -229,142 +255,15 @@ def choose(
     )
 
 
-class _SlotIndex:
-    """Names and letters of the nodes of one slot."""
-
-    def __init__(self, nodes: tuple[Node, ...]) -> None:
-        self.ids = [node.id for node in nodes]
-        self._exact: dict[str, str | None] = {}
-        self._spelled: dict[tuple[str, ...], str | None] = {}
-        self._bare: dict[tuple[str, ...], str | None] = {}
-        texts: list[tuple[tuple[str, ...], int]] = []
-        shortened = []
-        for number, node in enumerate(nodes):
-            surfaces = (node.label, *node.aliases)
-            for surface in (node.id, *surfaces):
-                read = clean(surface)[0].casefold()
-                _enter(self._exact, read, node.id)
-            for surface in surfaces:
-                spelled = words(clean(surface)[0])
-                bare = content_words(spelled)
-                _enter(self._spelled, spelled, node.id)
-                texts.append((bare or spelled, number))
-                if bare == spelled:
-                    _enter(self._bare, bare, node.id)
-                elif bare:
-                    shortened.append((bare, node.id))
-            everything = " ".join((*surfaces, node.definition))
-            texts.append((content_words(words(clean(everything)[0])), number))
-        taken = set(self._bare)
-        for bare, node_id in shortened:  # "my doctor" gives way to a node that is called "doctor"
-            if bare not in taken:
-                _enter(self._bare, bare, node_id)
-        self._letters = _Letters([text for text, _ in texts])
-        self._owner = np.array([number for _, number in texts], np.int64)
-
-    def named(self, text: str) -> tuple[str | None, str]:
-        """(id, how) of the node with this name, or (None, "")."""
-        node = self._exact.get(text.casefold())
-        if node is not None:
-            return node, "exact"
-        spelled = words(text)
-        node = self._spelled.get(spelled) or self._bare.get(content_words(spelled))
-        return node, "normalised" if node is not None else ""
-
-    def ranked(self, text: str) -> list[tuple[str, float]]:
-        """All nodes, best first."""
-        if not self.ids:
-            return []
-        spelled = words(text)
-        cosine = self._letters.cosine(content_words(spelled) or spelled)
-        best = np.zeros(len(self.ids))
-        np.maximum.at(best, self._owner, cosine)
-        order = sorted(range(len(best)), key=lambda n: (-best[n], self.ids[n]))
-        return [(self.ids[n], float(best[n])) for n in order]
-
-
-def _enter(table: dict[Any, str | None], key: Any, node: str) -> None:
-    """Adds a name; one that two nodes have belongs to neither."""
-    table[key] = node if table.get(key, node) == node else None
-
-
-class _Letters:
-    """Cosine of character n-grams, weighted by tf-idf, with a fixed set of texts.
-
-    Weights are (1 + log count) (1 + log((1 + n) / (1 + texts with it))); an n-gram that no text has
-    counts in the length of what is asked, so strange words lower the cosine.
-    """
-
-    def __init__(self, texts: list[tuple[str, ...]]) -> None:
-        counts = [_grams(text) for text in texts]
-        rows: dict[str, list[int]] = {}
-        for number, count in enumerate(counts):
-            for gram in count:
-                rows.setdefault(gram, []).append(number)
-        self._n = len(texts)
-        self._idf = {gram: self._rarity(len(found)) for gram, found in rows.items()}
-        length = np.array([self._length(count) for count in counts])
-        self._weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-        for gram, found in rows.items():
-            tf = np.array([1 + np.log(counts[row][gram]) for row in found])
-            at = np.array(found)
-            self._weights[gram] = (at, tf * self._idf[gram] / length[at])
-
-    def _rarity(self, n_texts: int) -> float:
-        return 1 + float(np.log((1 + self._n) / (1 + n_texts)))
-
-    def _length(self, count: dict[str, int]) -> float:
-        unknown = self._rarity(0)
-        squares = [((1 + np.log(n)) * self._idf.get(g, unknown)) ** 2 for g, n in count.items()]
-        return float(np.sqrt(sum(squares))) or 1.0
-
-    def cosine(self, text: tuple[str, ...]) -> np.ndarray:
-        """[texts] float64, in [0, 1]."""
-        count = _grams(text)
-        out = np.zeros(self._n)
-        for gram, n in count.items():
-            if gram in self._weights:
-                at, weight = self._weights[gram]
-                out[at] += weight * ((1 + np.log(n)) * self._idf[gram])
-        return np.minimum(out / self._length(count), 1.0)
-
-
-def _grams(text: tuple[str, ...]) -> dict[str, int]:
-    """How often each run of 3 to 5 characters stands in the words, their ends marked by a blank."""
-    count: dict[str, int] = {}
-    for word in text:
-        marked = f" {word} "
-        for size in (3, 4, 5):
-            for start in range(len(marked) - size + 1):
-                gram = marked[start : start + size]
-                count[gram] = count.get(gram, 0) + 1
-    return count
-
-
-def _asset(name: str) -> Any:
+def asset(name: str) -> Any:
+    """The content of a packaged JSON file."""
     folder = importlib.resources.files("ariel_jax.algorithms.ariel") / "assets"
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-def core_nodes() -> dict[str, tuple[Node, ...]]:
+def core_nodes() -> Nodes:
     """The nodes of the packaged ontology, by slot."""
-    found: dict[str, list[Node]] = {slot: [] for slot in SLOTS}
-    for row in _asset("ontology.json")["nodes"]:
-        found[row["slot"]].append(
-            Node(
-                slot=row["slot"],
-                id=row["id"],
-                label=row["label"],
-                aliases=tuple(row["aliases"]),
-                definition=row["definition"],
-            )
-        )
-    return {slot: tuple(nodes) for slot, nodes in found.items()}
-
-
-def packaged_tau() -> float:
-    """The threshold that was calibrated on the packaged paraphrases."""
-    return float(_asset("calibration.json")["tau"])
+    return Ontology.core().nodes
 
 
 def nodes_hash(nodes: Nodes) -> str:

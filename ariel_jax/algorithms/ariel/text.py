@@ -8,22 +8,54 @@ from ariel_jax.errors import InvalidRequestError
 LIMIT = 500
 """Characters of a text that are read; the rest is cut, and the mapping says so."""
 
-FUNCTION_WORDS = frozenset(
+STRUCTURE = frozenset(
     """a an the this that these those some any my mine your yours his her hers its our ours their theirs
-    i me you he him she it we us they them myself yourself himself herself themselves own user owner
-    holder person people one client's who whom whose which what where when how
-    of for to from in on at by with about as into onto via per and or plus also
-    is are was were be been being am do does did has have had having will would shall should can could
-    may might must please kindly thank thanks hello hi dear so just only now here there then not
-    share sharing send sending give giving tell telling disclose disclosing provide providing hand
-    show showing reveal revealing pass passing submit submitting supply supplying enter entering
-    know knowing need needs needed needing want wants wanted wanting like ask asks asked asking request
-    requests requested requesting require requires get getting let see looking look take using use
-    purpose order reason sake because regarding concerning namely called being currently current
-    information info detail data field value item piece copy namely following under condition going
-    goes go received receiver recipient sender subject behalf question term""".split()
+    me you him she it us we they them i he myself yourself himself herself themselves own
+    who whom whose which what where when how whether
+    of for to from in on at by with about as into onto via per and or if so then
+    is are was were be been being am do does did has have had having would shall should can could
+    may might must just only now here there will
+    whichever whatever one each every another certain same particular specific given respective
+    current currently""".split()
+)
+"""Words that join others."""
+FUNCTION_WORDS = STRUCTURE | frozenset(
+    """please kindly thank thanks hello hi dear
+    share shares shared sharing hands send sends sent sending give gives giving tell tells told telling
+    disclose disclosed disclosing provide provides provided providing supply supplied submit submitted
+    show shows shown reveal revealed pass passed passing enter entered hand handed
+    know knowing need needs needed want wants wanted wish wishes like ask asks asked asking
+    request requests requested require requires required get gets let see use uses used using
+    purpose reason sake because regarding concerning called namely behalf belongs
+    come comes go goes going out say says said promise promises promised fine ok okay""".split()
 )
 """Words that carry a phrase and say nothing about which node is meant."""
+WEAK_WORDS = frozenset(("info", "information", "detail", "data"))
+"""Nouns that many names end with; left out where that leaves one node."""
+_FOR_RULES = frozenset(
+    """a an the it its this that i you he she we they is are was be been being will shall would must if only and please
+    then said say says promise promises fine ok okay always""".split()
+)
+KEPT = {
+    "data": frozenset("given one will going who where how whether use used".split()),
+    "recipient": frozenset(("own",)),
+    "purpose": frozenset(("one", "use")),
+    "principle": FUNCTION_WORDS - _FOR_RULES,
+    "subject": frozenset("me i myself own".split()),
+    "sender": frozenset("me i myself own".split()),
+}
+"""Carriers that say something in one slot; in a rule for handling data nearly every word does."""
+_PHRASES = re.compile(
+    r"^(data|field|item|subject|sender|recipient|receiver|purpose|reason|principle|terms|condition)s?:"
+    r"|\b(in order to|so that|as long as|(on|under) (the )?condition( that)?|provided( that)?"
+    r"|for the sake of|in question|as part of|fill in|on file|on behalf of|i would like to|the people at)\b"
+)
+_ROLE = "user|person|people|holder|customer|client|patient|passenger|applicant|member|caller|guest|traveller"
+ROLES = frozenset((role,) for role in _ROLE.split("|"))
+"""Words for whoever the agent acts for."""
+_WHOSE = re.compile(
+    rf"\b(the |our |this |account )*({_ROLE})('s|s')|\bof the (account )?({_ROLE})\b"
+)
 
 _VALUES = re.compile(r"\S+@\S+|https?://\S+|www\.\S+|#\S+|[+(]?\d[\d\s().:/+-]*\d|\d+")
 _WORDS = re.compile(r"[^\W_]+")
@@ -33,10 +65,10 @@ _SPELLINGS = (
     (re.compile(r"(?<=[a-z]{3})our(?=$|s$|ed$|ite$|ites$|ing$)"), "or"),
     (re.compile(r"cence$"), "cense"),
     (re.compile(r"programme"), "program"),
-    (re.compile(r"(?<=[a-z])tre$"), "ter"),
+    (re.compile(r"(?<=[a-z]t)re$"), "er"),
     (re.compile(r"enrol(?!l)"), "enroll"),
     (re.compile(r"ll(?=ed$|ing$|er$)"), "l"),
-    (re.compile(r"(?<=judg|nowl)ement"), "ment"),
+    (re.compile(r"(?<=dg)e(?=men)"), ""),
 )
 
 
@@ -79,21 +111,48 @@ def redact(text: str) -> str:
     return " ".join(_VALUES.sub(" [value] ", text).split())
 
 
-def words(text: str) -> tuple[str, ...]:
+def words(text: str, slot: str) -> tuple[str, ...]:
     """Words of a cleaned text in one spelling: lower case, singular, American, no values.
+
+    In the slot `data` it does not matter whose they are said to be: the slot `subject` says that.
 
     Values (numbers, addresses of mail and of the web) are no words, unless nothing else is there.
     """
     lowered = text.casefold().replace("’", "'")
+    lowered = _PHRASES.sub(" ", lowered)
+    if slot == "data" and _WHOSE.sub("", lowered).strip():
+        lowered = _WHOSE.sub(" ", lowered)
     lowered = re.sub(r"'s\b|s'(?=\s|$)", lambda m: "" if m[0] == "'s" else "s", lowered)
     lowered = re.sub(r"\b(e|wi|check|co|sign|log)-(?=[a-z])", r"\1", lowered)
     found = _WORDS.findall(_VALUES.sub(" ", lowered)) or _WORDS.findall(lowered)
     return tuple(_one_spelling(word) for word in found)
 
 
-def content_words(found: tuple[str, ...]) -> tuple[str, ...]:
-    """`words` without those that only carry a phrase."""
-    return tuple(word for word in found if word not in _CARRIERS)
+def content_words(found: tuple[str, ...], slot: str) -> tuple[str, ...]:
+    """`words` without those that only carry a phrase in `slot`; all of them where none is left."""
+    return tuple(word for word in found if word not in _CARRIERS[slot]) or found
+
+
+def core_words(found: tuple[str, ...], slot: str) -> tuple[str, ...]:
+    """`content_words` without weak nouns."""
+    bare = content_words(found, slot)
+    return tuple(word for word in bare if word not in WEAK_WORDS) or bare
+
+
+def is_carrier(word: str, slot: str) -> bool:
+    """Whether a word only carries a phrase in `slot`."""
+    adverb = len(word) > 5 and word.endswith("ly") and word not in ("family", "supply", "assembly")
+    return adverb or word in _CARRIERS[slot] or _one_spelling(word) in _CARRIERS[slot]
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """Words of a cleaned text as they stand, in lower case, with a `|` for every mark or value between."""
+    lowered = _PHRASES.sub(" | ", text.casefold().replace("’", "'"))
+    lowered = _VALUES.sub(" | ", re.sub(r"\b(e|wi|check|co|sign|log)-(?=[a-z])", r"\1", lowered))
+    return tuple(
+        piece if piece[0].isalnum() else "'" if piece[0] == "'" else "|"
+        for piece in re.findall(r"[^\W_]+(?:'(?!s\b)[^\W_]+)*|'s\b|\||[^\w\s']", lowered)
+    )
 
 
 def _one_spelling(word: str) -> str:
@@ -108,4 +167,13 @@ def _one_spelling(word: str) -> str:
     return word
 
 
-_CARRIERS = FUNCTION_WORDS | {_one_spelling(word) for word in FUNCTION_WORDS}
+def joins(words_left_out: set[str]) -> bool:
+    """Whether words only join others, or are weak nouns: a name without them is still that name."""
+    return all(word in _JOINING for word in words_left_out)
+
+
+_JOINING = STRUCTURE | WEAK_WORDS | frozenset(map(_one_spelling, STRUCTURE))
+_CARRIERS = {
+    slot: frozenset(map(_one_spelling, FUNCTION_WORDS - kept)) | (FUNCTION_WORDS - kept)
+    for slot, kept in KEPT.items()
+}

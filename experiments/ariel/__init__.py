@@ -1,0 +1,1 @@
+"""Experiments of ARIEL: personal privacy judgements by entailment."""
