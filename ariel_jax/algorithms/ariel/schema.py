@@ -71,6 +71,7 @@ CREATE TABLE answers (
   number INTEGER NOT NULL, prev_hash TEXT NOT NULL, hash TEXT NOT NULL
 );
 CREATE INDEX judgements_by_time ON judgements (user, created_at);
+CREATE INDEX judgements_by_nodes ON judgements (user, nodes_json);
 CREATE INDEX judgements_in_order ON judgements (user, id);
 CREATE INDEX decisions_by_time ON decisions (user, created_at);
 CREATE INDEX decisions_by_verdict ON decisions (user, verdict);

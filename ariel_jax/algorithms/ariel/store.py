@@ -200,13 +200,17 @@ class Store(LogFile):
                 "supersedes": schema.canonical(given), "note": note[:LIMIT],
             })  # fmt: skip
             if is_human:
-                marks = ", ".join("?" * len(given))
-                self._connection.execute(
-                    "UPDATE judgements SET superseded_by = ? WHERE user = ? AND id < ? AND superseded_by "
-                    f"IS NULL AND source != 'agent_claimed' AND (nodes_json = ? OR id IN ({marks}))",
-                    (row["id"], user, row["id"], nodes, *given),
-                )
+                self._supersede(row["id"], user, "nodes_json = ?", nodes)
+                for other in given:
+                    self._supersede(row["id"], user, "id = ?", other)
         return judgement_of(row)
+
+    def _supersede(self, by: int, user: str, which: str, value: str | int) -> None:
+        self._connection.execute(
+            f"UPDATE judgements SET superseded_by = ? WHERE user = ? AND {which} AND id < ? "
+            "AND superseded_by IS NULL AND source != 'agent_claimed'",
+            (by, user, value, by),
+        )
 
     def retract(self, user: str, judgement_id: int, source: str) -> Judgement:
         """Takes a judgement back as if it had never been: what it superseded stands again.
