@@ -21,7 +21,8 @@ from ariel_jax.algorithms.ariel.types import (
 )
 
 N_CLOSEST = 3
-_NEWEST = 128  # of these the closest are looked for: a question must not take long
+_NEWEST = 32  # of these the closest are looked for: a question must not take long
+_SEEN = 1000  # among these are those about the same recipient
 _REASONS = {
     "no_premise": "None of your earlier judgements covers this.",
     "conflict": "Your earlier judgements disagree about this.",
@@ -116,7 +117,7 @@ def closest(
 
     Of the newest, and of those about the same recipient; ties go to the newest.
     """
-    same = [j for j in premises if j.request.recipient == request.recipient]
+    same = [j for j in premises[-_SEEN:] if j.request.recipient == request.recipient]
     looked = {j.id: j for j in (*premises[-_NEWEST:], *same[-_NEWEST:])}
     found = []
     for judgement in looked.values():
