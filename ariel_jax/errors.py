@@ -90,6 +90,20 @@ class UntrustedSourceError(ConfigError):
     """A judgement comes from somebody who may not judge for the user."""
 
 
+class HttpError(ArielError):
+    """A call over HTTP is refused for how it was made.
+
+    Attributes:
+        status: that says so.
+        kind: named in the error body.
+    """
+
+    def __init__(self, status: int, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.kind = kind
+
+
 class MapperUnavailableError(ArielError, RuntimeError):
     """An encoder or a language model that maps text to nodes cannot be reached or used."""
 

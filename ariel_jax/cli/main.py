@@ -28,6 +28,8 @@ COMMANDS = {
     "quantize": "Write a model with weights of 8 or 4 bits, and say what that costs.",
     "kernels": "Build the native CPU kernels, or say what there is of them.",
     "ledger": "Show what privacy budgets have paid for, or check that their file is intact.",
+    "judge": "May this be disclosed? Share, withhold or ask, by the user's earlier judgements.",
+    "privacy": "Judgements, proofs and the log of the privacy judge; serve it to agents.",
     "info": "Print the backend, devices, versions, measured ceilings and kernel choices.",
 }
 
@@ -76,7 +78,8 @@ def _run(arguments: list[str]) -> int:
     warnings.showwarning = _show_warning
     if hasattr(module, "before_jax"):  # what must come before jax touches a device
         module.before_jax(args)
-    _start_jax(platform)
+    if platform is not None or getattr(module, "NEEDS_JAX", True):
+        _start_jax(platform)
     return module.run(args)
 
 

@@ -1,21 +1,18 @@
 """An append-only record of events in one sqlite file, each chained to those before it."""
 
-import contextlib
 import hashlib
 import json
 import os
 import pathlib
 import secrets
 import sqlite3
-import threading
 import time
 import urllib.parse
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from ariel_jax.durable.files import storage_error, sync_directory
-from ariel_jax.errors import ConfigError, EmptyLogError, IntegrityError, StorageError
+from ariel_jax.durable.database import Database, make_private_file
+from ariel_jax.errors import ConfigError, EmptyLogError, IntegrityError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +40,7 @@ CREATE TRIGGER IF NOT EXISTS events_stay BEFORE UPDATE ON events
 _FORMAT = 1
 
 
-class EventLog:
+class EventLog(Database):
     """An append-only record of events in one sqlite file, each chained to those before it.
 
     Guarantees:
@@ -52,6 +49,8 @@ class EventLog:
         `verify` finds every change, removal and reordering of events, except the removal of the
         latest ones; pass it a remembered `head()` to find that too.
     """
+
+    KIND = "event log"
 
     def __init__(
         self,
@@ -73,25 +72,13 @@ class EventLog:
             IntegrityError: the file is no event log, or one of a later format; `EmptyLogError` where it holds
                 nothing and may only be read.
         """
-        self.path = pathlib.Path(path)
-        self._lock = threading.RLock()
-        self._is_writing = False
-        self._process = os.getpid()
+        super().__init__(path)
         if read_only:
             self._open(f"file:{urllib.parse.quote(str(self.path.absolute()))}?mode="
                        + ("rw" if os.access(self.path, os.W_OK) else "ro"), timeout_s,
                        "PRAGMA query_only = ON", "BEGIN")  # fmt: skip
             return
-        try:
-            # sqlite gives its journal the permissions of the file itself. A file that is there is
-            # left to sqlite: closing a descriptor of it would drop this process's locks on it.
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            os.close(os.open(self.path, flags, 0o600))
-            sync_directory(self.path.parent)
-        except FileExistsError:
-            pass
-        except OSError as error:
-            raise storage_error(self.path, error) from error
+        make_private_file(self.path)
         # EXTRA also flushes the folder after the journal is removed: a commit that was
         # acknowledged is not undone by a power cut.
         self._open(self.path, timeout_s, "PRAGMA synchronous = EXTRA", "BEGIN IMMEDIATE")
@@ -149,57 +136,6 @@ class EventLog:
         with self.transaction() as log:
             return log._append(kind, body)
 
-    @contextlib.contextmanager
-    def transaction(self) -> Iterator["EventLog"]:
-        """Holds the log for this thread: what is read and appended in the block is one step.
-
-        An `append` or a transaction in the block joins it. An exception in a block undoes the
-        events of that block and of those within it.
-
-        Raises:
-            StorageError: another process held the log too long, or the disk refused.
-        """
-        with self._held():
-            if self._is_writing:
-                with self._nested():
-                    yield self
-                return
-            with self._translated():
-                self._connection.execute("BEGIN IMMEDIATE")
-            self._is_writing = True
-            try:
-                yield self
-                with self._translated():
-                    self._connection.execute("COMMIT")
-            except BaseException:
-                self._rollback()
-                raise
-            finally:
-                self._is_writing = False
-
-    @contextlib.contextmanager
-    def _nested(self) -> Iterator[None]:
-        with self._translated():
-            self._check_alive()
-            self._connection.execute("SAVEPOINT inner")
-        try:
-            yield
-            with self._translated():
-                self._check_alive()
-                self._connection.execute("RELEASE inner")
-        except BaseException:
-            if self._connection.in_transaction:
-                with contextlib.suppress(sqlite3.Error):
-                    self._connection.execute("ROLLBACK TO inner")
-                    self._connection.execute("RELEASE inner")
-            raise
-
-    def _check_alive(self) -> None:
-        # On a full disk sqlite undoes the whole transaction by itself; what came next would be
-        # written at once, outside of any.
-        if not self._connection.in_transaction:
-            raise sqlite3.OperationalError("the transaction was undone after an error")
-
     def events(self, *, after: int = 0) -> list[Event]:
         """Returns the events numbered above `after`, in order.
 
@@ -254,17 +190,6 @@ class EventLog:
             )
         return len(rows)
 
-    def close(self) -> None:
-        """Closes the file."""
-        with self._held():
-            self._connection.close()
-
-    def __enter__(self) -> "EventLog":
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
-
     def _append(self, kind: str, body: dict[str, Any]) -> Event:
         try:
             text = json.dumps(
@@ -299,40 +224,6 @@ class EventLog:
 
     def _genesis(self) -> str:
         return hashlib.sha256(f"ariel_jax event log {_FORMAT} {self._name}".encode()).hexdigest()
-
-    @contextlib.contextmanager
-    def _held(self) -> Iterator[None]:
-        """Holds the lock of this process's threads."""
-        if self._process != os.getpid():
-            # sqlite forbids it: closing the parent's connection here could undo its transaction.
-            raise StorageError(
-                f"the log {self.path} was opened by another process (this one was forked from "
-                "it): open it again here."
-            )
-        with self._lock:
-            yield
-
-    def _rollback(self) -> None:
-        # sqlite undoes by itself what failed on a full disk; then there is nothing to roll back.
-        if self._connection.in_transaction:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-
-    @contextlib.contextmanager
-    def _translated(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.ProgrammingError as error:
-            raise StorageError(f"the log {self.path} is closed: open it again.") from error
-        except sqlite3.OperationalError as error:
-            raise StorageError(
-                f"cannot use the log {self.path}: {error}. Check that the disk is writable and "
-                "has room, and that no other process holds the log; its events are unchanged."
-            ) from error
-        except sqlite3.DatabaseError as error:
-            raise IntegrityError(
-                f"{self.path} is no intact event log: {error}. Restore a copy of it."
-            ) from error
 
 
 def _digest(previous: str, number: int, time_ns: int, kind: str, body: str) -> str:

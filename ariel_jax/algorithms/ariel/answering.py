@@ -1,0 +1,60 @@
+"""What the user's answer to a question is about: what was meant, and how widely; host only."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ariel_jax._checks import one_of
+from ariel_jax.algorithms.ariel.closure import Closures
+from ariel_jax.algorithms.ariel.records import Decision, request_json
+from ariel_jax.algorithms.ariel.types import ANY, SLOTS, Request
+from ariel_jax.errors import ConfigError
+
+
+def _request(values: Mapping[str, Any]) -> Request:
+    data = values["data"]
+    return Request(**{**values, "data": (data,) if isinstance(data, str) else tuple(data)})
+
+
+def meant(decision: Decision, slots: Mapping[str, str | Sequence[str]]) -> Request:
+    """The request of a decision, with what the user says was meant where it was not understood.
+
+    Raises:
+        ConfigError: `slots` names others than those that were not understood.
+    """
+    if decision.outcome.reason not in ("unmapped", "mapper_failed"):
+        if slots:
+            raise ConfigError(
+                f"decision {decision.id} understood everything: leave slots= out, or record a judgement."
+            )
+        return decision.request
+    unclear = {entry["slot"] for entry in (decision.question or {}).get("unmapped", ())}
+    if set(slots) != unclear:
+        raise ConfigError(
+            f"decision {decision.id} did not understand {sorted(unclear)}: say in slots= what each means, "
+            "or answer for once only."
+        )
+    return _request(request_json(decision.request) | dict(slots))
+
+
+def widened(request: Request, wide: Mapping[str, str], value: str, closures: Closures) -> Request:
+    """A request with wider nodes in some slots, of which a judgement still covers it.
+
+    Raises:
+        UnknownNodeError: no such node.
+        ConfigError: no such slot, several items in `data`, or a judgement would not cover the request.
+    """
+    polarity = "deny" if value == "inappropriate" else "approve"
+    values: dict[str, Any] = request_json(request)
+    for slot, node in wide.items():
+        one_of(SLOTS, slot=slot)
+        if len(request.slot(slot)) != 1:
+            raise ConfigError("generalise data= is for one item: record a judgement instead.")
+        if node != ANY:
+            closures.ontology.node(slot, node)
+        if not closures.covers(slot, polarity, request.slot(slot)[0], node):
+            raise ConfigError(
+                f"generalise {slot}={node!r} would not cover {request.slot(slot)[0]!r}: pass a node of "
+                "which it is a kind, or add that fact first."
+            )
+        values[slot] = node
+    return _request(values)

@@ -1,0 +1,153 @@
+"""What ARIEL's log gives back, and how requests are written down in it; host only."""
+
+import dataclasses
+import hashlib
+import json
+import sqlite3
+from collections.abc import Mapping
+from typing import Any
+
+from ariel_jax.algorithms.ariel.types import SLOTS, Judgement, Outcome, Request
+from ariel_jax.errors import ConfigError, IntegrityError
+
+LIMIT = 200
+"""Characters of an id, a user's name or a note; longer ones are refused."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decision:
+    """A decision as it was logged.
+
+    Attributes:
+        id: unique in the file and rising.
+        user: whose data it is about.
+        request: without its text.
+        outcome: of the rules.
+        proof: its parsed form.
+        proof_json: its canonical form.
+        ontology_hash: of the facts that were used.
+        latency_us: from the request to the log, without the commit.
+        created_at: ISO 8601, for people; ids decide the order.
+        hash: of its row.
+        question: to the user, where it asks.
+        answer: what the user said to that; None: nothing yet.
+        answered: the verdict that follows from the answer.
+    """
+
+    id: int
+    user: str
+    request: Request
+    outcome: Outcome
+    proof: dict[str, Any]
+    proof_json: str
+    ontology_hash: str
+    latency_us: int
+    created_at: str
+    hash: str
+    question: dict[str, Any] | None
+    answer: str | None
+    answered: str | None
+
+    @property
+    def verdict(self) -> str:
+        """`share`, `withhold` or `ask`, as the rules said; an answer does not change it."""
+        return self.outcome.verdict
+
+    @property
+    def may_share(self) -> bool:
+        """Whether the rules, or the user's answer, allow this one disclosure."""
+        return (self.answered or self.verdict) == "share"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """Ids that tell whether a history in memory is still that of the log.
+
+    Attributes:
+        first_version, last_version: of the user's ontology.
+        retraction: the latest one, 0 without.
+        judgement: the latest one, 0 without.
+    """
+
+    first_version: int
+    last_version: int
+    retraction: int
+    judgement: int
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Tombstone:
+    """What is left of a user who was forgotten: that there was one, and how many rows."""
+
+    id: int
+    judgements: int
+    decisions: int
+    rows: int
+    created_at: str
+
+
+def check_name(**values: str) -> None:
+    """Checks ids, users' names and the like: printable text, not empty, not long.
+
+    Raises:
+        ConfigError: a value is not.
+    """
+    for name, value in values.items():
+        if not (isinstance(value, str) and 0 < len(value) <= LIMIT and value.isprintable()):
+            raise ConfigError(
+                f"{name}={str(value)[:LIMIT]!r} is not allowed: pass printable text of at most {LIMIT} "
+                "characters."
+            )
+
+
+def check_request(request: Request) -> None:
+    """Checks what will be stored of a request; raises what `check_name` raises."""
+    for slot in SLOTS:
+        for node in request.slot(slot):
+            check_name(**{slot: node})
+    if len(request.data) > LIMIT:
+        raise ConfigError(f"data has {len(request.data)} items: pass at most {LIMIT}.")
+
+
+def text_digest(text: str) -> str:
+    """SHA-256 of a text; empty for none. Whoever can guess the text can check the guess."""
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() if text else ""
+
+
+def request_json(request: Request) -> dict[str, Any]:
+    """A request's slots, without its text."""
+    return {slot: list(request.data) if slot == "data" else request.slot(slot)[0] for slot in SLOTS}
+
+
+def request_of(value: Mapping[str, Any]) -> Request:
+    """The request of what `request_json` gives."""
+    values: dict[str, Any] = {slot: value[slot] for slot in SLOTS}
+    values["data"] = tuple(values["data"])
+    return Request(**values)
+
+
+def judgement_of(row: sqlite3.Row) -> Judgement:
+    """The judgement of a row.
+
+    Raises:
+        IntegrityError: it was damaged.
+    """
+    try:
+        request = request_of(json.loads(row["nodes_json"]))
+    except (ValueError, TypeError, KeyError) as error:
+        raise IntegrityError(
+            f"judgement {row['id']} was changed: {error}. Restore a copy of the file."
+        ) from error
+    return Judgement(
+        id=row["id"], request=request, value=row["value"], source=row["source"],
+        created_at=row["created_at"], superseded_by=row["superseded_by"],
+    )  # fmt: skip
+
+
+def outcome_of(value: Mapping[str, Any]) -> Outcome:
+    """The outcome of what `dataclasses.asdict` gave, read back from JSON."""
+
+    def frozen(x: Any) -> Any:
+        return tuple(frozen(y) for y in x) if isinstance(x, list) else x
+
+    return Outcome(**{name: frozen(x) for name, x in value.items()})
