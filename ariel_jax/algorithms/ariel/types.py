@@ -223,13 +223,18 @@ class Outcome:
 
     Attributes:
         verdict: `share`, `withhold` or `ask`.
-        rule: `R0` (judged before), `R1` (approval covers it), `R2` (denial covers it); None where asked.
-        premises: ids of the judgements that support the verdict, the one shown first in front.
-        against: ids of surviving judgements that support the opposite.
-        dropped: ids of unreliable premises and why.
-        reason: why it asks: `no_premise`, `conflict`, `min_support`, `veto`, `proposed_only`, `unmapped`,
-            `mapper_failed`, `partial`; empty where it does not.
-        approved, denied, undecided: data nodes of a bundle, each asked alone; empty for one item.
+        rule: `R0` (judged before), `R1` (approval covers it), `R1-itemwise` (approvals cover each item of
+            a bundle), `R2` (denial covers it); None where asked.
+        premises: ids of the judgements that support the verdict, the one shown first in front: it covers
+            least, and of equals it is the latest. Where it asks: what supports what was not said, after
+            a conflict the approvals.
+        against: ids of surviving judgements that support the opposite; after a conflict the denials.
+        dropped: ids of unreliable premises and why, by id.
+        reason: why it asks: `no_premise`, `conflict`, `min_support`, `veto`, `proposed_only`,
+            `always_ask` (the user asked to be asked), `unmapped`, `mapper_failed`, `partial` (some items
+            of a bundle are approved, or each one but not all together); empty where it does not.
+        approved, denied, undecided: data nodes of a bundle, each asked alone; empty for one item and
+            where R0 decides.
         suggestion: what proposed edges would say, for the question to the user; None without.
     """
 
