@@ -64,7 +64,9 @@ def judge(
         )
     if _unmapped(request, closures):
         return Outcome(verdict="ask", reason="unmapped")
-    found = _Case(request, history, policy).decide()
+    case = _Case(request, history, policy)
+    found = case.decide()
+    case.suggest(found)
     return _vetoed(_outcome(found, history, policy), policy, score)
 
 
@@ -98,6 +100,7 @@ class _Case:
         self.request, self.history, self.policy = request, history, policy
         self.statuses = ACTIVE if policy.trust_proposed else TRUSTED
         self.rows = history.rows(request)
+        self.n_approve = self.n_deny = 0
 
     def support(self, polarity: str, statuses: tuple[str, ...]) -> Positions:
         context = self.history.closures.context(self.request.data, statuses=statuses)
@@ -134,8 +137,7 @@ class _Case:
         kept = np.concatenate([approve, deny, found.premises])
         found.dropped = np.setdiff1d(np.concatenate(seen), kept)
         found.items = {name: item.verdict for name, item in alone.items()}
-        if found.verdict == "ask" and not len(deny):
-            self.suggest(found, len(approve))
+        self.n_approve, self.n_deny = len(approve), len(deny)
         return found
 
     def items(self) -> dict[str, _Found]:
@@ -199,13 +201,14 @@ class _Case:
             return _Found(verdict="share", rule="R1-itemwise", premises=premises)
         return _Found(reason="partial" if approved else "no_premise")
 
-    def suggest(self, found: _Found, n_approve: int) -> None:
-        if not self.history.has_proposed or self.policy.trust_proposed:
+    def suggest(self, found: _Found) -> None:
+        """What proposed edges would say, where nothing speaks against it."""
+        if not self.history.has_proposed or self.policy.trust_proposed or self.n_deny:
             return
         if found.reason not in ("no_premise", "partial", "min_support"):
             return
         more = len(self.reliable(self.support("approve", ACTIVE)))
-        if more > n_approve and more >= self.policy.min_support:
+        if more > self.n_approve and more >= self.policy.min_support:
             found.suggestion = "share"
             if found.reason == "no_premise":
                 found.reason = "proposed_only"
