@@ -14,7 +14,7 @@ import numpy as np
 from ariel_jax._checks import one_of
 from ariel_jax.algorithms.ariel import packed, programs
 from ariel_jax.algorithms.ariel.importers import APPROPRIATE, ASKS, INAPPROPRIATE
-from ariel_jax.algorithms.ariel.packed import NOT_SAID, BatchVerdict, CompiledHistory, Numbers
+from ariel_jax.algorithms.ariel.packed import BatchVerdict, CompiledHistory, Numbers
 from ariel_jax.algorithms.ariel.types import Policy
 from ariel_jax.errors import ConfigError
 
@@ -30,11 +30,15 @@ __all__ = [
     "reliable",
     "stack",
 ]
-ANYTHING = -1
-"""In a prior: whatever stands in the slot (`types.ANY`). In priors and requests: nothing is said (`UNSPEC`)."""
+ANYTHING, NOT_SAID = -1, -2
+"""In a prior: whatever stands in the slot (`types.ANY`); nothing was said (`UNSPEC`). A request says the
+latter with the number `history.n_nodes`."""
+FIRST_UNKNOWN = -10
+"""In a prior, this number and those below: names that are no node. They cover nothing; equal numbers are
+equal names."""
 UNMAPPED = -3
-"""In a request: a concept outside of the ontology, which is always asked about."""
-_FIRST_KEY = 2**32 - 1
+"""In a request: a concept outside of the ontology, which is always asked about. So is every other number
+that is no node."""
 
 
 def numbers(policy: Policy) -> Numbers:
@@ -92,7 +96,8 @@ def compile_history(
             f"{len(approve)} and {len(deny)} closures, judgements about {list(nodes.shape)} and values "
             f"{list(value.shape)}: pass K of each, [N, K] and [N]."
         )
-    if not ((nodes >= NOT_SAID) & (nodes < np.array(sizes))).all():
+    named = (nodes >= NOT_SAID) | (nodes <= FIRST_UNKNOWN)
+    if not (named & (nodes < np.array(sizes))).all():
         raise ConfigError(f"a judged node is outside its slot; the sizes are {sizes}.")
     if not np.isin(value, (APPROPRIATE, INAPPROPRIATE, ASKS)).all():
         raise ConfigError(f"values are {APPROPRIATE}, {INAPPROPRIATE} or {ASKS} (to be asked).")
@@ -133,10 +138,11 @@ def compile_history(
         bit_of_key=bit,
         mix=mix,
         row=row,
-        defeated=np.zeros((0, 0), bool) if kind is None else _defeats(kind, told, V),
+        kinds=np.zeros((K, 0, W), np.uint32),
+        defeated=np.zeros((0, 0), bool),
         n_nodes=V,
     )
-    return made
+    return made if kind is None else _with_kinds(made, kind, told)
 
 
 def reliable(history: CompiledHistory, policy: Policy) -> np.ndarray:
@@ -172,8 +178,8 @@ def judge_batch(
 
     Args:
         history: from `compile_history`; the policy's reliability is in it, as `keep`.
-        nodes: int32 [B, K]; `NOT_SAID` where nothing is said, `UNMAPPED` (or any number that is no node)
-            where the concept is none of the ontology's.
+        nodes: int32 [B, K] below V; V (`history.n_nodes`) where nothing is said, `UNMAPPED` (or any other
+            number) where the concept is none of the ontology's.
         policy: None is `Policy()`.
         score: [B] float32 log-odds of another model, for the policy's vetoes; None: none.
         form: `packed` (bits) or `matmul` (a product of one-hot requests, for many premises on an
@@ -307,14 +313,18 @@ def _hashes(nodes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     raise AssertionError("no hash without a collision in 100")
 
 
-def _defeats(kind: Sequence[np.ndarray], told: np.ndarray, V: int) -> np.ndarray:
-    """At [p, q]: whether q is what p is about or a kind of it, and not the reverse; bool [N, N]."""
-    below = np.ones((len(told), len(told)), bool)
+def _with_kinds(
+    history: CompiledHistory, kind: Sequence[np.ndarray], told: np.ndarray
+) -> CompiledHistory:
+    """Adds which premises a request is a kind of, and which premise is about a kind of what another is."""
+    V, W = history.n_nodes, len(history.approving)
+    tables, below = [], np.ones((len(told), len(told)), bool)
     for k, closure in enumerate(kind):
         covers = _columns(np.asarray(closure, bool)[None], told[:, k], V, 1)[0]
+        tables.append(_pack(covers, W))
         as_rows = np.where(told[:, k] < 0, V, told[:, k])
-        below &= covers[as_rows].T  # [p, q]: p about k covers q's node
-    return below & ~below.T
+        below &= covers[as_rows].T  # [p, q]: what q is about is a kind of what p is about
+    return history.replace(kinds=np.stack(tables), defeated=below & ~below.T)
 
 
 def _next_power(n: int) -> int:

@@ -7,12 +7,11 @@ import jax
 import jax.numpy as jnp
 from flax import struct
 
-from ariel_jax.algorithms.ariel.importers import APPROPRIATE, INAPPROPRIATE
+from ariel_jax.algorithms.ariel.importers import APPROPRIATE, ASKS, INAPPROPRIATE
 from ariel_jax.algorithms.ariel.metrics import ASK, SHARE, WITHHOLD
 from ariel_jax.pallas_kernels.bitset_judge import bitset_judge
 from ariel_jax.pallas_kernels.bitset_judge.reference import masks
 
-NOT_SAID = -2
 FORMS = ("packed", "matmul")
 BLOCK = 4096
 """Requests whose premises are told apart at once, where they have to be."""
@@ -35,7 +34,10 @@ class CompiledHistory(struct.PyTreeNode):
     bit_of_key: jax.Array  # int32 [N]
     mix: jax.Array  # uint32 [K] odd, of the hash
     row: jax.Array  # int32 [N], where the judgement stood among those given; -1 for none
-    defeated: jax.Array  # bool [N, N] or [0, 0]: column defeats row where both cover a request
+    kinds: jax.Array  # uint32 [K, V + 1, W] or [K, 0, W]: as `table`, what is a kind of what
+    defeated: (
+        jax.Array
+    )  # bool [N, N] or [0, 0]: column defeats row where a request is a kind of both
     n_nodes: int = struct.field(pytree_node=False)  # V
 
     @property
@@ -58,9 +60,11 @@ class BatchVerdict(struct.PyTreeNode):
     verdict: jax.Array  # int8: WITHHOLD, SHARE or ASK
     n_app: jax.Array  # int32, surviving approvals that cover the request
     n_den: jax.Array  # int32, denials
-    wit_app: jax.Array  # int32, the first of them, as a row of the priors given; -1
+    wit_app: jax.Array  # int32, the bit of the first of them, -1; `bulk.rows_of` says which that is
     wit_den: jax.Array
-    repeated: jax.Array  # int32, the row of a judgement on the same nodes (R0); -1
+    repeated: (
+        jax.Array | None
+    )  # int32, the bit of a judgement on the same nodes (R0), -1; None: not looked for
 
 
 def hashed(nodes: jax.Array, mix: jax.Array) -> jax.Array:
@@ -82,38 +86,35 @@ def judge(
     repeats: bool,
 ) -> BatchVerdict:
     """Judges requests; arguments as for `bulk.judge_batch`, results too."""
-    V = history.n_nodes
-    nodes = jnp.where(nodes == NOT_SAID, V, nodes)
-    known = jnp.all((nodes >= 0) & (nodes <= V), axis=1)
-    rows = nodes
-    if history.n_contexts > 1:
+    V, rows = history.n_nodes, nodes
+    if history.n_contexts > 1:  # else what is no row of the table is covered by nothing anyway
         place = history.context[jnp.clip(nodes[:, 0], 0, V)] * (V + 1)
-        rows = nodes + place[:, None]
-    rows = jnp.where(known[:, None], rows, -1)
+        rows = jnp.where(_known(history, nodes)[:, None], nodes + place[:, None], -1)
     told_apart = form == "matmul" or conflict in ("latest", "most_specific")
-    support = _told_apart if told_apart else _counted
-    shares, decided, winners, counts = support(history, rows, conflict, form)
+    if told_apart:
+        shares, decided, winners, counts = _told_apart(history, nodes, rows, conflict, form)
+    else:
+        shares, decided, winners, counts = _counted(history, rows, conflict)
     decided = decided & (winners >= numbers.min_support)
     if score is not None:
         vetoed = jnp.where(shares, score <= numbers.veto_share, score >= numbers.veto_withhold)
         decided = decided & ~vetoed
     verdict = jnp.where(decided, jnp.where(shares, SHARE, WITHHOLD), ASK).astype(jnp.int8)
-    repeated = jnp.full(verdict.shape, -1, jnp.int32)
+    bit = None
     if repeats:
-        bit = jnp.where(known, _repeated(history, nodes), -1)
+        bit = jnp.where(_known(history, nodes), _repeated(history, nodes), -1)
         told = history.value[jnp.maximum(bit, 0)]
         said = jnp.where(
             told == APPROPRIATE, SHARE, jnp.where(told == INAPPROPRIATE, WITHHOLD, ASK)
         )
         verdict = jnp.where(bit >= 0, said.astype(jnp.int8), verdict)
-        repeated = _row(history, bit)
     return BatchVerdict(
         verdict=verdict,
         n_app=counts[0],
         n_den=counts[1],
-        wit_app=_row(history, counts[2]),
-        wit_den=_row(history, counts[3]),
-        repeated=repeated,
+        wit_app=counts[2],
+        wit_den=counts[3],
+        repeated=bit,
     )
 
 
@@ -121,7 +122,7 @@ Support = tuple[jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]
 """Whether it shares, whether somebody wins, by how many premises; counts and first premises of each side."""
 
 
-def _counted(history: CompiledHistory, rows: jax.Array, conflict: str, form: str) -> Support:
+def _counted(history: CompiledHistory, rows: jax.Array, conflict: str) -> Support:
     """Of policies that only count premises."""
     counts = bitset_judge(history.table, rows, history.approving, history.denying)
     n_app, n_den = counts[:2]
@@ -136,7 +137,9 @@ def _counted(history: CompiledHistory, rows: jax.Array, conflict: str, form: str
     return shares, decided, jnp.where(shares, n_app, n_den), counts
 
 
-def _told_apart(history: CompiledHistory, rows: jax.Array, conflict: str, form: str) -> Support:
+def _told_apart(
+    history: CompiledHistory, nodes: jax.Array, rows: jax.Array, conflict: str, form: str
+) -> Support:
     """Of policies that look at which premises there are, or from a product; [B, N] bools."""
     covering = (
         _by_product(history, rows) if form == "matmul" else bits_of(masks(history.table, rows))
@@ -157,8 +160,8 @@ def _told_apart(history: CompiledHistory, rows: jax.Array, conflict: str, form: 
         last = [jnp.max(jnp.where(m, history.row[None], -1), axis=1) for m in (yes, no)]
         shares = last[0] > last[1]
     else:
-        defeats = history.defeated.astype(jnp.float32)
-        left = ~((yes | no).astype(jnp.float32) @ defeats.T > 0)
+        near = bits_of(masks(history.kinds, nodes)) & (yes | no)
+        left = ~(near.astype(jnp.float32) @ history.defeated.astype(jnp.float32).T > 0)
         left_yes, left_no = (jnp.where(both[:, None], m & left, m) for m in (yes, no))
         shares = _count(left_yes) > 0
         decided = decided & ~(shares & (_count(left_no) > 0))
@@ -173,7 +176,7 @@ def _told_apart(history: CompiledHistory, rows: jax.Array, conflict: str, form: 
 def _by_product(history: CompiledHistory, rows: jax.Array) -> jax.Array:
     """Which premises cover each request [B, N]: one-hot requests times what covers each node."""
     K, R, _ = history.table.shape
-    asked = (rows[:, :, None] == jnp.arange(R, dtype=jnp.int32)).astype(jnp.bfloat16)
+    asked = (rows[:, :, None] == jnp.arange(R, dtype=jnp.int32)[None, None]).astype(jnp.bfloat16)
     covers = bits_of(history.table).astype(jnp.bfloat16).reshape(K * R, -1)
     slots = jnp.dot(asked.reshape(-1, K * R), covers, preferred_element_type=jnp.float32)
     return slots == K  # exact: whole numbers up to K
@@ -186,13 +189,12 @@ def tally(history: CompiledHistory) -> tuple[jax.Array, jax.Array]:
 
     def counts(bit: jax.Array) -> tuple[jax.Array, jax.Array]:
         nodes = history.nodes[bit]
-        nodes = jnp.where(nodes == NOT_SAID, V, nodes)
-        known = jnp.all((nodes >= 0) & (nodes <= V)) & (history.value[bit] != 2)
-        place = history.context[jnp.clip(nodes[0], 0, V)] * (V + 1)
-        rows = jnp.where(known, nodes + place, -1)
+        rows = jnp.where(nodes < 0, V, nodes)  # what is no node is covered by `ANYTHING` alone
+        rows = rows + history.context[rows[0]] * (V + 1)
+        rows = jnp.where(history.value[bit] == ASKS, -1, rows)
         others = bits_of(masks(history.table, rows[None]))[0] & (jnp.arange(N) != bit)
         same = history.value == history.value[bit]
-        return others & same, others & ~same & (history.value != 2)
+        return others & same, others & ~same & (history.value != ASKS)
 
     def add(i: jax.Array, found: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         ok, bad = counts(i)
@@ -204,7 +206,7 @@ def tally(history: CompiledHistory) -> tuple[jax.Array, jax.Array]:
 
 def bits_of(words: jax.Array) -> jax.Array:
     """Bools [..., 32 W] of words [..., W]."""
-    shifts = jnp.arange(32, dtype=jnp.uint32)
+    shifts = jnp.arange(32, dtype=jnp.uint32).reshape((1,) * words.ndim + (32,))
     bits = (words[..., None] >> shifts) & jnp.uint32(1)
     return (bits != 0).reshape(*words.shape[:-1], -1)
 
@@ -217,9 +219,9 @@ def _first(bits: jax.Array) -> jax.Array:
     return jnp.where(jnp.any(bits, axis=1), jnp.argmax(bits, axis=1).astype(jnp.int32), -1)
 
 
-def _row(history: CompiledHistory, bit: jax.Array) -> jax.Array:
-    """Where a judgement stood among those given, -1 for none."""
-    return jnp.where(bit >= 0, history.row[jnp.maximum(bit, 0)], -1)
+def _known(history: CompiledHistory, nodes: jax.Array) -> jax.Array:
+    """Which requests have a node, or nothing, in every slot."""
+    return jnp.all((nodes >= 0) & (nodes <= history.n_nodes), axis=1)
 
 
 def _repeated(history: CompiledHistory, nodes: jax.Array) -> jax.Array:

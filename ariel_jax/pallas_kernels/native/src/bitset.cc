@@ -1,16 +1,21 @@
 // Premises as bits, for any processor.
 #include "bitset.h"
 
-#include <cstring>
-
 namespace ariel {
 namespace {
 
-template <class Count>
-inline __attribute__((always_inline)) void judge(const Bits& a, int64_t from, int64_t to, Count count) {
+int32_t count(uint32_t x) {  // sums of pairs of bits, of four, of eight
+  x -= x >> 1 & 0x55555555u;
+  x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
+  return int32_t(((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24);
+}
+
+}  // namespace
+
+void judge_bits(const Bits& a, int64_t from, int64_t to) {
   const uint32_t* row[MOST_SLOTS];
   for (int64_t i = from; i < to; i++) {
-    if (!a.find(i, row)) {
+    if (!a.find<0>(i, row)) {
       a.nothing(i);
       continue;
     }
@@ -27,16 +32,6 @@ inline __attribute__((always_inline)) void judge(const Bits& a, int64_t from, in
     a.n_approving[i] = n[0], a.n_denying[i] = n[1];
     a.first_approving[i] = first[0], a.first_denying[i] = first[1];
   }
-}
-
-}  // namespace
-
-void judge_bits(const Bits& a, int64_t from, int64_t to) {
-  judge(a, from, to, [](uint32_t x) {  // sums of pairs of bits, of four, of eight
-    x -= x >> 1 & 0x55555555u;
-    x = (x & 0x33333333u) + (x >> 2 & 0x33333333u);
-    return int32_t(((x + (x >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24);
-  });
 }
 
 }  // namespace ariel

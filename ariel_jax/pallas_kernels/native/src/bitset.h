@@ -14,11 +14,13 @@ struct Bits {
   int32_t *first_approving, *first_denying;  // [requests], -1: none
   int64_t slots, rows, words;
 
-  // Where the rows of a request lie; false if there is none for a slot.
+  // Where the rows of a request lie; false if there is none for a slot. SLOTS: 0 where it is not known.
+  template <int SLOTS>
   bool find(int64_t request, const uint32_t** to) const {
-    const int32_t* row = asked + request * slots;
+    const int64_t n = SLOTS ? SLOTS : slots;
+    const int32_t* row = asked + request * n;
     bool known = true;
-    for (int64_t k = 0; k < slots; k++) {
+    for (int64_t k = 0; k < n; k++) {
       const bool inside = uint32_t(row[k]) < uint64_t(rows);
       known &= inside;
       to[k] = table + (k * rows + (inside ? row[k] : 0)) * words;
