@@ -1,0 +1,294 @@
+"""Names and letters of the nodes of a slot: what `LexiconMapper` looks things up in. Host only."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ariel_jax.algorithms.ariel.text import (
+    ROLES,
+    clean,
+    content_words,
+    core_words,
+    is_carrier,
+    tokens,
+    words,
+)
+from ariel_jax.algorithms.ariel.types import Node
+
+CORRECTED = 0.95
+"""Score of a name that is found after one letter of a word was mended."""
+FRAMED = 0.9
+"""Score of a name that stands in a sentence with strange words."""
+LONGEST = 7
+"""Words of the longest name that is looked for in a sentence."""
+SHORTEST = 5
+"""Letters of the shortest word that is mended."""
+
+Words = tuple[str, ...]
+
+
+class SlotIndex:
+    """Finds the nodes of one slot by name, and ranks them by letters in common.
+
+    Args:
+        slot: of all nodes.
+        nodes: in any order.
+    """
+
+    def __init__(self, slot: str, nodes: Sequence[Node]) -> None:
+        self.slot = slot
+        self.ids = [node.id for node in nodes]
+        self._exact: dict[str, str | None] = {}
+        self._spelled: dict[Words, str | None] = {}
+        forms: list[tuple[int, Words, str]] = []
+        texts: list[tuple[Words, int]] = []
+        for number, node in enumerate(nodes):
+            surfaces = (node.label, *node.aliases)
+            for surface in (node.id, *surfaces):
+                _enter(self._exact, clean(surface)[0].casefold(), node.id)
+            for surface in surfaces:
+                spelled = words(clean(surface)[0], slot)
+                _enter(self._spelled, spelled, node.id)
+                bare = content_words(spelled, slot)
+                core = core_words(spelled, slot)
+                forms += [(len(spelled) - len(f), f, node.id) for f in (bare, core)]
+                texts.append((bare, number))
+            everything = " ".join((*surfaces, node.definition))
+            texts.append((content_words(words(clean(everything)[0], slot), slot), number))
+        self._short = _fewest_left_out(forms)
+        self._letters = Letters([text for text, _ in texts])
+        self._texts = [frozenset(text) for text, _ in texts]
+        self._owner = np.array([number for _, number in texts], np.int64)
+        self._spelling = Spelling({w for form in self._spelled for w in form}, slot)
+
+    def named(self, text: str) -> tuple[str | None, float, str]:
+        """(id, score, how) of the node with this name, or (None, 0, "")."""
+        node = self._exact.get(text.casefold())
+        if node is not None:
+            return node, 1.0, "exact"
+        spelled = words(text, self.slot)
+        if self._spelled.get(spelled) is not None:
+            return self._spelled[spelled], 1.0, "normalised"
+        node, framed = self._by_words(spelled), self._framed(text)
+        if framed is not None and framed != node:  # "my doctor" in a sentence is not "doctor"
+            return framed, FRAMED, "framed"
+        if node is not None:
+            return node, 1.0, "normalised"
+        mended = self._spelling.mend(spelled)
+        node = self._by_words(mended) if mended else None
+        return (node, CORRECTED, "corrected") if node is not None else (None, 0.0, "")
+
+    def _by_words(self, spelled: Words) -> str | None:
+        for table, form in (
+            (self._spelled, spelled),
+            (self._short, content_words(spelled, self.slot)),
+            (self._short, core_words(spelled, self.slot)),
+        ):
+            node = table.get(form)
+            if node is not None:
+                return node
+        return None
+
+    def _framed(self, text: str) -> str | None:
+        """The only node with a name that stands in the text as a phrase of its own."""
+        row = tokens(text)
+        spans = [
+            (start, end, node)
+            for start in range(len(row))
+            for end in range(start + 1, min(start + LONGEST, len(row)) + 1)
+            if "|" not in row[start:end]
+            and row[start] != "'"
+            and (node := self._spelled.get(words(_joined(row[start:end]), ""))) is not None
+        ]
+        whole = [
+            span
+            for span in spans
+            if not any(o[0] <= span[0] and span[1] <= o[1] and o[:2] != span[:2] for o in spans)
+        ]
+        found = {node for start, end, node in whole}
+        if len(found) != 1:
+            return None
+        fits = any(self._stands_alone(row, start, end) for start, end, _ in whole)
+        return found.pop() if fits else None
+
+    def _stands_alone(self, row: Words, start: int, end: int) -> bool:
+        """Whether no noun before or behind the name makes it part of another name."""
+        before, behind = row[:start], row[end:]
+        if before and before[-1] not in "|'" and not is_carrier(before[-1], self.slot):
+            return False
+        if before and before[-1] in _PERSONS and self.slot != "purpose":
+            return False  # a verb follows these
+        if before and before[-1] == "'" and before[-2:-1] not in ROLES:
+            return False  # somebody else's
+        links = set()
+        while before and before[-1] not in "|'" and is_carrier(before[-1], self.slot):
+            links.add(before[-1])
+            before = before[:-1]
+        if self.slot == "data" and before and before[-1] != "|" and links & _JOINTS:
+            return False
+        if before[-1:] == ("all",) or (behind and behind[0] in _VERBS):
+            return False
+        if not behind or behind[0] == "|":
+            return True
+        is_verb = len(behind) > 1 and behind[1] in _OBJECTS
+        return is_verb or (is_carrier(behind[0], self.slot) and behind[0] not in _JOINTS)
+
+    def ranked(self, text: str) -> list[tuple[str, float]]:
+        """All nodes, best first, ties by id.
+
+        The cosine with a name is multiplied by the share of words in common (Dice), so that a name
+        that says more or less than the text comes behind; a name in other words cannot reach 1.
+        """
+        if not self.ids:
+            return []
+        asked = content_words(words(text, self.slot), self.slot)
+        mended = self._spelling.mend(asked) or asked
+        cosine = self._letters.cosine(mended)
+        mine = frozenset(mended)
+        near = np.flatnonzero(cosine > 0.2)
+        score = cosine * 0.5
+        for row in near:
+            theirs = self._texts[row]
+            score[row] += 0.5 * cosine[row] * 2 * len(mine & theirs) / (len(mine) + len(theirs))
+        best = np.zeros(len(self.ids))
+        np.maximum.at(best, self._owner, score)
+        order = sorted(range(len(best)), key=lambda n: (-best[n], self.ids[n]))
+        return [(self.ids[n], float(best[n])) for n in order]
+
+
+_JOINTS = frozenset("of about on for from in at to with by and or per as".split())
+"""Between a noun and a name they make the name a part of what the noun means."""
+_PERSONS = frozenset("i you he she we they who that which when".split())
+_VERBS = frozenset("i has have had been can could should".split())
+"""Behind a name they make it something that acts, or one of several."""
+_OBJECTS = frozenset(("it", "this", "that", "them", "us", "me"))
+"""Behind a word they make it a verb."""
+
+
+def _joined(row: Words) -> str:
+    return " ".join(row).replace(" '", "'s")
+
+
+def _enter(table: dict[Any, str | None], key: Any, node: str) -> None:
+    """Adds a name; one that two nodes have belongs to neither."""
+    table[key] = node if table.get(key, node) == node else None
+
+
+def _fewest_left_out(forms: list[tuple[int, Words, str]]) -> dict[Words, str | None]:
+    """Shortened names: where two nodes share one, it is that of the node it leaves fewer words of."""
+    table: dict[Words, str | None] = {}
+    cost: dict[Words, int] = {}
+    for left_out, form, node in sorted(forms):
+        if cost.setdefault(form, left_out) == left_out:
+            _enter(table, form, node)
+    return table
+
+
+class Spelling:
+    """Mends single letters of words that are not in a vocabulary.
+
+    Args:
+        vocabulary: words that stay as they are.
+        slot: words that carry a phrase in it stay too.
+    """
+
+    def __init__(self, vocabulary: set[str], slot: str) -> None:
+        self._known, self._slot = vocabulary, slot
+        self._near: dict[str, set[str]] = {}
+        for word in vocabulary:
+            if len(word) >= SHORTEST:
+                for form in _without_one(word):
+                    self._near.setdefault(form, set()).add(word)
+
+    def mend(self, found: Words) -> Words | None:
+        """The words with strange ones replaced by the only known word one letter away.
+
+        Returns:
+            None where a strange word has no such neighbour or several, or no word is strange.
+        """
+        out, changed = [], False
+        for word in found:
+            if word not in self._known and not is_carrier(word, self._slot):
+                near = {
+                    other
+                    for form in _without_one(word)
+                    for other in self._near.get(form, ())
+                    if len(word) >= SHORTEST - 1 and one_letter_apart(word, other)
+                }
+                if len(near) != 1:
+                    return None
+                word, changed = near.pop(), True
+            out.append(word)
+        return tuple(out) if changed else None
+
+
+def _without_one(word: str) -> set[str]:
+    return {word} | {word[:n] + word[n + 1 :] for n in range(len(word))}
+
+
+def one_letter_apart(a: str, b: str) -> bool:
+    """Whether one letter added, left out, replaced, or changed over with the next makes a of b."""
+    if abs(len(a) - len(b)) > 1 or a == b:
+        return False
+    start = 0
+    while start < min(len(a), len(b)) and a[start] == b[start]:
+        start += 1
+    x, y = a[start:], b[start:]
+    swapped = len(x) > 1 and len(y) > 1 and x[0] == y[1] and x[1] == y[0] and x[2:] == y[2:]
+    return x[1:] == y[1:] or x[1:] == y or x == y[1:] or swapped
+
+
+class Letters:
+    """Cosine of character 3- to 5-grams, weighted by tf-idf, with a fixed set of texts.
+
+    Weights are (1 + log count) (1 + log((1 + n) / (1 + texts with it))); a gram that no text has counts
+    in the length of what is asked, so strange words lower the cosine.
+
+    Args:
+        texts: as words.
+    """
+
+    def __init__(self, texts: Sequence[Words]) -> None:
+        counts = [grams(text) for text in texts]
+        rows: dict[str, list[int]] = {}
+        for number, count in enumerate(counts):
+            for gram in count:
+                rows.setdefault(gram, []).append(number)
+        self._n = len(texts)
+        self._idf = {gram: self._rarity(len(found)) for gram, found in rows.items()}
+        length = np.array([self._length(count) for count in counts])
+        self._weights: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+        for gram, found in rows.items():
+            tf = 1 + np.log(np.array([counts[row][gram] for row in found], np.float64))
+            at = np.array(found)
+            self._weights[gram] = (at, tf * self._idf[gram] / length[at])
+
+    def _rarity(self, n_texts: int) -> float:
+        return 1 + float(np.log((1 + self._n) / (1 + n_texts)))
+
+    def _length(self, count: dict[str, int]) -> float:
+        unknown = self._rarity(0)
+        squares = [((1 + np.log(n)) * self._idf.get(g, unknown)) ** 2 for g, n in count.items()]
+        return float(np.sqrt(sum(squares))) or 1.0
+
+    def cosine(self, text: Words) -> np.ndarray:
+        """[texts] float64, in [0, 1]."""
+        count = grams(text)
+        out = np.zeros(self._n)
+        for gram, n in count.items():
+            if gram in self._weights:
+                at, weight = self._weights[gram]
+                out[at] += weight * ((1 + np.log(n)) * self._idf[gram])
+        return np.minimum(out / self._length(count), 1.0)
+
+
+def grams(text: Words) -> dict[str, int]:
+    """How often each run of 3 to 5 characters stands in the words, joined and bounded by blanks."""
+    marked = f" {' '.join(text)} "
+    count: dict[str, int] = {}
+    for size in (3, 4, 5):
+        for start in range(len(marked) - size + 1):
+            gram = marked[start : start + size]
+            count[gram] = count.get(gram, 0) + 1
+    return count

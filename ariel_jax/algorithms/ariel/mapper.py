@@ -1,0 +1,274 @@
+"""From words to nodes: a ladder of mappers that abstain where they are not sure. Host only.
+
+A mapper may choose a node and nothing else: no text, whatever it says, reaches a verdict by another
+way than through the node that it was mapped to.
+"""
+
+import dataclasses
+import hashlib
+import importlib.resources
+import json
+import warnings
+from collections.abc import Collection, Sequence
+from collections.abc import Mapping as Table
+from typing import Any, Protocol
+
+from ariel_jax._checks import in_range, one_of
+from ariel_jax.algorithms.ariel.lexicon import SlotIndex
+from ariel_jax.algorithms.ariel.text import clean
+from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Node
+from ariel_jax.errors import ConfigError, MapperUnavailableError
+
+VERSION = 1
+"""Of the lexicon's rules; part of its name, and so of every proof."""
+MARGIN = 0.2
+"""The best node must lead the second by this much."""
+N_CANDIDATES = 3
+STAGES = ("framed", "corrected")
+"""Stages between names and letters, each used only where its own calibration admits it."""
+
+Nodes = Table[str, Sequence[Node]]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Mapping:
+    """What a mapper made of a text.
+
+    Attributes:
+        slot: it was read for.
+        text: as read, cleaned.
+        node: id of a node, `UNSPEC` for an empty text, or None: the mapper abstains.
+        score: in [0, 1]; 1 for `exact` and `normalised`.
+        by: how it was found: `exact`, `normalised`, `framed`, `corrected`, `lexicon`, `encoder`, `lm`, `endpoint`; `none`
+            where nothing was.
+        candidates: the next best `(id, score)`, best first, for the question to the user.
+        reason: why it abstains: `below_threshold`, `ambiguous`, `mapper_failed`; empty where not.
+        flags: what was done to the text (`controls`, `cut`), and `unavailable:NAME` for every stage of
+            a ladder that could not be reached.
+    """
+
+    slot: str
+    text: str
+    node: str | None
+    score: float = 0.0
+    by: str = "none"
+    candidates: tuple[tuple[str, float], ...] = ()
+    reason: str = ""
+    flags: tuple[str, ...] = ()
+
+    def as_json(self) -> dict[str, Any]:
+        """For a proof: slot, input, node, by, score, flags."""
+        return {
+            "slot": self.slot,
+            "input": self.text,
+            "node": self.node,
+            "by": self.by,
+            "score": round(self.score, 6),
+            "flags": list(self.flags),
+        }
+
+
+class Mapper(Protocol):
+    """Whatever chooses the node of a slot that a text means."""
+
+    @property
+    def name(self) -> str:
+        """With its version, for proofs."""
+        ...
+
+    def map(self, slot: str, text: str) -> Mapping:
+        """The node that `text` means in `slot`, or none.
+
+        Raises:
+            MapperUnavailableError: what it needs cannot be reached.
+        """
+        ...
+
+
+class LexiconMapper:
+    """Maps by names: exact, then in one spelling, then by letters in common.
+
+    The last stage compares character 3- to 5-grams, weighted by tf-idf, with every name of a node and
+    with all its names and its definition together; the better of the two counts. It abstains below
+    `tau` and where the best two are closer than `margin`. It knows no meaning beyond letters.
+
+    Args:
+        nodes: by slot, as `Ontology.nodes`.
+        tau: the threshold; None takes that of `assets/calibration.json`, which holds for the packaged
+            ontology.
+        margin: between the best two.
+        stages: which of `STAGES` to use; None takes what the packaged calibration admits.
+
+    Raises:
+        ConfigError: tau or margin is not in [0, 1], or no such stage.
+    """
+
+    def __init__(
+        self,
+        nodes: Nodes,
+        *,
+        tau: float | None = None,
+        margin: float = MARGIN,
+        stages: Collection[str] | None = None,
+    ) -> None:
+        packaged = asset("calibration.json") if tau is None or stages is None else {}
+        self.tau = float(packaged["tau"] if tau is None else tau)
+        self.stages = frozenset(packaged["admitted"] if stages is None else stages)
+        in_range(0, 1, tau=self.tau, margin=margin)
+        for stage in self.stages:
+            one_of(STAGES, stage=stage)
+        self.margin = margin
+        self._slots = {slot: SlotIndex(slot, tuple(nodes.get(slot, ()))) for slot in SLOTS}
+
+    @classmethod
+    def core(cls, *, tau: float | None = None, margin: float = MARGIN) -> "LexiconMapper":
+        """Over the packaged ontology."""
+        return cls(core_nodes(), tau=tau, margin=margin)
+
+    @property
+    def name(self) -> str:
+        """`lexicon@` with version and threshold."""
+        return f"lexicon@{VERSION}:{self.tau:g}"
+
+    def map(self, slot: str, text: str) -> Mapping:
+        """The node that `text` means in `slot`.
+
+        Raises:
+            ConfigError: no such slot.
+            InvalidRequestError: text is no string.
+        """
+        one_of(SLOTS, slot=slot)
+        read, flags = clean(text)
+        if not read:
+            return Mapping(slot=slot, text="", node=UNSPEC, score=1.0, by="exact", flags=flags)
+        index = self._slots[slot]
+        node, score, by = index.named(read)
+        if node is not None and (score == 1 or by in self.stages):
+            return Mapping(slot=slot, text=read, node=node, score=score, by=by, flags=flags)
+        ranked = index.ranked(read)
+        return choose(slot, read, ranked, self.tau, self.margin, by="lexicon", flags=flags)
+
+    def ranked(self, slot: str, text: str) -> list[tuple[str, float]]:
+        """All nodes of a slot by letters in common with `text`, best first, ties by id."""
+        one_of(SLOTS, slot=slot)
+        return self._slots[slot].ranked(clean(text)[0])
+
+
+class Ladder:
+    """Mappers one after the other: the first that is sure decides.
+
+    A stage that raises `MapperUnavailableError` is left out from then on, with one warning, and
+    every later mapping carries the flag `unavailable:NAME`.
+
+    Args:
+        stages: in order; the first should be a `LexiconMapper`.
+
+    Raises:
+        ConfigError: no stage.
+    """
+
+    def __init__(self, stages: Sequence[Mapper]) -> None:
+        if not stages:
+            raise ConfigError("stages=() is not allowed: pass at least one mapper.")
+        self.stages = tuple(stages)
+        self._gone: set[int] = set()
+
+    @property
+    def name(self) -> str:
+        """Names of the stages, joined by `>`."""
+        return ">".join(stage.name for stage in self.stages)
+
+    def map(self, slot: str, text: str) -> Mapping:
+        """The mapping of the first stage that is sure; else that of the last, with all candidates.
+
+        Raises:
+            ConfigError: no such slot.
+            InvalidRequestError: text is no string.
+            MapperUnavailableError: no stage is left.
+        """
+        last: Mapping | None = None
+        candidates: dict[str, float] = {}
+        for number, stage in enumerate(self.stages):
+            if number in self._gone:
+                continue
+            try:
+                found = stage.map(slot, text)
+            except MapperUnavailableError as error:
+                self._gone.add(number)
+                warnings.warn(
+                    f"{error} It is left out from now on; the other mappers go on.", stacklevel=2
+                )
+                continue
+            if found.node is not None:
+                return self._flagged(found)
+            last = found
+            for node, score in found.candidates:
+                candidates.setdefault(node, score)
+        if last is None:
+            raise MapperUnavailableError(
+                "No mapper can be reached. Put a LexiconMapper first: it needs nothing."
+            )
+        return self._flagged(dataclasses.replace(last, candidates=tuple(candidates.items())))
+
+    def _flagged(self, found: Mapping) -> Mapping:
+        gone = tuple(f"unavailable:{self.stages[n].name}" for n in sorted(self._gone))
+        return dataclasses.replace(found, flags=found.flags + gone) if gone else found
+
+
+def choose(
+    slot: str,
+    text: str,
+    ranked: Sequence[tuple[str, float]],
+    tau: float,
+    margin: float,
+    *,
+    by: str,
+    flags: tuple[str, ...] = (),
+) -> Mapping:
+    """The best of `ranked` ((id, score), best first), or none below tau or within the margin."""
+    top = tuple(ranked[:N_CANDIDATES])
+    best = top[0][1] if top else 0.0
+    second = top[1][1] if len(top) > 1 else 0.0
+    if not top or best < tau:
+        reason = "below_threshold"
+    elif best - second < margin:
+        reason = "ambiguous"
+    else:
+        return Mapping(
+            slot=slot, text=text, node=top[0][0], score=best, by=by, candidates=top[1:], flags=flags
+        )
+    return Mapping(
+        slot=slot, text=text, node=None, score=best, candidates=top, reason=reason, flags=flags
+    )
+
+
+def asset(name: str) -> Any:
+    """The content of a packaged JSON file."""
+    folder = importlib.resources.files("ariel_jax.algorithms.ariel") / "assets"
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def core_nodes() -> dict[str, tuple[Node, ...]]:
+    """The nodes of the packaged ontology, by slot."""
+    found: dict[str, list[Node]] = {slot: [] for slot in SLOTS}
+    for row in asset("ontology.json")["nodes"]:
+        found[row["slot"]].append(
+            Node(
+                slot=row["slot"],
+                id=row["id"],
+                label=row["label"],
+                aliases=tuple(row["aliases"]),
+                definition=row["definition"],
+            )
+        )
+    return {slot: tuple(nodes) for slot, nodes in found.items()}
+
+
+def nodes_hash(nodes: Nodes) -> str:
+    """SHA-256 of the names and definitions that a mapper reads."""
+    rows = [
+        [node.slot, node.id, node.label, list(node.aliases), node.definition]
+        for slot in SLOTS
+        for node in nodes.get(slot, ())
+    ]
+    return hashlib.sha256(json.dumps(rows, ensure_ascii=True).encode()).hexdigest()

@@ -1,0 +1,164 @@
+"""Text as it arrives from an agent, made harmless and comparable. Host only."""
+
+import re
+import unicodedata
+
+from ariel_jax.errors import InvalidRequestError
+
+LIMIT = 500
+"""Characters of a text that are read; the rest is cut, and the mapping says so."""
+
+FUNCTION_WORDS = frozenset(
+    """a an the this that these those some any my mine your yours his her hers its our ours their theirs
+    me you him she it us we they them i he myself yourself himself herself themselves own
+    who whom whose which what where when how whether
+    of for to from in on at by with about as into onto via per and or if so then
+    is are was were be been being am do does did has have had having would shall should can could
+    may might must please kindly thank thanks hello hi dear just only now here there
+    share shares shared sharing hands send sends sent sending give gives giving tell tells told telling
+    disclose disclosed disclosing provide provides provided providing supply supplied submit submitted
+    show shows shown reveal revealed pass passed passing enter entered hand handed
+    know knowing need needs needed want wants wanted wish wishes like ask asks asked asking
+    request requests requested require requires required get gets let see tell use uses used using
+    purpose reason sake because so regarding concerning called currently current namely behalf belongs
+    whichever whatever one each every another certain same particular specific given respective wants
+    part come comes go goes going will out say says said promise promises promised fine ok okay""".split()
+)
+"""Words that carry a phrase and say nothing about which node is meant."""
+WEAK_WORDS = frozenset(("info", "information", "detail", "data"))
+"""Nouns that many names end with; left out where that leaves one node."""
+KEPT = {
+    "data": frozenset("given will going who where how whether".split()),
+    "recipient": frozenset(("own",)),
+    "purpose": frozenset(("use",)),
+    "principle": frozenset("ask asked told shared passed required use used with".split()),
+    "subject": frozenset("me i myself own".split()),
+    "sender": frozenset("me i myself own".split()),
+}
+"""Carriers that say something in one slot."""
+_PHRASES = re.compile(
+    r"^(data|field|item|subject|sender|recipient|receiver|purpose|reason|principle|terms|condition)s?:"
+    r"|\b(in order to|so that|as long as|(on|under) (the )?condition( that)?|provided( that)?"
+    r"|for the sake of|in question|fill in|on file|on behalf of|i would like to|the people at)\b"
+)
+_ROLE = "user|person|people|holder|customer|client|patient|passenger|applicant|member|caller|guest|traveller"
+ROLES = frozenset((role,) for role in _ROLE.split("|"))
+"""Words for whoever the agent acts for."""
+_WHOSE = re.compile(
+    rf"\b(the |our |this |account )*({_ROLE})('s|s')|\bof the (account )?({_ROLE})\b"
+)
+
+_VALUES = re.compile(r"\S+@\S+|https?://\S+|www\.\S+|#\S+|[+(]?\d[\d\s().:/+-]*\d|\d+")
+_WORDS = re.compile(r"[^\W_]+")
+_SPELLINGS = (
+    (re.compile(r"isation$"), "ization"),
+    (re.compile(r"(?<=[a-z]{2})ise(?=$|[drs]$|rs$)"), "ize"),
+    (re.compile(r"(?<=[a-z]{3})our(?=$|s$|ed$|ite$|ites$|ing$)"), "or"),
+    (re.compile(r"cence$"), "cense"),
+    (re.compile(r"programme"), "program"),
+    (re.compile(r"(?<=[a-z])tre$"), "ter"),
+    (re.compile(r"enrol(?!l)"), "enroll"),
+    (re.compile(r"ll(?=ed$|ing$|er$)"), "l"),
+    (re.compile(r"(?<=judg|nowl)ement"), "ment"),
+)
+
+
+def clean(text: str) -> tuple[str, tuple[str, ...]]:
+    """A text without what a reader would not see, and what was done to it.
+
+    Args:
+        text: as it arrived.
+
+    Returns:
+        (text, flags): in NFKC, without control and format characters (zero width, bidirectional
+        marks), blanks joined, cut to `LIMIT` characters. Flags are `controls` where something
+        invisible was taken out and `cut` where it was too long.
+
+    Raises:
+        InvalidRequestError: it is no text.
+    """
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"text={text!r} is not allowed: pass a string.")
+    flags = []
+    head = text[: 4 * LIMIT]
+    seen, hidden = [], False
+    for letter in unicodedata.normalize("NFKC", head):
+        if letter.isspace():
+            seen.append(" ")
+        elif unicodedata.category(letter)[0] == "C":
+            hidden = True
+        else:
+            seen.append(letter)
+    if hidden:
+        flags.append("controls")
+    joined = " ".join("".join(seen).split())
+    if len(joined) > LIMIT or len(text) > len(head):
+        flags.append("cut")
+    return joined[:LIMIT].rstrip(), tuple(flags)
+
+
+def redact(text: str) -> str:
+    """A cleaned text in which numbers, addresses of mail and of the web stand as `[value]`."""
+    return " ".join(_VALUES.sub(" [value] ", text).split())
+
+
+def words(text: str, slot: str) -> tuple[str, ...]:
+    """Words of a cleaned text in one spelling: lower case, singular, American, no values.
+
+    In the slot `data` it does not matter whose they are said to be: the slot `subject` says that.
+
+    Values (numbers, addresses of mail and of the web) are no words, unless nothing else is there.
+    """
+    lowered = text.casefold().replace("’", "'")
+    lowered = _PHRASES.sub(" ", lowered)
+    if slot == "data" and _WHOSE.sub("", lowered).strip():
+        lowered = _WHOSE.sub(" ", lowered)
+    lowered = re.sub(r"'s\b|s'(?=\s|$)", lambda m: "" if m[0] == "'s" else "s", lowered)
+    lowered = re.sub(r"\b(e|wi|check|co|sign|log)-(?=[a-z])", r"\1", lowered)
+    found = _WORDS.findall(_VALUES.sub(" ", lowered)) or _WORDS.findall(lowered)
+    return tuple(_one_spelling(word) for word in found)
+
+
+def content_words(found: tuple[str, ...], slot: str) -> tuple[str, ...]:
+    """`words` without those that only carry a phrase in `slot`; all of them where none is left."""
+    return tuple(word for word in found if word not in _CARRIERS[slot]) or found
+
+
+def core_words(found: tuple[str, ...], slot: str) -> tuple[str, ...]:
+    """`content_words` without weak nouns."""
+    bare = content_words(found, slot)
+    return tuple(word for word in bare if word not in WEAK_WORDS) or bare
+
+
+def is_carrier(word: str, slot: str) -> bool:
+    """Whether a word only carries a phrase in `slot`."""
+    adverb = len(word) > 5 and word.endswith("ly") and word not in ("family", "supply", "assembly")
+    return adverb or word in _CARRIERS[slot] or _one_spelling(word) in _CARRIERS[slot]
+
+
+def tokens(text: str) -> tuple[str, ...]:
+    """Words of a cleaned text as they stand, in lower case, with a `|` for every mark or value between."""
+    lowered = _PHRASES.sub(" | ", text.casefold().replace("’", "'"))
+    lowered = _VALUES.sub(" | ", re.sub(r"\b(e|wi|check|co|sign|log)-(?=[a-z])", r"\1", lowered))
+    return tuple(
+        piece if piece[0].isalnum() else "'" if piece[0] == "'" else "|"
+        for piece in re.findall(r"[^\W_]+(?:'(?!s\b)[^\W_]+)*|'s\b|\||[^\w\s']", lowered)
+    )
+
+
+def _one_spelling(word: str) -> str:
+    if len(word) > 3 and word.endswith("ies"):
+        word = word[:-3] + "y"
+    elif len(word) > 3 and word.endswith(("sses", "ches", "shes", "xes")):
+        word = word[:-2]
+    elif len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        word = word[:-1]
+    for pattern, other in _SPELLINGS:
+        word = pattern.sub(other, word)
+    return word
+
+
+_CARRIERS = {
+    slot: frozenset(map(_one_spelling, FUNCTION_WORDS - kept)) | (FUNCTION_WORDS - kept)
+    for slot, kept in KEPT.items()
+}
