@@ -239,8 +239,9 @@ def _text(folder: pathlib.Path, name: str) -> io.StringIO:
 
 
 def _json(folder: pathlib.Path, name: str) -> Any:
+    text = _text(folder, name)
     try:
-        return json.load(_text(folder, name))
+        return json.load(text)
     except ValueError as error:
         raise IntegrityError(f"{folder / name} is not JSON: {error}.") from error
 

@@ -26,7 +26,7 @@ void judge_few(const Bits& a, int64_t from, int64_t to) {
   __mmask16 inside[REGISTERS];
   for (int r = 0; r < REGISTERS; r++) {
     const int64_t left = a.words - r * W;
-    inside[r] = left >= W ? __mmask16(-1) : __mmask16((1u << left) - 1);
+    inside[r] = left >= W ? __mmask16(-1) : left > 0 ? __mmask16((1u << left) - 1) : __mmask16(0);
   }
   for (int64_t i = from; i < to; i++) {
     if (!a.find<SLOTS>(i, row)) {
