@@ -1,12 +1,17 @@
-"""The jitted programs of bulk judging."""
+"""The jitted programs of bulk judging and of the in-context classifier."""
 
 import collections
 import functools
 
 import jax
+import jax.numpy as jnp
 
 from ariel_jax.algorithms.ariel import packed
 from ariel_jax.algorithms.ariel.packed import BatchVerdict, CompiledHistory, Numbers
+from ariel_jax.models import decoder
+from ariel_jax.models.config import DecoderConfig
+from ariel_jax.models.params import DecoderParams
+from ariel_jax.training.attention import training_attend
 
 TRACES: collections.Counter[str] = collections.Counter()
 """How often each program has been traced in this process."""
@@ -68,3 +73,18 @@ def tally(history: CompiledHistory) -> tuple[jax.Array, jax.Array]:
     """
     TRACES["tally"] += 1
     return packed.tally(history)
+
+
+@functools.partial(jax.jit, static_argnames=("cfg",))
+def read(
+    params: DecoderParams, tokens: jax.Array, at: jax.Array, *, cfg: DecoderConfig
+) -> jax.Array:
+    """Logits [B, V] after the token at `at` [B] of each row of tokens [B, T].
+
+    Static: cfg. Traced: all else. Donated: nothing.
+    """
+    TRACES["read"] += 1
+    B, T = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(T, dtype=jnp.int32)[None], (B, T))
+    attend = training_attend(cfg.attention, T)
+    return decoder.apply(cfg, params, tokens, positions, attend, None, logits_at=at)[0]

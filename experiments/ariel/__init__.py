@@ -1,0 +1,1 @@
+"""Experiments of ARIEL, the privacy judge."""
