@@ -12,7 +12,6 @@ published 0.944, with fewer false shares than bare entailment. Without --data: m
 path. About three minutes on two cores.
 """
 
-import itertools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 from ariel_jax.algorithms.ariel import baselines, importers, metrics
 from ariel_jax.algorithms.ariel.types import Policy
 from experiments import runner
-from experiments.ariel import common
+from experiments.ariel import asking, common
 from experiments.ariel.people import Folds, table_of
 from experiments.runner import Case, Figure, Settings
 
@@ -51,7 +50,7 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         four_way=case.name == "asking",
     )
     folds = Folds(table, case.config["folds"], settings.seed)
-    yield from (_asking if case.name == "asking" else _decisions)(folds, settings)
+    yield from (asking.figures if case.name == "asking" else _decisions)(folds, settings)
 
 
 def _decisions(folds: Folds, settings: Settings) -> Iterator[Figure]:
@@ -155,76 +154,6 @@ def _chosen(folds: Folds, test: int) -> float:
         if report.accuracy >= AIM:
             return veto
     return VETOES[-1]
-
-
-def _asking(folds: Folds, settings: Settings) -> Iterator[Figure]:
-    """Who wants to be asked, and how often that is respected."""
-    t = folds.table
-    said = {
-        name: np.full(len(t.user), metrics.ASK)
-        for name in (
-            "bare",
-            "strict",
-            "standard (strict, veto 0)",
-            "cautious (strict, veto 1 both ways)",
-        )
-    }
-    wish = np.zeros(len(t.user))
-    for fold in range(folds.n):
-        model = folds.model(fold)
-        people, rows = folds.people(fold, model)
-        own, crowd = common.logits(people, folds.sizes, model), None
-        crowd = common.Crowd(people)
-        for name in said:
-            said[name][rows] = crowd.judge(common.PROFILES[name], own)
-        others = (folds.fold[t.user] != fold) & ~t.is_test
-        asks = t.label == importers.ASKS
-        general = baselines.norm(t.user[others], folds.nodes[others], asks[others], folds.sizes)
-        wish[rows] = np.concatenate([
-            baselines.personal_logit(p.history, p.said == importers.ASKS, folds.sizes, population=general).score(p.asked)
-            for p in people
-        ])  # fmt: skip
-    asked = np.flatnonzero(t.is_test)
-    wants, leans = t.label[asked] == importers.ASKS, t.leans[asked] == importers.APPROPRIATE
-    yield Figure(
-        metric="users who want to be asked, share of answers",
-        value=round(float(wants.mean()), 4),
-        unit="1",
-        kind="measured",
-    )
-    for name, verdicts in itertools.chain(said.items(), [("logit of wanting to be asked", None)]):
-        chosen = (
-            np.where(wish[asked] > 0, metrics.ASK, np.where(leans, 1, 0))
-            if verdicts is None
-            else verdicts[asked]
-        )
-        precision, recall = metrics.ask_quality(chosen, wants)
-        yield Figure(
-            metric=f"{name}: precision of asking {precision}",
-            value=round(precision.value, 4),
-            unit="1",
-            kind="measured",
-        )
-        yield Figure(
-            metric=f"{name}: recall of asking {recall}",
-            value=round(recall.value, 4),
-            unit="1",
-            kind="measured",
-        )
-        if verdicts is not None:
-            report = metrics.evaluate(chosen, leans)
-            yield Figure(
-                metric=f"{name}: shared against the user's leaning {report.false_share}",
-                value=round(report.false_share.value, 4),
-                unit="1",
-                kind="measured",
-            )
-            yield Figure(
-                metric=f"{name}: ask rate",
-                value=round(report.ask_rate, 4),
-                unit="1",
-                kind="measured",
-            )
 
 
 EXPERIMENT = runner.Experiment(
