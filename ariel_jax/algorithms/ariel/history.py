@@ -1,64 +1,22 @@
 """A user's judgements, packed so that one request is held against all of them at once. Host only."""
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import numpy.typing as npt
 
 from ariel_jax.algorithms.ariel.closure import Closures, Context
+from ariel_jax.algorithms.ariel.tables import WORD, Positions, Table
 from ariel_jax.algorithms.ariel.travel import ACTIVE, TRUSTED
-from ariel_jax.algorithms.ariel.types import ANY, HUMAN_SOURCES, SLOTS, Judgement, Request
+from ariel_jax.algorithms.ariel.types import ANY, HUMAN_SOURCES, SLOTS, UNSPEC, Judgement, Request
 from ariel_jax.errors import ConfigError
 
-WORD = np.dtype("<u8")
-"""Bit n of a row is judgement n: 64 to a word, the lowest first, whatever the machine."""
 _LAST = (1 << 32) - 1
 _POLARITY = {"appropriate": "approve", "inappropriate": "deny"}
 
 Rows = tuple[tuple[int, ...], ...]
 """For each slot, the rows of a request's nodes in that slot's tables."""
-Positions = npt.NDArray[np.int64]
-
-
-class _Table:
-    """For one slot and polarity: which judgements cover each node, and which nodes each covers.
-
-    Row V stands for what is no node; column V for `ANY`, column V + 1 for what is no node.
-    """
-
-    def __init__(self, matrix: npt.NDArray[np.bool_]) -> None:
-        n = len(matrix)
-        self.covers = np.zeros((n + 1, n + 2), np.bool_)
-        self.covers[:n, :n] = matrix
-        self.covers[:, n] = True
-        self.breadth = np.count_nonzero(self.covers[:n], axis=0)
-        self.bits = np.zeros((n + 1, 0), WORD)
-
-    def fill(self, columns: npt.NDArray[np.int64], starts: Positions | None, words: int) -> None:
-        """Sets the bits of all judgements; `starts` where one may have several columns."""
-        covered = self.covers[:, columns]
-        if starts is not None and len(starts):
-            covered = np.logical_or.reduceat(covered, starts, axis=1)
-        packed = np.packbits(covered, axis=1, bitorder="little")
-        self.bits = np.zeros((len(self.covers), words), WORD)
-        self.bits.view(np.uint8)[:, : packed.shape[1]] = packed
-
-    def column(self, columns: Sequence[int]) -> npt.NDArray[np.bool_]:
-        """Per row, whether one of the columns covers it."""
-        if len(columns) == 1:
-            return self.covers[:, columns[0]]
-        return self.covers[:, list(columns)].any(axis=1)
-
-    def widen(self, words: int) -> None:
-        bits = np.zeros((len(self.bits), words), WORD)
-        bits[:, : self.bits.shape[1]] = self.bits
-        self.bits = bits
-
-    def add(self, position: int, columns: Sequence[int]) -> None:
-        """Sets the bit of one judgement."""
-        word, bit = divmod(position, 64)
-        self.bits[:, word] |= self.column(columns).astype(WORD) << WORD.type(bit)
 
 
 class History:
@@ -74,6 +32,7 @@ class History:
 
     Raises:
         ConfigError: two judgements have one id.
+        UnknownNodeError: one that counts is about a node that the ontology lacks.
     """
 
     def __init__(self, closures: Closures, judgements: Iterable[Judgement] = ()) -> None:
@@ -91,7 +50,7 @@ class History:
             for slot in SLOTS
         }
         self.has_proposed = any(self._proposed.values())
-        self._tables: dict[tuple[str, str, tuple[str, ...], Context], _Table] = {}
+        self._tables: dict[tuple[str, str, tuple[str, ...], Context], Table] = {}
         self._latest: dict[tuple[tuple[str, ...], ...], tuple[Judgement, int]] = {}
         self._members: list[Judgement] = []
         self._last_id = 0
@@ -164,14 +123,18 @@ class History:
 
         Raises:
             ConfigError: its id is not larger than all before.
+            UnknownNodeError: it is about a node that the ontology lacks; nothing has changed.
         """
         if judgement.id <= self._last_id:
             raise ConfigError(
                 f"id={judgement.id} is not allowed: the history has judgements up to {self._last_id}, "
                 "and the later one has the larger id. Build a new History from all of them."
             )
+        counts = judgement.superseded_by is None and judgement.source in HUMAN_SOURCES
+        if counts:
+            self.columns(judgement.request)
         self._last_id = judgement.id
-        if judgement.superseded_by is not None or judgement.source not in HUMAN_SOURCES:
+        if not counts:
             return
         _, old = self._latest.get(judgement.request.key, (None, -1))
         if old >= 0:
@@ -230,20 +193,24 @@ class History:
         )
 
     def columns(self, request: Request) -> Rows:
-        """The columns of a judged request's nodes."""
-        return tuple(
-            tuple(
-                len(self._index[slot])
-                if y == ANY
-                else self._index[slot].get(y, len(self._index[slot]) + 1)
-                for y in request.slot(slot)
-            )
-            for slot in SLOTS
-        )
+        """The columns of a judged request's nodes.
+
+        Raises:
+            UnknownNodeError: the ontology lacks one.
+        """
+        return tuple(tuple(self._column(slot, y) for y in request.slot(slot)) for slot in SLOTS)
+
+    def _column(self, slot: str, y: str) -> int:
+        index = self._index[slot]
+        if y in (ANY, UNSPEC):
+            return len(index) + (y == UNSPEC)
+        if y not in index:
+            self.closures.ontology.node(slot, y)
+        return index[y]
 
     def _table(
         self, slot: str, polarity: str, statuses: tuple[str, ...], context: Context
-    ) -> _Table:
+    ) -> Table:
         # Tables that are the same are one: most slots have no scoped and no proposed edges.
         if statuses == ACTIVE and not self._proposed[slot]:
             statuses = TRUSTED
@@ -251,13 +218,13 @@ class History:
         table = self._tables.get(key)
         if table is None:
             matrix = self.closures.matrix(slot, polarity, context=key[3], statuses=statuses)
-            table = _Table(matrix)
+            table = Table(matrix)
             if self._packing:
                 self._fill(slot, table)
             self._tables[key] = table
         return table
 
-    def _fill(self, slot: str, table: _Table) -> None:
+    def _fill(self, slot: str, table: Table) -> None:
         if slot == "data":
             columns, starts = self._item[1, : self._items], self._starts[: len(self)]
             starts = None if self._items == len(self) else starts
@@ -310,8 +277,9 @@ class History:
         if polarity == "deny" and (words & live[2]).any():
             # So far each has one denied item that is covered; of several, all must be.
             covers = self._table("data", "deny", statuses, context).covers
-            reached = covers[list(rows[0])].any(axis=0)[self._item[1, : self._items]]
-            found = found & np.logical_and.reduceat(reached, self._starts[: len(self)])
+            reached = np.logical_or.reduce(covers[list(rows[0])], axis=0)
+            hit = reached[self._item[1, : self._items]]
+            found = found & np.logical_and.reduceat(hit, self._starts[: len(self)])
         return found
 
     def covered(

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from ariel_jax.algorithms.ariel.closure import Closures
-from ariel_jax.algorithms.ariel.history import History, Positions
+from ariel_jax.algorithms.ariel.history import History
+from ariel_jax.algorithms.ariel.tables import Positions
 from ariel_jax.algorithms.ariel.travel import ACTIVE, TRUSTED
 from ariel_jax.algorithms.ariel.types import ANY, SLOTS, UNSPEC, Judgement, Outcome, Policy, Request
 from ariel_jax.errors import ConfigError

@@ -4,6 +4,7 @@ import dataclasses
 
 import numpy as np
 
+from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import (
     ANY,
@@ -58,10 +59,10 @@ def small() -> Ontology:
     return Ontology.of(nodes, edges)
 
 
-def ask(data, recipient="bistro", **slots) -> Request:
+def ask(data, recipient="bistro", purpose="dining", principle="notified") -> Request:
     """A request; `data` may be one id."""
     items = (data,) if isinstance(data, str) else tuple(data)
-    return Request(data=items, recipient=recipient, **slots)
+    return Request(data=items, recipient=recipient, purpose=purpose, principle=principle)
 
 
 def said(*rows, source="user_cli") -> list[Judgement]:
@@ -122,7 +123,7 @@ def random_request(
         if rng.random() < 0.08:
             return ANY if judged else UNSPEC
         if judged and rng.random() < 0.04:
-            return (UNSPEC, "gone")[rng.integers(2)]
+            return UNSPEC
         return ontology.nodes[slot][rng.integers(len(ontology.nodes[slot]))].id
 
     n = 1 + int(rng.integers(1, 3)) * (rng.random() < bundles)
@@ -147,10 +148,18 @@ def random_history(
                 request=about,
                 value=values[rng.choice(3, p=(0.5, 0.42, 0.08))],
                 source="agent_claimed" if rng.random() < 0.08 else "user_ui",
-                superseded_by=3 * number + 30 if rng.random() < 0.05 else None,
+                superseded_by=3 * n if number < n and rng.random() < 0.05 else None,
             )
         )
     return made
+
+
+def case(seed, n=22, **options):
+    """A generator, a random ontology, its closures and a random history."""
+    rng = np.random.default_rng(seed)
+    ontology = random_ontology(rng, size=3, n_edges=14, **options)
+    ontology = narrowed(ontology, 1 + int(rng.integers(3)))
+    return rng, ontology, Closures(ontology), random_history(rng, ontology, n)
 
 
 def random_policy(rng: np.random.Generator) -> Policy:
