@@ -1,1 +1,1 @@
-"""Experiments of ARIEL, the privacy judge."""
+"""Experiments of ARIEL: personal privacy judgements by entailment."""

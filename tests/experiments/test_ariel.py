@@ -11,7 +11,9 @@ from experiments.ariel.wishes import ASKED, Wishes
 
 
 def test_the_stream_judges_as_the_bulk_program_does():
-    knobs = synthetic.Knobs(family="lattice", n_users=3, n_requests=40, sizes=(5, 4, 3, 2), noise=0.1)
+    knobs = synthetic.Knobs(
+        family="lattice", n_users=3, n_requests=40, sizes=(5, 4, 3, 2), noise=0.1
+    )
     made = synthetic.users(knobs)
     rng, seen = np.random.default_rng(0), set()
     for name, policy in streaming.POLICIES.items():
@@ -20,7 +22,9 @@ def test_the_stream_judges_as_the_bulk_program_does():
         for u in range(3):
             order, yes = made.order(u), made.said[u] == bulk.APPROPRIATE
             score = rng.standard_normal(40).astype(np.float32)
-            person = common.Person(order=order, history=made.history[u], said=made.said[u], asked=made.asked[u])
+            person = common.Person(
+                order=order, history=made.history[u], said=made.said[u], asked=made.asked[u]
+            )
             expected = common.Crowd([person]).judge(policy, [score])
             found = [
                 streaming.one(order, made.history[u], yes, r, policy, float(s))

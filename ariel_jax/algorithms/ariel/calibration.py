@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from collections.abc import Mapping as Table
 from typing import Any, Literal
 
@@ -162,7 +162,7 @@ def _phrase(level: str, slot: str, text: str, gold: str | None) -> Phrase:
 
 def _frames(source: Any, split: Split, level: str, slot: str) -> list[str]:
     if level == "L0":
-        return source["plain"][split]
+        return source["plain"][split][slot]
     if level == "L3":
         return source["values"][split]
     return source["sentences" if level == "sentence" else "templates"][split][slot]
@@ -207,18 +207,34 @@ def without_names(nodes: Nodes, split: Split) -> dict[str, tuple[Node, ...]]:
 
 def lexicon_mappings(
     split: Split,
-    level: str,
     *,
+    levels: Sequence[str] = LEVELS,
     tau: float | None = None,
     margin: float = MARGIN,
     stages: Collection[str] | None = None,
     nodes: Nodes | None = None,
-) -> list[tuple[Phrase, Mapping]]:
-    """What the lexicon makes of the phrases of a level; of `unseen`, without the names asked for."""
+) -> dict[str, list[tuple[Phrase, Mapping]]]:
+    """What the lexicon makes of the phrases of every level; of `unseen`, without the names asked for.
+
+    Args:
+        split: `test`, unless a threshold is being chosen.
+        levels: of `LEVELS`.
+        tau: threshold of the mapping by letters; None is the packaged one.
+        margin: between the best two nodes.
+        stages: None is what the packaged calibration admits.
+        nodes: by slot; None for the packaged ontology.
+    """
     nodes = core_nodes() if nodes is None else nodes
-    known = without_names(nodes, split) if level == "unseen" else nodes
-    mapper = LexiconMapper(known, tau=tau, margin=margin, stages=stages)
-    return mappings(mapper, phrases(split, level, nodes))
+    mapper = LexiconMapper(nodes, tau=tau, margin=margin, stages=stages)
+    found = {}
+    for level in levels:
+        if level == "unseen":
+            known = without_names(nodes, split)
+            reader = LexiconMapper(known, tau=tau, margin=margin, stages=stages)
+        else:
+            reader = mapper
+        found[level] = mappings(reader, phrases(split, level, nodes))
+    return found
 
 
 def mappings(mapper: Mapper, texts: Sequence[Phrase]) -> list[tuple[Phrase, Mapping]]:
@@ -239,15 +255,10 @@ def tally(found: Iterable[tuple[Phrase, Mapping]], *, by: str | None = None) -> 
 
 
 def report(
-    map_level: Callable[[Split, str], list[tuple[Phrase, Mapping]]], split: Split = "test"
+    found: Table[str, Iterable[tuple[Phrase, Mapping]]], *, by: str | None = None
 ) -> dict[str, Tally]:
-    """A tally for every level.
-
-    Args:
-        map_level: `(split, level) -> [(phrase, mapping)]`, such as `lexicon_mappings` with a tau.
-        split: `test`, unless a threshold is being chosen.
-    """
-    return {level: tally(map_level(split, level)) for level in LEVELS}
+    """A tally for every level of what `lexicon_mappings` found, or another mapper."""
+    return {level: tally(pairs, by=by) for level, pairs in found.items()}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -321,10 +332,10 @@ def calibrate_lexicon(
     nodes = core_nodes() if nodes is None else nodes
     found = [
         pair
-        for level in LEVELS
-        for pair in lexicon_mappings(
-            "dev", level, tau=0.0, margin=margin, stages=STAGES, nodes=nodes
-        )
+        for pairs in lexicon_mappings(
+            "dev", tau=0.0, margin=margin, stages=STAGES, nodes=nodes
+        ).values()
+        for pair in pairs
     ]
     tau, letters = calibrate([p for p in found if p[1].by == "lexicon"], alpha=alpha)
     stages = {stage: tally(found, by=stage) for stage in STAGES}

@@ -1,5 +1,6 @@
 """Names and letters of the nodes of a slot: what `LexiconMapper` looks things up in. Host only."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from ariel_jax.algorithms.ariel.text import (
     content_words,
     core_words,
     is_carrier,
+    joins,
     tokens,
     words,
 )
@@ -20,6 +22,8 @@ CORRECTED = 0.95
 """Score of a name that is found after one letter of a word was mended."""
 FRAMED = 0.9
 """Score of a name that stands in a sentence with strange words."""
+NEAREST = 0.99
+"""Highest score by letters: 1 is for names."""
 LONGEST = 7
 """Words of the longest name that is looked for in a sentence."""
 SHORTEST = 5
@@ -52,15 +56,23 @@ class SlotIndex:
                 _enter(self._spelled, spelled, node.id)
                 bare = content_words(spelled, slot)
                 core = core_words(spelled, slot)
-                forms += [(len(spelled) - len(f), f, node.id) for f in (bare, core)]
-                texts.append((bare, number))
+                forms += [
+                    (len(spelled) - len(form), form, node.id)
+                    for form in (bare, core)
+                    if joins(set(spelled) - set(form))
+                ]
+                whole = joins(set(spelled) - set(bare))
+                texts.append((bare if whole else spelled, number))
             everything = " ".join((*surfaces, node.definition))
             texts.append((content_words(words(clean(everything)[0], slot), slot), number))
         self._short = _fewest_left_out(forms)
-        self._letters = Letters([text for text, _ in texts])
-        self._texts = [frozenset(text) for text, _ in texts]
+        self._texts = [text for text, _ in texts]
         self._owner = np.array([number for _, number in texts], np.int64)
         self._spelling = Spelling({w for form in self._spelled for w in form}, slot)
+
+    @functools.cached_property
+    def _letters(self) -> "Letters":
+        return Letters(self._texts)
 
     def named(self, text: str) -> tuple[str | None, float, str]:
         """(id, score, how) of the node with this name, or (None, 0, "")."""
@@ -115,10 +127,11 @@ class SlotIndex:
     def _stands_alone(self, row: Words, start: int, end: int) -> bool:
         """Whether no noun before or behind the name makes it part of another name."""
         before, behind = row[:start], row[end:]
+        starts = is_carrier(row[start], self.slot)  # "my doctor" brings its own article
         if before and before[-1] not in "|'" and not is_carrier(before[-1], self.slot):
+            return starts and self.slot != "data"
+        if before and before[-1] in _BEFORE_VERBS and self.slot not in ("purpose", "principle"):
             return False
-        if before and before[-1] in _PERSONS and self.slot != "purpose":
-            return False  # a verb follows these
         if before and before[-1] == "'" and before[-2:-1] not in ROLES:
             return False  # somebody else's
         links = set()
@@ -138,7 +151,7 @@ class SlotIndex:
         """All nodes, best first, ties by id.
 
         The cosine with a name is multiplied by the share of words in common (Dice), so that a name
-        that says more or less than the text comes behind; a name in other words cannot reach 1.
+        that says more or less than the text comes behind. At most `NEAREST`.
         """
         if not self.ids:
             return []
@@ -149,17 +162,19 @@ class SlotIndex:
         near = np.flatnonzero(cosine > 0.2)
         score = cosine * 0.5
         for row in near:
-            theirs = self._texts[row]
+            theirs = frozenset(self._texts[row])
             score[row] += 0.5 * cosine[row] * 2 * len(mine & theirs) / (len(mine) + len(theirs))
         best = np.zeros(len(self.ids))
-        np.maximum.at(best, self._owner, score)
+        np.maximum.at(best, self._owner, np.minimum(score, NEAREST))
         order = sorted(range(len(best)), key=lambda n: (-best[n], self.ids[n]))
         return [(self.ids[n], float(best[n])) for n in order]
 
 
 _JOINTS = frozenset("of about on for from in at to with by and or per as".split())
 """Between a noun and a name they make the name a part of what the noun means."""
-_PERSONS = frozenset("i you he she we they who that which when".split())
+_BEFORE_VERBS = frozenset(
+    "i you he she we they who that which when would could should can may might must shall".split()
+)
 _VERBS = frozenset("i has have had been can could should".split())
 """Behind a name they make it something that acts, or one of several."""
 _OBJECTS = frozenset(("it", "this", "that", "them", "us", "me"))

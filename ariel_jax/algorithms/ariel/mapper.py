@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 from ariel_jax._checks import in_range, one_of
 from ariel_jax.algorithms.ariel.lexicon import SlotIndex
-from ariel_jax.algorithms.ariel.text import clean
+from ariel_jax.algorithms.ariel.ontology import Ontology
+from ariel_jax.algorithms.ariel.text import clean, redact
 from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Node
 from ariel_jax.errors import ConfigError, MapperUnavailableError
 
@@ -57,10 +58,10 @@ class Mapping:
     flags: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
-        """For a proof: slot, input, node, by, score, flags."""
+        """For a proof: slot, input (values taken out), node, by, score, flags."""
         return {
             "slot": self.slot,
-            "input": self.text,
+            "input": redact(self.text),
             "node": self.node,
             "by": self.by,
             "score": round(self.score, 6),
@@ -118,7 +119,8 @@ class LexiconMapper:
         for stage in self.stages:
             one_of(STAGES, stage=stage)
         self.margin = margin
-        self._slots = {slot: SlotIndex(slot, tuple(nodes.get(slot, ()))) for slot in SLOTS}
+        self._nodes = nodes
+        self._slots: dict[str, SlotIndex] = {}
 
     @classmethod
     def core(cls, *, tau: float | None = None, margin: float = MARGIN) -> "LexiconMapper":
@@ -140,8 +142,8 @@ class LexiconMapper:
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
         if not read:
-            return Mapping(slot=slot, text="", node=UNSPEC, score=1.0, by="exact", flags=flags)
-        index = self._slots[slot]
+            return empty_mapping(slot, flags)
+        index = self._index(slot)
         node, score, by = index.named(read)
         if node is not None and (score == 1 or by in self.stages):
             return Mapping(slot=slot, text=read, node=node, score=score, by=by, flags=flags)
@@ -151,7 +153,13 @@ class LexiconMapper:
     def ranked(self, slot: str, text: str) -> list[tuple[str, float]]:
         """All nodes of a slot by letters in common with `text`, best first, ties by id."""
         one_of(SLOTS, slot=slot)
-        return self._slots[slot].ranked(clean(text)[0])
+        return self._index(slot).ranked(clean(text)[0])
+
+    def _index(self, slot: str) -> SlotIndex:
+        """Made when a slot is first asked for."""
+        if slot not in self._slots:
+            self._slots[slot] = SlotIndex(slot, tuple(self._nodes.get(slot, ())))
+        return self._slots[slot]
 
 
 class Ladder:
@@ -215,6 +223,11 @@ class Ladder:
         return dataclasses.replace(found, flags=found.flags + gone) if gone else found
 
 
+def empty_mapping(slot: str, flags: tuple[str, ...]) -> Mapping:
+    """Of a text that says nothing: `UNSPEC`."""
+    return Mapping(slot=slot, text="", node=UNSPEC, score=1.0, by="exact", flags=flags)
+
+
 def choose(
     slot: str,
     text: str,
@@ -248,20 +261,9 @@ def asset(name: str) -> Any:
     return json.loads((folder / name).read_text(encoding="utf-8"))
 
 
-def core_nodes() -> dict[str, tuple[Node, ...]]:
+def core_nodes() -> Nodes:
     """The nodes of the packaged ontology, by slot."""
-    found: dict[str, list[Node]] = {slot: [] for slot in SLOTS}
-    for row in asset("ontology.json")["nodes"]:
-        found[row["slot"]].append(
-            Node(
-                slot=row["slot"],
-                id=row["id"],
-                label=row["label"],
-                aliases=tuple(row["aliases"]),
-                definition=row["definition"],
-            )
-        )
-    return {slot: tuple(nodes) for slot, nodes in found.items()}
+    return Ontology.core().nodes
 
 
 def nodes_hash(nodes: Nodes) -> str:

@@ -8,38 +8,47 @@ from ariel_jax.errors import InvalidRequestError
 LIMIT = 500
 """Characters of a text that are read; the rest is cut, and the mapping says so."""
 
-FUNCTION_WORDS = frozenset(
+STRUCTURE = frozenset(
     """a an the this that these those some any my mine your yours his her hers its our ours their theirs
     me you him she it us we they them i he myself yourself himself herself themselves own
     who whom whose which what where when how whether
     of for to from in on at by with about as into onto via per and or if so then
     is are was were be been being am do does did has have had having would shall should can could
-    may might must please kindly thank thanks hello hi dear just only now here there
+    may might must just only now here there will
+    whichever whatever one each every another certain same particular specific given respective
+    current currently""".split()
+)
+"""Words that join others."""
+FUNCTION_WORDS = STRUCTURE | frozenset(
+    """please kindly thank thanks hello hi dear
     share shares shared sharing hands send sends sent sending give gives giving tell tells told telling
     disclose disclosed disclosing provide provides provided providing supply supplied submit submitted
     show shows shown reveal revealed pass passed passing enter entered hand handed
     know knowing need needs needed want wants wanted wish wishes like ask asks asked asking
-    request requests requested require requires required get gets let see tell use uses used using
-    purpose reason sake because so regarding concerning called currently current namely behalf belongs
-    whichever whatever one each every another certain same particular specific given respective wants
-    part come comes go goes going will out say says said promise promises promised fine ok okay""".split()
+    request requests requested require requires required get gets let see use uses used using
+    purpose reason sake because regarding concerning called namely behalf belongs
+    come comes go goes going out say says said promise promises promised fine ok okay""".split()
 )
 """Words that carry a phrase and say nothing about which node is meant."""
 WEAK_WORDS = frozenset(("info", "information", "detail", "data"))
 """Nouns that many names end with; left out where that leaves one node."""
+_FOR_RULES = frozenset(
+    """a an the it its this that i you he she we they is are was be been being will shall would must if only and please
+    then said say says promise promises fine ok okay always""".split()
+)
 KEPT = {
-    "data": frozenset("given will going who where how whether".split()),
+    "data": frozenset("given one will going who where how whether use used".split()),
     "recipient": frozenset(("own",)),
-    "purpose": frozenset(("use",)),
-    "principle": frozenset("ask asked told shared passed required use used with".split()),
+    "purpose": frozenset(("one", "use")),
+    "principle": FUNCTION_WORDS - _FOR_RULES,
     "subject": frozenset("me i myself own".split()),
     "sender": frozenset("me i myself own".split()),
 }
-"""Carriers that say something in one slot."""
+"""Carriers that say something in one slot; in a rule for handling data nearly every word does."""
 _PHRASES = re.compile(
     r"^(data|field|item|subject|sender|recipient|receiver|purpose|reason|principle|terms|condition)s?:"
     r"|\b(in order to|so that|as long as|(on|under) (the )?condition( that)?|provided( that)?"
-    r"|for the sake of|in question|fill in|on file|on behalf of|i would like to|the people at)\b"
+    r"|for the sake of|in question|as part of|fill in|on file|on behalf of|i would like to|the people at)\b"
 )
 _ROLE = "user|person|people|holder|customer|client|patient|passenger|applicant|member|caller|guest|traveller"
 ROLES = frozenset((role,) for role in _ROLE.split("|"))
@@ -56,10 +65,10 @@ _SPELLINGS = (
     (re.compile(r"(?<=[a-z]{3})our(?=$|s$|ed$|ite$|ites$|ing$)"), "or"),
     (re.compile(r"cence$"), "cense"),
     (re.compile(r"programme"), "program"),
-    (re.compile(r"(?<=[a-z])tre$"), "ter"),
+    (re.compile(r"(?<=[a-z]t)re$"), "er"),
     (re.compile(r"enrol(?!l)"), "enroll"),
     (re.compile(r"ll(?=ed$|ing$|er$)"), "l"),
-    (re.compile(r"(?<=judg|nowl)ement"), "ment"),
+    (re.compile(r"(?<=dg)e(?=ment)"), ""),
 )
 
 
@@ -158,6 +167,12 @@ def _one_spelling(word: str) -> str:
     return word
 
 
+def joins(words_left_out: set[str]) -> bool:
+    """Whether words only join others, or are weak nouns: a name without them is still that name."""
+    return all(word in _JOINING for word in words_left_out)
+
+
+_JOINING = STRUCTURE | WEAK_WORDS | frozenset(map(_one_spelling, STRUCTURE))
 _CARRIERS = {
     slot: frozenset(map(_one_spelling, FUNCTION_WORDS - kept)) | (FUNCTION_WORDS - kept)
     for slot, kept in KEPT.items()
