@@ -61,40 +61,50 @@ def additive_logit(
     nodes, y = _checked(nodes, appropriate, sizes)
     positive(l2=l2)
     starts = np.concatenate([[0], np.cumsum(sizes)])
-    columns = nodes + starts[:-1]
     width = int(starts[-1]) + 1  # the last is the intercept
-    columns = np.concatenate([columns, np.full((len(nodes), 1), width - 1)], 1)
-    base = np.zeros(len(nodes)) if offset is None else np.asarray(offset, float)
+    columns = nodes + starts[:-1]
+    if intercept:
+        columns = np.concatenate([columns, np.full((len(nodes), 1), width - 1)], 1)
     centre = np.zeros(width)
     if prior is not None:
         centre = np.concatenate([*prior.weights, [prior.intercept]])
-    free = np.ones(width, bool)
-    free[-1] = intercept
-    theta = centre.copy()
+    base = np.zeros(len(nodes)) if offset is None else np.asarray(offset, float)
+    if prior is not None and not intercept:
+        base = base + prior.intercept
+    # What no judgement is about stays where the penalty pulls it.
+    active, place = np.unique(columns, return_inverse=True)
+    found, curvature = _minimum(place.reshape(columns.shape), y, base, centre[active], l2)
+    theta, spread = centre.copy(), np.full(width, l2**-0.5)
+    theta[active] = found
+    spread[active] = np.sqrt(np.diag(np.linalg.inv(curvature)))
+    pieces, errors = np.split(theta[:-1], starts[1:-1]), np.split(spread[:-1], starts[1:-1])
+    return Additive(weights=tuple(pieces), errors=tuple(errors), intercept=float(theta[-1]))
+
+
+def _minimum(
+    columns: np.ndarray, y: np.ndarray, base: np.ndarray, centre: np.ndarray, l2: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The weights and the curvature there, by Newton's method with halved steps."""
+    width = len(centre)
+    theta, curvature = centre.copy(), l2 * np.eye(width)
 
     def loss(theta: np.ndarray) -> float:
         score = base + theta[columns].sum(1)
-        return float(
-            np.logaddexp(0, score).sum() - score[y].sum() + l2 / 2 * ((theta - centre) ** 2).sum()
-        )
+        penalty = l2 / 2 * ((theta - centre) ** 2).sum()
+        return float(np.logaddexp(0, score).sum() - score[y].sum() + penalty)
 
-    now, curvature = loss(theta), np.eye(width)
+    now = loss(theta)
     for _ in range(_STEPS):
         p = _sigmoid(base + theta[columns].sum(1))
         slope = l2 * (theta - centre) + _sums(columns, p - y, width)
         curvature = _curvature(columns, p * (1 - p), width) + l2 * np.eye(width)
-        step = np.zeros(width)
-        step[free] = np.linalg.solve(curvature[np.ix_(free, free)], slope[free])
-        size = 1.0
+        step, size = np.linalg.solve(curvature, slope), 1.0
         while (then := loss(theta - size * step)) > now and size > 1e-6:
             size /= 2
         theta, gained, now = theta - size * step, now - then, then
         if gained < 1e-10 * (1 + abs(now)):
             break
-    spread = np.zeros(width)
-    spread[free] = np.sqrt(np.diag(np.linalg.inv(curvature[np.ix_(free, free)])))
-    pieces, errors = np.split(theta[:-1], starts[1:-1]), np.split(spread[:-1], starts[1:-1])
-    return Additive(weights=tuple(pieces), errors=tuple(errors), intercept=float(theta[-1]))
+    return theta, curvature
 
 
 def user_offset(user: np.ndarray, appropriate: np.ndarray) -> np.ndarray:

@@ -96,8 +96,31 @@ void judge_many(const Bits& a, int64_t from, int64_t to) {
   }
 }
 
+// One or two words: a number of 64 bits, for which registers of 512 are too wide.
+template <int SLOTS, int WORDS>
+void judge_number(const Bits& a, int64_t from, int64_t to) {
+  const uint32_t* row[MOST_SLOTS];
+  const int64_t slots = SLOTS ? SLOTS : a.slots;
+  auto number = [](const uint32_t* words) { return uint64_t(words[0]) | (WORDS == 2 ? uint64_t(words[WORDS - 1]) << 32 : 0); };
+  const uint64_t approving = number(a.approving), denying = number(a.denying);
+  for (int64_t i = from; i < to; i++) {
+    if (!a.find<SLOTS>(i, row)) {
+      a.nothing(i);
+      continue;
+    }
+    uint64_t covering = number(row[0]);
+    for (int64_t k = 1; k < slots; k++) covering &= number(row[k]);
+    const uint64_t yes = covering & approving, no = covering & denying;
+    a.n_approving[i] = __builtin_popcountll(yes), a.n_denying[i] = __builtin_popcountll(no);
+    a.first_approving[i] = yes ? __builtin_ctzll(yes) : -1;
+    a.first_denying[i] = no ? __builtin_ctzll(no) : -1;
+  }
+}
+
 template <int SLOTS>
 void of_slots(const Bits& a, int64_t from, int64_t to) {
+  if (a.words == 1) return judge_number<SLOTS, 1>(a, from, to);
+  if (a.words == 2) return judge_number<SLOTS, 2>(a, from, to);
   if (a.words <= W) return judge_few<SLOTS, 1>(a, from, to);
   if (a.words <= 2 * W) return judge_few<SLOTS, 2>(a, from, to);
   if (a.words <= 4 * W) return judge_few<SLOTS, 4>(a, from, to);

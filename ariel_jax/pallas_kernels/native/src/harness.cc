@@ -376,7 +376,7 @@ void time_attentions(const Kernels& kernels) {
 // Premises as bits, one bit at a time.
 void check_bits(JudgeBits judge, const char* name) {
   for (int64_t slots : {1, 3, 4, 6, 7})
-    for (int64_t words : {1, 5, 16, 17, 32, 40, 64, 65, 130}) {
+    for (int64_t words : {1, 2, 5, 16, 17, 32, 40, 64, 65, 130}) {
       const int64_t rows = 5, n = 40;
       std::vector<uint32_t> table(slots * rows * words), yes(words), no(words);
       std::vector<int32_t> asked(n * slots), found(4 * n);
