@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ariel_jax.algorithms.ariel.closure import Closures
+from ariel_jax.algorithms.ariel.closure import Closures, closure
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import Judgement, Request
 
@@ -13,8 +13,8 @@ ASKED = ("data", "recipient", "purpose", "principle")
 class Wishes:
     """One user: a disclosure is welcome where the ease of its parts, added up, is above a threshold.
 
-    What reveals more is never easier, a stricter principle or a more trusted recipient never harder; what is a
-    kind of another node has that node's ease, so that a judgement about a class is about all of it.
+    What reveals more is never easier, a stricter principle or a more trusted recipient never harder. Only nodes
+    that are no class of others are asked about: what a user thinks of a class is not decided by its members.
     """
 
     def __init__(self, ontology: Ontology, rng: np.random.Generator, *, n_nodes: int = 25) -> None:
@@ -24,31 +24,23 @@ class Wishes:
         closures = Closures(ontology)
         for slot in ASKED:
             names = list(ontology.index(slot))
-            covers = closures.matrix(slot, "approve")
-            kinds = closures.matrix(slot, "kind")
-            alike = _groups(kinds)
-            own = rng.standard_normal(len(names))
-            ease = own[alike]
-            # Approvals of y cover x: x is at least as easy as y, whatever their own numbers say.
-            order = np.argsort(covers.sum(1), kind="stable")
-            for _ in range(len(names)):
-                before = ease.copy()
-                for x in order:
-                    ease[x] = ease[covers[x]].max()
-                for group in np.unique(alike):
-                    ease[alike == group] = ease[alike == group].max()
-                if (ease == before).all():
-                    break
-            ease = ease - ease.mean()
-            self._ease[slot] = dict(zip(names, ease.tolist(), strict=True))
+            easier = closures.matrix(slot, "approve") | closures.matrix(slot, "deny").T
+            classes = {
+                e.dst for e in ontology.edges if e.type in ("isa", "narrower") and e.slot == slot
+            }
+            kept = [i for i, name in enumerate(names) if name not in classes]
+            easier = closure(easier[np.ix_(kept, kept)])
+            own = rng.standard_normal(len(kept))
+            # At least as easy as all that it must be easier than.
+            ease = np.array([own[row].max() for row in easier])
+            names = [names[i] for i in kept]
+            self._ease[slot] = dict(zip(names, (ease - ease.mean()).tolist(), strict=True))
             # Neighbours in the ontology, or two requests would hardly ever touch.
-            start = rng.permutation(len(names))
             chosen: list[int] = []
-            for node in start:
-                if len(chosen) >= n_nodes:
-                    break
-                near = np.flatnonzero(covers[node] | covers[:, node])
-                chosen += [int(i) for i in near if int(i) not in chosen]
+            for node in rng.permutation(len(names)):
+                near = np.flatnonzero(easier[node] | easier[:, node]).tolist()
+                if len(near) > 1 or len(names) <= n_nodes:
+                    chosen += [i for i in near if i not in chosen]
             self._pool[slot] = [names[i] for i in chosen[:n_nodes]]
         self._threshold = float(0.7 * rng.standard_normal())
 
@@ -72,15 +64,3 @@ class Wishes:
             Judgement(id=i, request=r, value="appropriate" if w else "inappropriate")
             for i, (r, w) in enumerate(zip(asked, wanted, strict=True), start=1)
         ]
-
-
-def _groups(kinds: np.ndarray) -> np.ndarray:
-    """Numbers of nodes that are connected by being kinds of each other, [V]."""
-    group = np.arange(len(kinds))
-    touch = kinds | kinds.T
-    for _ in range(len(kinds)):
-        lowest = np.array([group[row].min() for row in touch])
-        if (lowest == group).all():
-            break
-        group = lowest
-    return group

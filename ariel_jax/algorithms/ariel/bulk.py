@@ -33,9 +33,6 @@ __all__ = [
 ANYTHING, NOT_SAID = -1, -2
 """In a prior: whatever stands in the slot (`types.ANY`); nothing was said (`UNSPEC`). A request says the
 latter with the number `history.n_nodes`."""
-FIRST_UNKNOWN = -10
-"""In a prior, this number and those below: names that are no node. They cover nothing; equal numbers are
-equal names."""
 UNMAPPED = -3
 """In a request: a concept outside of the ontology, which is always asked about. So is every other number
 that is no node."""
@@ -96,8 +93,7 @@ def compile_history(
             f"{len(approve)} and {len(deny)} closures, judgements about {list(nodes.shape)} and values "
             f"{list(value.shape)}: pass K of each, [N, K] and [N]."
         )
-    named = (nodes >= NOT_SAID) | (nodes <= FIRST_UNKNOWN)
-    if not (named & (nodes < np.array(sizes))).all():
+    if not ((nodes >= NOT_SAID) & (nodes < np.array(sizes))).all():
         raise ConfigError(f"a judged node is outside its slot; the sizes are {sizes}.")
     if not np.isin(value, (APPROPRIATE, INAPPROPRIATE, ASKS)).all():
         raise ConfigError(f"values are {APPROPRIATE}, {INAPPROPRIATE} or {ASKS} (to be asked).")

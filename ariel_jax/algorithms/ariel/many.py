@@ -50,21 +50,28 @@ class Many:
         closures: of the user's ontology.
         judgements: in any order.
         policy: None is `Policy()`.
+
+    Raises:
+        ConfigError: two judgements have one id.
+        UnknownNodeError: one that counts is about a node that the ontology lacks.
     """
 
     def __init__(
         self, closures: Closures, judgements: Sequence[Judgement], policy: Policy | None = None
     ) -> None:
         self.closures, self.policy = closures, policy or Policy()
-        self._all = sorted(judgements, key=lambda j: j.id)
-        self._told = [j for j in self._all if j.source in HUMAN_SOURCES and j.superseded_by is None]
+        self._host = History(closures, judgements)
+        self._told = [
+            j
+            for j in sorted(judgements, key=lambda j: j.id)
+            if j.source in HUMAN_SOURCES and j.superseded_by is None
+        ]
         # A bundle that was judged is a data node of its own: what it covers follows from its items.
         sets = {j.request.data for j in self._told if len(j.request.data) > 1}
         self._sets = sorted(sets)
         self._index = {slot: dict(closures.ontology.index(slot)) for slot in SLOTS}
         n_data = len(self._index["data"])
         self._is_plain = not any(ANY in items for items in self._sets)
-        self._unknown: dict[str, int] = {}
         self._set_index = {items: n_data + i for i, items in enumerate(self._sets)}
         statuses = ACTIVE if self.policy.trust_proposed else TRUSTED
         self._contexts, of_data = self._find_contexts(statuses)
@@ -82,7 +89,6 @@ class Many:
         deny = [self._closure(slot, "deny", ACTIVE) for slot in SLOTS]
         keep = np.concatenate([keep, np.ones(len(nodes) - len(keep), bool)])
         self.compiled = bulk.compile_history(approve, deny, nodes, value, keep=keep, **options)
-        self._host: History | None = None
 
     def encode(self, requests: Sequence[Request]) -> np.ndarray:
         """Requests of one item each as rows for `bulk.judge_batch`, int32 [B, 6]."""
@@ -156,8 +162,6 @@ class Many:
         return found
 
     def _alone(self, request: Request, score: float | None) -> Said:
-        if self._host is None:
-            self._host = History(self.closures, self._all)
         said = judge(request, self._host, self.closures, self.policy, score=score)
         shares = said.verdict == "share"
         both = (len(said.premises), len(said.against))
@@ -177,12 +181,8 @@ class Many:
                 row.append(self._set_index[items])
             elif items[0] == ANY:
                 row.append(bulk.ANYTHING)
-            elif items[0] == UNSPEC:
-                row.append(bulk.NOT_SAID)
             else:
-                unknown = bulk.FIRST_UNKNOWN - len(self._unknown)
-                known = self._index[slot].get(items[0])
-                row.append(self._unknown.setdefault(items[0], unknown) if known is None else known)
+                row.append(self._index[slot].get(items[0], bulk.NOT_SAID))
         return row
 
     def _find_contexts(self, statuses: tuple[str, ...]) -> tuple[list[Context], np.ndarray]:
