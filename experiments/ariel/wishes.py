@@ -17,7 +17,7 @@ class Wishes:
     that are no class of others are asked about: what a user thinks of a class is not decided by its members.
     """
 
-    def __init__(self, ontology: Ontology, rng: np.random.Generator, *, n_nodes: int = 25) -> None:
+    def __init__(self, ontology: Ontology, rng: np.random.Generator, *, n_nodes: int = 10) -> None:
         self._rng = rng
         self._ease: dict[str, dict[str, float]] = {}
         self._pool: dict[str, list[str]] = {}
@@ -39,9 +39,10 @@ class Wishes:
             chosen: list[int] = []
             for node in rng.permutation(len(names)):
                 near = np.flatnonzero(easier[node] | easier[:, node]).tolist()
-                if len(near) > 1 or len(names) <= n_nodes:
+                if len(near) > 1:
                     chosen += [i for i in near if i not in chosen]
-            self._pool[slot] = [names[i] for i in chosen[:n_nodes]]
+            alone = rng.permutation(len(names))[:3].tolist()  # where none has a neighbour
+            self._pool[slot] = [names[i] for i in chosen[:n_nodes] or alone]
         self._threshold = float(0.7 * rng.standard_normal())
 
     def wants(self, request: Request) -> bool:
