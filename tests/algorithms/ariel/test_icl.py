@@ -22,12 +22,12 @@ def test_tokens_are_slots_and_labels_and_only_labels_are_learned():
     nodes, label = np.array([[[2, 0], [0, 1]]]), np.array([[1, 0]])
     assert LAYOUT.vocab_size == 7
     assert LAYOUT.tokens(nodes, label).tolist() == [[2, 3, 6, 0, 4, 5]]
-    source = icl.EpisodeSource(draw=draw, layout=LAYOUT, n_rows=3)
+    source = icl.EpisodeSource(draw=draw, layout=LAYOUT, n_rows=8)
     (batch, is_padding), state = source.next(source.init())
     assert state == {"step": 1}
     assert not is_padding.any()
     learned = batch.targets >= 0
-    assert learned.sum() == 3 * 6
+    assert learned.sum() == 8 * 6
     shifted = np.roll(batch.tokens, -1, 1)
     np.testing.assert_array_equal(batch.targets[learned], shifted[learned])
     assert set(np.unique(batch.targets[learned])) == {5, 6}
