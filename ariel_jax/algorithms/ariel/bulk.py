@@ -6,6 +6,7 @@ Requests have one item each; bundles go through `judge`.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -123,8 +124,8 @@ def compile_history(
     as_rows = np.where(told == NOT_SAID, V, told)  # as requests would say it
     hashes, mix = _hashes(as_rows, len(standing))
     bit = np.argsort(hashes, kind="stable").astype(np.int32)
-    made = CompiledHistory(
-        table=_pack(covering.reshape(K, n_contexts * (V + 1), -1), W),  # pyright: ignore
+    arrays: dict[str, Any] = dict(
+        table=_pack(covering.reshape(K, n_contexts * (V + 1), -1), W),
         approving=_pack(counts & (value[standing] == APPROPRIATE), W),
         denying=_pack(counts & (value[standing] == INAPPROPRIATE), W),
         context=contexts,
@@ -136,8 +137,8 @@ def compile_history(
         row=row,
         kinds=np.zeros((K, 0, W), np.uint32),
         defeated=np.zeros((0, 0), bool),
-        n_nodes=V,
     )
+    made = CompiledHistory(**arrays, n_nodes=V)
     return made if kind is None else _with_kinds(made, kind, told)
 
 
@@ -302,7 +303,7 @@ def _hashes(nodes: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
     for seed in range(100):
         drawn = np.random.default_rng(seed).integers(0, 2**32, nodes.shape[1], np.uint32)
         mix = drawn | np.uint32(1)
-        found = packed.hashed(nodes, mix)
+        found: Any = packed.hashed(cast(Any, nodes), cast(Any, mix))
         found[n:] = last
         if len(np.unique(found[:n])) == n and not (found[:n] == last).any():
             return found, mix

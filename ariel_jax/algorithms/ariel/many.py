@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class Many:
         )
         value = np.array([_VALUES[j.value] for j in self._told], np.int8)
         approve = [self._closure(slot, "approve", statuses) for slot in SLOTS]
-        options = {"context": of_data, "breadth": self._breadth(nodes, value)}
+        options: dict[str, Any] = {"context": of_data, "breadth": self._breadth(nodes, value)}
         if self.policy.conflict == "most_specific":
             options["kind"] = [self._closure(s, "kind", statuses)[0] for s in SLOTS]
         same = [self._closure(slot, "deny", statuses) for slot in SLOTS]
@@ -177,12 +178,13 @@ class Many:
         row = []
         for slot in SLOTS:
             items = request.slot(slot)
-            if len(items) > 1:
+            first = items[0]
+            if items in self._set_index:  # more than one
                 row.append(self._set_index[items])
-            elif items[0] == ANY:
+            elif first == ANY:
                 row.append(bulk.ANYTHING)
             else:
-                row.append(self._index[slot].get(items[0], bulk.NOT_SAID))
+                row.append(self._index[slot].get(first, bulk.NOT_SAID))
         return row
 
     def _find_contexts(self, statuses: tuple[str, ...]) -> tuple[list[Context], np.ndarray]:

@@ -41,7 +41,7 @@ def judge(
         return rule(history, nodes, score, numbers)
     parts = (B // packed.BLOCK, packed.BLOCK)  # [B, N] bools of a block at a time
     pieces = jax.tree.map(lambda a: a.reshape(*parts, *a.shape[1:]), (nodes, score))
-    found = jax.lax.map(lambda piece: rule(history, *piece, numbers), pieces)
+    found = jax.lax.map(lambda piece: rule(history, piece[0], piece[1], numbers), pieces)
     return jax.tree.map(lambda a: a.reshape(B), found)
 
 
