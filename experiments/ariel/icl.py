@@ -7,7 +7,7 @@ known but what the context says; tested on users of each family with effects tha
 priors, drawn at random or the nearest to the request. It is in-context learning in the exact sense, and no
 large language model. Beside it: the user's own logit, which knows as little beforehand, and strict entailment
 by the user's true orders, which knows them. Expected: it beats the majority with 40 priors, and random priors
-gain with their number. About five minutes on two cores.
+gain with their number. More than five minutes on two cores.
 """
 
 import sys

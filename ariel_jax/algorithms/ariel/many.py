@@ -73,7 +73,9 @@ class Many:
         self._index = {slot: dict(closures.ontology.index(slot)) for slot in SLOTS}
         n_data = len(self._index["data"])
         self._is_plain = not any(ANY in items for items in self._sets)
-        self._set_index = {items: n_data + i for i, items in enumerate(self._sets)}
+        self._set_index: dict[tuple[str, ...], int] = {
+            items: n_data + i for i, items in enumerate(self._sets)
+        }
         statuses = ACTIVE if self.policy.trust_proposed else TRUSTED
         self._contexts, of_data = self._find_contexts(statuses)
         nodes = np.array([self._row(j.request) for j in self._told], np.int32).reshape(
