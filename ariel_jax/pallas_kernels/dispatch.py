@@ -21,7 +21,7 @@ from typing import Any
 from ariel_jax import backend
 from ariel_jax.errors import ConfigError, KernelUnavailableError
 
-OP_NAMES = ("linear", "decode_attention", "vocab_top1", "write_rows")
+OP_NAMES = ("linear", "decode_attention", "vocab_top1", "write_rows", "bitset_judge")
 
 _overrides: contextvars.ContextVar[dict[str, str]] = contextvars.ContextVar("kernel_overrides")
 

@@ -1,6 +1,8 @@
 """Every implementation of every operation, on the named shapes, against float64 NumPy."""
 
 import importlib
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,8 @@ import pytest
 
 from ariel_jax.errors import ConfigError
 from ariel_jax.pallas_kernels import dispatch
+from ariel_jax.pallas_kernels.bitset_judge import api as bitset_api
+from ariel_jax.pallas_kernels.bitset_judge import specs as bitset_specs
 from ariel_jax.pallas_kernels.decode_attention import api as attention_api
 from ariel_jax.pallas_kernels.decode_attention import specs as attention_specs
 from ariel_jax.pallas_kernels.linear import api as linear_api
@@ -394,6 +398,52 @@ def test_what_is_written_has_a_gradient_and_what_it_replaces_has_none(impl):
         if rows[b, t] < leaf.shape[2]:
             expected[b, t] = wide(c)[b, :, rows[b, t]]
     np.testing.assert_array_equal(wide(d_new), expected)
+
+
+def bitset_oracle(table, rows, approving, denying):
+    """Bit by bit: counts and first bits of each request."""
+    found = []
+    for row in rows:
+        known = all(0 <= r < table.shape[1] for r in row)
+        covers = [
+            known and all(table[k, r, n // 32] >> (n % 32) & 1 for k, r in enumerate(row))
+            for n in range(32 * table.shape[2])
+        ]
+        kinds = [
+            [n for n, c in enumerate(covers) if c and mask[n // 32] >> (n % 32) & 1]
+            for mask in (approving, denying)
+        ]
+        found.append([*map(len, kinds), *(bits[0] if bits else -1 for bits in kinds)])
+    return np.array(found).T
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("impl", "spec"), cases(bitset_api.OP, bitset_specs.SPECS))
+def test_premises_are_counted_bit_by_bit(impl, spec, seed):
+    table, rows, approving, denying = spec.arrays(seed)
+    found = compiled(bitset_api.bitset_judge, table, rows, approving, denying, impl=impl)
+    few = slice(None, 60)
+    expected = bitset_oracle(table, rows[few].tolist(), approving, denying)
+    np.testing.assert_array_equal([np.asarray(f)[few] for f in found], expected)
+    assert (expected[:2].sum(1) > 0).all()
+    assert (np.asarray(found[0]) >= 0).all()
+
+
+def test_any_processor_counts_premises_as_the_widest_registers_do(monkeypatch):
+    """A process uses one set of instructions: another one is started for the others."""
+    code = (
+        "import jax, numpy as np; from ariel_jax.pallas_kernels.bitset_judge import bitset_judge, specs\n"
+        "for spec in specs.SPECS.values():\n"
+        "    if not spec.is_large:\n"
+        "        for seed in (0, 1):\n"
+        "            arrays = jax.tree.map(jax.numpy.asarray, spec.arrays(seed))\n"
+        "            pairs = zip(bitset_judge(*arrays, impl='native'), bitset_judge(*arrays, impl='reference'))\n"
+        "            assert all(np.array_equal(a, b) for a, b in pairs), spec\n"
+        "print('same')"
+    )
+    monkeypatch.setenv("ARIEL_JAX_INSTRUCTIONS", "avx512")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout == "same\n", done.stderr
 
 
 def test_every_operation_has_specs_and_ends_with_the_reference():

@@ -25,7 +25,13 @@ from ariel_jax import backend, compat, durable
 from ariel_jax.errors import KernelUnavailableError, StorageError
 from ariel_jax.pallas_kernels.native import compiling
 
-TARGETS = ("ariel_linear", "ariel_top1", "ariel_attend", "ariel_write_rows")
+TARGETS = (
+    "ariel_linear",
+    "ariel_top1",
+    "ariel_attend",
+    "ariel_write_rows",
+    "ariel_bitset_judge",
+)
 _loaded: dict[str, Any] = {}  # by hash: a target can be registered once in a process
 DTYPES = ("float32", "bfloat16")  # of activations, weights that are not quantised, and caches
 INSTRUCTIONS = ("generic", "avx2", "avx512", "avx512_vnni", "all")  # of ARIEL_JAX_INSTRUCTIONS

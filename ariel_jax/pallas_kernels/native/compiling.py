@@ -26,14 +26,16 @@ FILES: dict[str, tuple[str, ...]] = {
     "ffi.cc": (),
     "pool.cc": (),
     "generic.cc": (),
+    "bitset.cc": (),
     "avx2.cc": ("-mavx2", "-mfma"),
     "avx512.cc": _AVX512,
     "bf16.cc": (*_AVX512, "-mavx512bf16"),
     "vnni.cc": (*_AVX512, "-mavx512vnni"),
+    "bitset512.cc": (*_AVX512, "-mavx512vpopcntdq"),
     "amx.cc": (*_AVX512, "-mamx-tile", "-mamx-bf16", "-mamx-int8"),
 }
 # Those of newer instructions: a compiler that does not know them leaves them out, and the others are taken.
-OPTIONAL = ("bf16.cc", "vnni.cc", "amx.cc")
+OPTIONAL = ("bf16.cc", "vnni.cc", "bitset512.cc", "amx.cc")
 COMPILERS = ("g++", "clang++", "c++")
 MACHINE = "x86_64"
 

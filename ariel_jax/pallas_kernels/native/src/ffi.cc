@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "bitset.h"
 #include "kernels.h"
 #include "pool.h"
 #include "sharing.h"
@@ -192,6 +193,25 @@ ffi::Error WriteRowsCall(ffi::AnyBuffer leaf, ffi::AnyBuffer rows_new, ffi::Buff
   return ffi::Error::Success();
 }
 
+ffi::Error BitsetJudgeCall(ffi::Buffer<ffi::U32> table, ffi::Buffer<ffi::S32> rows,
+                           ffi::Buffer<ffi::U32> approving, ffi::Buffer<ffi::U32> denying,
+                           ffi::Result<ffi::Buffer<ffi::S32>> n_approving,
+                           ffi::Result<ffi::Buffer<ffi::S32>> n_denying,
+                           ffi::Result<ffi::Buffer<ffi::S32>> first_approving,
+                           ffi::Result<ffi::Buffer<ffi::S32>> first_denying) {
+  static const JudgeBits best = avx512_judge_bits() ? avx512_judge_bits() : judge_bits;
+  const auto ts = table.dimensions(), rs = rows.dimensions();
+  if (ts.size() != 3 || rs.size() != 2 || rs[1] != ts[0] || ts[0] > MOST_SLOTS || ts[2] > MOST_WORDS ||
+      int64_t(approving.element_count()) != ts[2] || int64_t(denying.element_count()) != ts[2])
+    return ffi::Error::InvalidArgument("bitset_judge: shapes that the native kernel cannot take");
+  const Bits a{table.typed_data(),       rows.typed_data(),         approving.typed_data(),
+               denying.typed_data(),     n_approving->typed_data(), n_denying->typed_data(),
+               first_approving->typed_data(), first_denying->typed_data(), ts[0], ts[1], ts[2]};
+  const int64_t step = std::max<int64_t>(64, 65536 / (a.slots * a.words)), parts = (rs[0] + step - 1) / step;
+  parallel(parts, [&](int64_t i) { best(a, i * step, std::min(rs[0], (i + 1) * step)); });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 }  // namespace ariel
 
@@ -232,6 +252,17 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_write_rows, ariel::WriteRowsCall,
                                   .Arg<ffi::AnyBuffer>()
                                   .Arg<ffi::Buffer<ffi::S32>>()
                                   .Ret<ffi::AnyBuffer>());
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(ariel_bitset_judge, ariel::BitsetJudgeCall,
+                              ffi::Ffi::Bind()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::S32>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Arg<ffi::Buffer<ffi::U32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>()
+                                  .Ret<ffi::Buffer<ffi::S32>>());
 
 extern "C" {
 const char* ariel_kernel_name() { return ariel::kernels().name; }

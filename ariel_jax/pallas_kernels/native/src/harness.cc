@@ -11,6 +11,7 @@
 #include <thread>
 #include <vector>
 
+#include "bitset.h"
 #include "kernels.h"
 #include "pool.h"
 #include "sharing.h"
@@ -372,6 +373,42 @@ void time_attentions(const Kernels& kernels) {
 
 }  // namespace
 
+// Premises as bits, one bit at a time.
+void check_bits(JudgeBits judge, const char* name) {
+  for (int64_t slots : {1, 3, 4, 6, 7})
+    for (int64_t words : {1, 2, 5, 16, 17, 32, 40, 64, 65, 130}) {
+      const int64_t rows = 5, n = 40;
+      std::vector<uint32_t> table(slots * rows * words), yes(words), no(words);
+      std::vector<int32_t> asked(n * slots), found(4 * n);
+      for (auto& x : table) x = std::rand() | std::rand() << 1;
+      for (auto& x : yes) x = std::rand(), no[&x - yes.data()] = ~x & std::rand();
+      for (auto& x : asked) x = std::rand() % (rows + 1) - (std::rand() % 9 == 0);
+      const Bits a{table.data(), asked.data(), yes.data(), no.data(), &found[0], &found[n], &found[2 * n], &found[3 * n], slots, rows, words};
+      judge(a, 0, n / 2), judge(a, n / 2, n);
+      for (int64_t i = 0; i < n; i++) {
+        int32_t expected[4] = {0, 0, -1, -1};
+        for (int32_t bit = 0; bit < words * 32; bit++) {
+          bool covers = true;
+          for (int64_t k = 0; k < slots; k++) {
+            const int32_t row = asked[i * slots + k];
+            covers = covers && row >= 0 && row < rows && table[(k * rows + row) * words + bit / 32] >> (bit % 32) & 1;
+          }
+          for (int kind = 0; kind < 2; kind++)
+            if (covers && (kind ? no : yes)[bit / 32] >> (bit % 32) & 1) {
+              expected[kind]++;
+              if (expected[2 + kind] < 0) expected[2 + kind] = bit;
+            }
+        }
+        for (int j = 0; j < 4; j++)
+          if (found[j * n + i] != expected[j]) {
+            std::printf("%s: bits of request %ld, %ld slots, %ld words: %d, not %d\n", name, long(i), long(slots), long(words), found[j * n + i], expected[j]);
+            failures++;
+          }
+      }
+    }
+  std::printf("bits by %s checked, %d failures\n", name, failures);
+}
+
 int main(int argc, char**) {
   for (const Kernels* kernels : {generic_kernels(), avx2_kernels(), avx512_kernels()}) {
     if (!kernels || !kernels->runs_here()) continue;
@@ -399,6 +436,8 @@ int main(int argc, char**) {
         for (int64_t n : {1, 3, 64, 67, 130}) check_many_rows(*use, name, m, k, n);
     std::printf("many rows by %s checked, %d failures\n", name, failures);
   }
+  check_bits(judge_bits, "any processor");
+  if (avx512_judge_bits()) check_bits(avx512_judge_bits(), "avx512");
   if (argc > 1) {
     time_states(*avx512_kernels());
     time_attentions(*avx512_kernels());

@@ -1,0 +1,87 @@
+"""ARIEL's experiments: what they compute beside the library is tied to it."""
+
+import numpy as np
+
+from ariel_jax.algorithms.ariel import bulk, metrics, synthetic
+from ariel_jax.algorithms.ariel.closure import Closures
+from ariel_jax.algorithms.ariel.ontology import Ontology
+from ariel_jax.algorithms.ariel.types import SLOTS, Policy, Request
+from experiments.ariel import common, people, streaming, throughput
+from experiments.ariel.wishes import ASKED, Wishes
+
+
+def test_the_stream_judges_as_the_bulk_program_does():
+    knobs = synthetic.Knobs(
+        family="lattice", n_users=3, n_requests=40, sizes=(5, 4, 3, 2), noise=0.1
+    )
+    made = synthetic.users(knobs)
+    rng, seen = np.random.default_rng(0), set()
+    for name, policy in streaming.POLICIES.items():
+        if policy is None:
+            continue
+        for u in range(3):
+            order, yes = made.order(u), made.said[u] == bulk.APPROPRIATE
+            score = rng.standard_normal(40).astype(np.float32)
+            person = common.Person(
+                order=order, history=made.history[u], said=made.said[u], asked=made.asked[u]
+            )
+            expected = common.Crowd([person]).judge(policy, [score])
+            found = [
+                streaming.one(order, made.history[u], yes, r, policy, float(s))
+                for r, s in zip(made.asked[u], score, strict=True)
+            ]
+            assert found == expected.tolist(), name
+            seen |= set(found)
+    assert seen == {metrics.WITHHOLD, metrics.SHARE, metrics.ASK}
+
+
+def test_numpy_words_judge_as_the_bulk_program_does():
+    order, nodes, value, asked = throughput.problem(70, 300, 0)
+    history = bulk.compile_history(order, [a.T for a in order], nodes, value)
+    found = bulk.judge_batch(history, asked, Policy(), repeats=False)
+    names = ("verdict", "n_app", "n_den", "wit_app", "wit_den")
+    for name, theirs in zip(names, throughput.Words(history).judge(asked), strict=True):
+        np.testing.assert_array_equal(getattr(found, name), theirs)
+
+
+def test_wishes_respect_the_ontology():
+    core = Ontology.core()
+    closures = Closures(core)
+    wishes = Wishes(core, np.random.default_rng(0))
+    requests, wanted = wishes.requests(120)
+
+    def covers(x: Request, y: Request, polarity: str) -> bool:
+        return all(
+            closures.covers(slot, polarity, x.slot(slot)[0], y.slot(slot)[0]) for slot in SLOTS
+        )
+
+    chains = 0
+    for x, likes_x in zip(requests, wanted, strict=True):
+        for y, likes_y in zip(requests, wanted, strict=True):
+            if x != y and likes_y and covers(x, y, "approve"):
+                assert likes_x
+                chains += 1
+            if x != y and not likes_y and covers(x, y, "deny"):
+                assert not likes_x
+                chains += 1
+    assert chains > 0
+    assert len({r.data for r in requests}) > 5
+    assert set(ASKED) <= set(SLOTS)
+
+
+def test_the_population_of_a_fold_has_nobody_of_it():
+    table = people.table_of("", seed=0, tiny=True)
+    folds = people.Folds(table, 3, 0)
+    persons, rows = folds.people(1, folds.model(1))
+    assert set(folds.fold[table.user[rows]]) == {1}
+    assert table.is_test[rows].all()
+    assert len(rows) == sum(len(p.asked) for p in persons)
+    before = folds.model(1).weights[0].copy()
+    flipped = table.label.copy()
+    flipped[folds.fold[table.user] == 1] ^= 1  # what the fold's users said changes nothing
+    flipped[table.is_test] ^= 1  # nor do answers that are tested
+    other = people.Folds(table.__class__(**{**vars(table), "label": flipped}), 3, 0)
+    np.testing.assert_array_equal(other.model(1).weights[0], before)
+    flipped[folds.fold[table.user] == 0] ^= 1
+    other = people.Folds(table.__class__(**{**vars(table), "label": flipped}), 3, 0)
+    assert (other.model(1).weights[0] != before).any()
