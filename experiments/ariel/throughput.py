@@ -4,8 +4,7 @@
 
 Random premises and requests over 256 nodes in 4 slots. A judgement is a request judged against all premises.
 `numpy` holds the same bits in words of 64 and goes through requests in blocks of 4,096; `packed` is one program,
-with the native kernel or the reference; `matmul` is a product of one-hot requests. `single` is the host's judge
-for one request at a time, in microseconds. Expected: with 1,000 premises at least 80 million a second and at
+with the native kernel or the reference; `matmul` is a product of one-hot requests. Expected: with 1,000 premises at least 80 million a second and at
 least ten times numpy. About two minutes on two cores.
 """
 
