@@ -109,9 +109,11 @@ class SlotIndex:
                         nodes.add(node)
                         around |= outside
             if nodes:
+                if len(nodes) > 1:
+                    return None
                 plain = around <= DETERMINERS
-                how = (1.0, "normalised") if plain else (FRAMED, "framed")
-                return (nodes.pop(), *how) if len(nodes) == 1 else None
+                score, how = (1.0, "normalised") if plain else (FRAMED, "framed")
+                return nodes.pop(), score, how
         return None
 
     def _shortened(self, row: Pieces) -> tuple[str, float, str] | None:
