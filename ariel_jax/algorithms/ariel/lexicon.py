@@ -29,6 +29,11 @@ LONGEST = 7
 SHORTEST = 5
 """Letters of the shortest word that is mended."""
 
+_WHOLE = frozenset(
+    "other others neither never nobody none nothing rather evil fake false former".split()
+)
+"""Words that are spelled right and mean what they say: "other" is not a misspelled "mother"."""
+
 Words = tuple[str, ...]
 Pieces = tuple[tuple[int, int, str], ...]
 
@@ -207,6 +212,8 @@ class Spelling:
         """
         out, changed = [], False
         for word in found:
+            if word in _WHOLE and word not in self._known:
+                return None
             if word not in self._known and not is_carrier(word, self._slot):
                 near = {
                     other

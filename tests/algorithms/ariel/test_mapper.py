@@ -246,6 +246,7 @@ FOREIGN = {
         "hospital, then brokers",
         "a fake hospital",
         "evil docter",
+        "other",  # not a misspelled mother
     ),
     "purpose": (
         "not to book a table",
