@@ -266,8 +266,7 @@ class Calibration:
     """A threshold and what it stands on; `as_json` is what `assets/calibration.json` holds.
 
     Attributes:
-        tau: smallest threshold of the mapping by letters that keeps the bound; 1 where none does, and
-            then it only suggests.
+        tau: threshold of the mapping by letters: 1, so that it only suggests.
         admitted: stages between names and letters that keep the bound, of `mapper.STAGES`.
         alpha: highest bound on the rate of wrong mappings, for each stage by itself.
         tallies: for `lexicon` (at tau) and every stage: n, wrong, bound (one-sided, 95 %), on `dev`.
@@ -327,7 +326,8 @@ def calibrate_lexicon(
     """What `LexiconMapper` may do, from the dev paraphrases.
 
     Every stage is held to alpha by itself: names that are found as they stand, which are most
-    phrases and hardly ever wrong, would hide the errors of the others.
+    phrases and hardly ever wrong, would hide the errors of the others. Letters in common get no
+    threshold: no cosine tells a name from the name with "not" before it, so they only suggest.
     """
     nodes = core_nodes() if nodes is None else nodes
     found = [
@@ -337,10 +337,10 @@ def calibrate_lexicon(
         ).values()
         for pair in pairs
     ]
-    tau, letters = calibrate([p for p in found if p[1].by == "lexicon"], alpha=alpha)
+    letters = Tally(n=len(found), mapped=0, wrong=0)
     stages = {stage: tally(found, by=stage) for stage in STAGES}
     return Calibration(
-        tau=tau,
+        tau=1.0,
         admitted=tuple(s for s, t in stages.items() if t.wrong_bound <= alpha),
         alpha=alpha,
         tallies={

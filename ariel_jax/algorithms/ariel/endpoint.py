@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ariel_jax._checks import non_negative_int, one_of, positive, positive_int
-from ariel_jax.algorithms.ariel.mapper import LexiconMapper, Mapping, Nodes, empty_mapping
+from ariel_jax.algorithms.ariel.mapper import LexiconMapper, Mapping, Nodes, unread
 from ariel_jax.algorithms.ariel.prompts import NONE, map_prompt, prompts_hash
 from ariel_jax.algorithms.ariel.text import clean, redact
 from ariel_jax.algorithms.ariel.types import SLOTS
@@ -266,8 +266,9 @@ class EndpointMapper:
         """
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
-        if not read:
-            return empty_mapping(slot, flags)
+        refused = unread(slot, read, flags)
+        if refused is not None:
+            return refused
         near = list(self._labels[slot])
         if self._n_names is not None:
             near = [node for node, _ in self._lexicon.ranked(slot, read)[: self._n_names]]

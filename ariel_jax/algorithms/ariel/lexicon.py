@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from ariel_jax.algorithms.ariel.frames import DETERMINERS, FRAMES, bare, pieces
 from ariel_jax.algorithms.ariel.text import (
-    ROLES,
+    WEAK_WORDS,
     clean,
     content_words,
     core_words,
     is_carrier,
     joins,
-    tokens,
     words,
 )
 from ariel_jax.algorithms.ariel.types import Node
@@ -21,15 +21,21 @@ from ariel_jax.algorithms.ariel.types import Node
 CORRECTED = 0.95
 """Score of a name that is found after one letter of a word was mended."""
 FRAMED = 0.9
-"""Score of a name that stands in a sentence with strange words."""
+"""Score of a name in a frame of more than articles."""
 NEAREST = 0.99
 """Highest score by letters: 1 is for names."""
 LONGEST = 7
-"""Words of the longest name that is looked for in a sentence."""
+"""Words of the longest name that is looked for in a frame."""
 SHORTEST = 5
 """Letters of the shortest word that is mended."""
 
+_WHOLE = frozenset(
+    "other others neither never nobody none nothing rather evil fake false former".split()
+)
+"""Words that are spelled right and mean what they say: "other" is not a misspelled "mother"."""
+
 Words = tuple[str, ...]
+Pieces = tuple[tuple[int, int, str], ...]
 
 
 class SlotIndex:
@@ -52,7 +58,7 @@ class SlotIndex:
             for surface in (node.id, *surfaces):
                 _enter(self._exact, clean(surface)[0].casefold(), node.id)
             for surface in surfaces:
-                spelled = words(clean(surface)[0], slot)
+                spelled = words(clean(surface)[0])
                 _enter(self._spelled, spelled, node.id)
                 bare = content_words(spelled, slot)
                 core = core_words(spelled, slot)
@@ -64,7 +70,7 @@ class SlotIndex:
                 whole = joins(set(spelled) - set(bare))
                 texts.append((bare if whole else spelled, number))
             everything = " ".join((*surfaces, node.definition))
-            texts.append((content_words(words(clean(everything)[0], slot), slot), number))
+            texts.append((content_words(words(clean(everything)[0]), slot), number))
         self._short = _fewest_left_out(forms)
         self._texts = [text for text, _ in texts]
         self._owner = np.array([number for _, number in texts], np.int64)
@@ -75,75 +81,74 @@ class SlotIndex:
         return Letters(self._texts)
 
     def named(self, text: str) -> tuple[str | None, float, str]:
-        """(id, score, how) of the node with this name, or (None, 0, "")."""
+        """(id, score, how) of the node with this name, or (None, 0, "").
+
+        Every word that is not of the name stands in the closed list of the slot (`frames.FRAMES`).
+        """
         node = self._exact.get(text.casefold())
         if node is not None:
             return node, 1.0, "exact"
-        spelled = words(text, self.slot)
-        if self._spelled.get(spelled) is not None:
-            return self._spelled[spelled], 1.0, "normalised"
-        node, framed = self._by_words(spelled), self._framed(text)
-        if framed is not None and framed != node:  # "my doctor" in a sentence is not "doctor"
-            return framed, FRAMED, "framed"
+        left = bare(text, self.slot)
+        node = self._exact.get(left)
         if node is not None:
             return node, 1.0, "normalised"
-        mended = self._spelling.mend(spelled)
-        node = self._by_words(mended) if mended else None
-        return (node, CORRECTED, "corrected") if node is not None else (None, 0.0, "")
+        row = pieces(left)
+        if not row:
+            return None, 0.0, ""
+        found = self._framed(left, row)
+        if found is None and not left.endswith("'s"):  # the doctor's is not the doctor
+            found = self._shortened(row) or self._mended(row)
+        return found or (None, 0.0, "")
 
-    def _by_words(self, spelled: Words) -> str | None:
-        for table, form in (
-            (self._spelled, spelled),
-            (self._short, content_words(spelled, self.slot)),
-            (self._short, core_words(spelled, self.slot)),
-        ):
-            node = table.get(form)
-            if node is not None:
-                return node
+    def _framed(self, text: str, row: Pieces) -> tuple[str, float, str] | None:
+        """The longest name in the text around which nothing but a frame stands."""
+        for size in range(min(LONGEST, len(row)), 0, -1):
+            nodes, around = set(), set()
+            for start in range(len(row) - size + 1):
+                inside = row[start : start + size]
+                outside = {w for _, _, w in (*row[:start], *row[start + size :])}
+                name = text[inside[0][0] : inside[-1][1]]
+                if outside <= FRAMES[self.slot] and not name.endswith("'s"):
+                    node = self._exact.get(name) or self._spelled.get(words(name))
+                    if node is not None:
+                        nodes.add(node)
+                        around |= outside
+            if nodes:
+                if len(nodes) > 1:
+                    return None
+                plain = around <= DETERMINERS
+                score, how = (1.0, "normalised") if plain else (FRAMED, "framed")
+                return nodes.pop(), score, how
         return None
 
-    def _framed(self, text: str) -> str | None:
-        """The only node with a name that stands in the text as a phrase of its own."""
-        row = tokens(text)
-        spans = [
-            (start, end, node)
-            for start in range(len(row))
-            for end in range(start + 1, min(start + LONGEST, len(row)) + 1)
-            if "|" not in row[start:end]
-            and row[start] != "'"
-            and (node := self._spelled.get(words(_joined(row[start:end]), ""))) is not None
-        ]
-        whole = [
-            span
-            for span in spans
-            if not any(o[0] <= span[0] and span[1] <= o[1] and o[:2] != span[:2] for o in spans)
-        ]
-        found = {node for start, end, node in whole}
-        if len(found) != 1:
-            return None
-        fits = any(self._stands_alone(row, start, end) for start, end, _ in whole)
-        return found.pop() if fits else None
+    def _shortened(self, row: Pieces) -> tuple[str, float, str] | None:
+        """A name without the words that join its others."""
+        spelled = words(" ".join(word for _, _, word in row))
+        node = self._by_words(spelled)
+        return (node, 1.0, "normalised") if node is not None else None
 
-    def _stands_alone(self, row: Words, start: int, end: int) -> bool:
-        """Whether no noun before or behind the name makes it part of another name."""
-        before, behind = list(row[:start]), [*row[end:], "|", "|"]
-        starts = is_carrier(row[start], self.slot)  # "my doctor" brings its own article
-        if before and before[-1] not in "|'" and not is_carrier(before[-1], self.slot):
-            return starts and self.slot != "data"
-        if before and before[-1] in _BEFORE_VERBS and self.slot not in ("purpose", "principle"):
-            return False
-        if before and before[-1] == "'" and tuple(before[-2:-1]) not in ROLES:
-            return False  # somebody else's
-        links = set()
-        while before and before[-1] not in "|'" and is_carrier(before[-1], self.slot):
-            links.add(before[-1])
-            before = before[:-1]
-        if self.slot == "data" and before and before[-1] != "|" and links & _JOINTS:
-            return False
-        if before[-1:] == ["all"] or behind[0] in _VERBS:
-            return False
-        ends = behind[0] == "|" or behind[1] in _OBJECTS
-        return ends or (is_carrier(behind[0], self.slot) and behind[0] not in _JOINTS)
+    def _mended(self, row: Pieces) -> tuple[str, float, str] | None:
+        """A name with one letter of a word mended, in a frame."""
+        spelled = words(" ".join(word for _, _, word in row))
+        mended = self._spelling.mend(spelled)
+        node = self._by_words(mended) if mended else None
+        return (node, CORRECTED, "corrected") if node is not None else None
+
+    def _by_words(self, form: Words) -> str | None:
+        """The node of a name of these words, where what stands beside it is a frame."""
+        allowed = FRAMES[self.slot] | (
+            frozenset(WEAK_WORDS) if self.slot == "data" else frozenset()
+        )
+        for table, kept in (
+            (self._spelled, form),
+            (self._short, content_words(form, self.slot)),
+            (self._short, core_words(form, self.slot)),
+        ):
+            left_out = [w for w in form if w not in kept]
+            node = table.get(kept)
+            if node is not None and all(w in allowed for w in left_out):
+                return node
+        return None
 
     def ranked(self, text: str) -> list[tuple[str, float]]:
         """All nodes, best first, ties by id.
@@ -153,7 +158,7 @@ class SlotIndex:
         """
         if not self.ids:
             return []
-        asked = content_words(words(text, self.slot), self.slot)
+        asked = content_words(words(text), self.slot)
         mended = self._spelling.mend(asked) or asked
         cosine = self._letters.cosine(mended)
         mine = frozenset(mended)
@@ -166,21 +171,6 @@ class SlotIndex:
         np.maximum.at(best, self._owner, np.minimum(score, NEAREST))
         order = sorted(range(len(best)), key=lambda n: (-best[n], self.ids[n]))
         return [(self.ids[n], float(best[n])) for n in order]
-
-
-_JOINTS = frozenset("of about on for from in at to with by and or per as".split())
-"""Between a noun and a name they make the name a part of what the noun means."""
-_BEFORE_VERBS = frozenset(
-    "i you he she we they who that which when would could should can may might must shall".split()
-)
-_VERBS = frozenset("i has have had been can could should".split())
-"""Behind a name they make it something that acts, or one of several."""
-_OBJECTS = frozenset(("it", "this", "that", "them", "us", "me"))
-"""Behind a word they make it a verb."""
-
-
-def _joined(row: Words) -> str:
-    return " ".join(row).replace(" '", "'s")
 
 
 def _enter(table: dict[Any, str | None], key: Any, node: str) -> None:
@@ -222,6 +212,8 @@ class Spelling:
         """
         out, changed = [], False
         for word in found:
+            if word in _WHOLE and word not in self._known:
+                return None
             if word not in self._known and not is_carrier(word, self._slot):
                 near = {
                     other

@@ -16,11 +16,11 @@ from typing import Any, Protocol
 from ariel_jax._checks import in_range, one_of
 from ariel_jax.algorithms.ariel.lexicon import SlotIndex
 from ariel_jax.algorithms.ariel.ontology import Ontology
-from ariel_jax.algorithms.ariel.text import clean, redact
-from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Node
+from ariel_jax.algorithms.ariel.text import clean, is_blank, redact
+from ariel_jax.algorithms.ariel.types import SLOTS, Node
 from ariel_jax.errors import ConfigError, MapperUnavailableError
 
-VERSION = 1
+VERSION = 2
 """Of the lexicon's rules; part of its name, and so of every proof."""
 MARGIN = 0.2
 """The best node must lead the second by this much."""
@@ -38,12 +38,13 @@ class Mapping:
     Attributes:
         slot: it was read for.
         text: as read, cleaned.
-        node: id of a node, `UNSPEC` for an empty text, or None: the mapper abstains.
+        node: id of a node, or None: the mapper abstains.
         score: in [0, 1]; 1 for `exact` and `normalised`.
         by: how it was found: `exact`, `normalised`, `framed`, `corrected`, `lexicon`, `encoder`, `lm`, `endpoint`; `none`
             where nothing was.
         candidates: the next best `(id, score)`, best first, for the question to the user.
-        reason: why it abstains: `below_threshold`, `ambiguous`, `mapper_failed`; empty where not.
+        reason: why it abstains: `empty` (nothing that can be seen, as if not given), `cut` (too long to
+            be read whole), `below_threshold`, `ambiguous`, `mapper_failed`; empty where not.
         flags: what was done to the text (`controls`, `cut`), and `unavailable:NAME` for every stage of
             a ladder that could not be reached.
     """
@@ -87,8 +88,10 @@ class Mapper(Protocol):
 
 
 class LexiconMapper:
-    """Maps by names: exact, then in one spelling, then by letters in common.
+    """Maps by names: exact, then in one spelling, then in a frame, mended, and by letters in common.
 
+    Up to there every word of the text has to be understood: what is neither of the name nor in the
+    closed list of its slot (`frames`), a comma, another mark, a number or an address makes it abstain.
     The last stage compares character 3- to 5-grams, weighted by tf-idf, with every name of a node and
     with all its names and its definition together; the better of the two counts. It abstains below
     `tau` and where the best two are closer than `margin`. It knows no meaning beyond letters.
@@ -141,8 +144,9 @@ class LexiconMapper:
         """
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
-        if not read:
-            return empty_mapping(slot, flags)
+        refused = unread(slot, read, flags)
+        if refused is not None:
+            return refused
         index = self._index(slot)
         node, score, by = index.named(read)
         if node is not None and (score == 1 or by in self.stages):
@@ -223,9 +227,13 @@ class Ladder:
         return dataclasses.replace(found, flags=found.flags + gone) if gone else found
 
 
-def empty_mapping(slot: str, flags: tuple[str, ...]) -> Mapping:
-    """Of a text that says nothing: `UNSPEC`."""
-    return Mapping(slot=slot, text="", node=UNSPEC, score=1.0, by="exact", flags=flags)
+def unread(slot: str, text: str, flags: tuple[str, ...]) -> Mapping | None:
+    """Of a cleaned text that no mapper may map: one that says nothing, or was cut; None for others."""
+    if is_blank(text):
+        return Mapping(slot=slot, text="", node=None, reason="empty", flags=flags)
+    if "cut" in flags:  # what was cut off may say "not"
+        return Mapping(slot=slot, text=text, node=None, reason="cut", flags=flags)
+    return None
 
 
 def choose(

@@ -45,18 +45,10 @@ KEPT = {
     "sender": frozenset("me i myself own".split()),
 }
 """Carriers that say something in one slot; in a rule for handling data nearly every word does."""
-_PHRASES = re.compile(
-    r"^(data|field|item|subject|sender|recipient|receiver|purpose|reason|principle|terms|condition)s?:"
-    r"|\b(in order to|so that|as long as|(on|under) (the )?condition( that)?|provided( that)?"
-    r"|for the sake of|in question|as part of|fill in|on file|on behalf of|i would like to|the people at)\b"
-)
-_ROLE = "user|person|people|holder|customer|client|patient|passenger|applicant|member|caller|guest|traveller"
-ROLES = frozenset((role,) for role in _ROLE.split("|"))
-"""Words for whoever the agent acts for."""
-_WHOSE = re.compile(
-    rf"\b(the |our |this |account )*({_ROLE})('s|s')|\bof the (account )?({_ROLE})\b"
-)
-
+_UNSEEN = frozenset(
+    map(chr, (0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x180F, 0x2800, 0x3164, 0xFFA0))
+) | frozenset(map(chr, (*range(0x180B, 0x180E), *range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+"""Drawn as nothing, though Unicode calls them letters, marks or signs."""
 _VALUES = re.compile(r"\S+@\S+|https?://\S+|www\.\S+|#\S+|[+(]?\d[\d\s().:/+-]*\d|\d+")
 _WORDS = re.compile(r"[^\W_]+")
 _SPELLINGS = (
@@ -94,7 +86,7 @@ def clean(text: str) -> tuple[str, tuple[str, ...]]:
     for letter in unicodedata.normalize("NFKC", head):
         if letter.isspace():
             seen.append(" ")
-        elif unicodedata.category(letter)[0] == "C":
+        elif unicodedata.category(letter)[0] == "C" or letter in _UNSEEN:
             hidden = True
         else:
             seen.append(letter)
@@ -106,22 +98,29 @@ def clean(text: str) -> tuple[str, tuple[str, ...]]:
     return joined[:LIMIT].rstrip(), tuple(flags)
 
 
+def is_blank(text: str) -> bool:
+    """Whether a text says nothing: no letter, digit or sign is left of it that a reader would see.
+
+    Zero-width characters, bidirectional marks, fillers and accents on nothing are not seen. Such a
+    text counts as not given.
+
+    Raises:
+        InvalidRequestError: it is no text.
+    """
+    return not any(unicodedata.category(letter)[0] in "LNPS" for letter in clean(text)[0])
+
+
 def redact(text: str) -> str:
     """A cleaned text in which numbers, addresses of mail and of the web stand as `[value]`."""
     return " ".join(_VALUES.sub(" [value] ", text).split())
 
 
-def words(text: str, slot: str) -> tuple[str, ...]:
+def words(text: str) -> tuple[str, ...]:
     """Words of a cleaned text in one spelling: lower case, singular, American, no values.
-
-    In the slot `data` it does not matter whose they are said to be: the slot `subject` says that.
 
     Values (numbers, addresses of mail and of the web) are no words, unless nothing else is there.
     """
     lowered = text.casefold().replace("’", "'")
-    lowered = _PHRASES.sub(" ", lowered)
-    if slot == "data" and _WHOSE.sub("", lowered).strip():
-        lowered = _WHOSE.sub(" ", lowered)
     lowered = re.sub(r"'s\b|s'(?=\s|$)", lambda m: "" if m[0] == "'s" else "s", lowered)
     lowered = re.sub(r"\b(e|wi|check|co|sign|log)-(?=[a-z])", r"\1", lowered)
     found = _WORDS.findall(_VALUES.sub(" ", lowered)) or _WORDS.findall(lowered)
@@ -143,16 +142,6 @@ def is_carrier(word: str, slot: str) -> bool:
     """Whether a word only carries a phrase in `slot`."""
     adverb = len(word) > 5 and word.endswith("ly") and word not in ("family", "supply", "assembly")
     return adverb or word in _CARRIERS[slot] or _one_spelling(word) in _CARRIERS[slot]
-
-
-def tokens(text: str) -> tuple[str, ...]:
-    """Words of a cleaned text as they stand, in lower case, with a `|` for every mark or value between."""
-    lowered = _PHRASES.sub(" | ", text.casefold().replace("’", "'"))
-    lowered = _VALUES.sub(" | ", re.sub(r"\b(e|wi|check|co|sign|log)-(?=[a-z])", r"\1", lowered))
-    return tuple(
-        piece if piece[0].isalnum() else "'" if piece[0] == "'" else "|"
-        for piece in re.findall(r"[^\W_]+(?:'(?!s\b)[^\W_]+)*|'s\b|\||[^\w\s']", lowered)
-    )
 
 
 def _one_spelling(word: str) -> str:

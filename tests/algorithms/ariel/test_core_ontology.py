@@ -1,5 +1,6 @@
 """The packaged ontology: complete, free of doubtful edges, and in the wheel."""
 
+import dataclasses
 import tomllib
 
 import networkx
@@ -77,8 +78,7 @@ def test_no_thing_reveals_the_whole_of_a_family(core):
 
 
 CHAIN = (
-    "location.trace", "location.address", "location.postcode", "location.city", "location.region",
-    "location.country",
+    "location.address", "location.postcode", "location.city", "location.region", "location.country",
 )  # fmt: skip
 
 
@@ -142,4 +142,136 @@ def test_whom_a_user_trusts_more_is_only_proposed(core):
     proposed = [edge for edge in trust if edge.status == "proposed"]
     assert len(proposed) == 13
     assert {edge.dst for edge in trust if edge.status == "curated"} == {"public"}
-    assert all(edge.status == "curated" for edge in core.edges if edge.type != "trust")
+
+
+CONTAINED = {
+    ("contact.name", "contact.first_name"),
+    ("identity.passport_scan", "identity.passport"),
+    ("identity.passport_scan", "contact.name"),
+    ("identity.passport_scan", "demographic.date_of_birth"),
+    ("identity.passport_scan", "demographic.nationality"),
+    ("identity.passport_scan", "demographic.gender"),
+    ("identity.birth_certificate", "demographic.date_of_birth"),
+    ("identity.birth_certificate", "demographic.place_of_birth"),
+    ("location.trace", "location.city"),
+    ("location.precise", "location.approximate"),
+    ("location.approximate", "location.city"),
+    ("location.address", "location.postcode"),
+    ("location.postcode", "location.city"),
+    ("location.city", "location.region"),
+    ("location.region", "location.country"),
+    ("location.city", "location.time_zone"),
+    ("calendar.itinerary", "calendar.travel_dates"),
+    ("calendar.itinerary", "location.travel_destination"),
+    ("demographic.date_of_birth", "calendar.birthday"),
+    ("demographic.date_of_birth", "demographic.age"),
+    ("demographic.age", "demographic.age_range"),
+    ("demographic.age", "demographic.adult"),
+    ("health.medical_record", "health.diagnosis"),
+    ("health.medical_record", "health.medication"),
+    ("health.medical_record", "demographic.date_of_birth"),
+    ("finance.card_number", "finance.card_last_digits"),
+    ("finance.salary", "finance.income_bracket"),
+    ("finance.tax_return", "identity.tax_id"),
+    ("household.children_details", "household.children_count"),
+    ("work.cv", "work.employer"),
+    ("work.cv", "work.job_title"),
+    ("work.cv", "work.school"),
+    ("work.cv", "contact.name"),
+    ("work.transcript", "work.grades"),
+    ("work.transcript", "work.school"),
+}
+
+
+def test_only_what_is_certainly_contained_is_revealed(core):
+    """Whoever adds a pair here says that the first is never told without the second."""
+    reveals = [edge for edge in core.edges if edge.type == "reveals"]
+    curated = {(edge.src, edge.dst) for edge in reveals if edge.status == "curated"}
+    assert curated == CONTAINED
+    assert {edge.status for edge in reveals} == {"curated", "proposed"}
+
+
+BIOMETRIC = ("media.face_template", "media.fingerprint", "media.iris", "media.voice_print")
+
+
+@pytest.mark.parametrize("family", ["media", "health"])
+def test_no_approval_of_something_else_covers_a_body(core, closures, family):
+    """`media` are photos, recordings and biometrics."""
+
+    def inside(node):
+        return node == family or node.startswith(family + ".")
+
+    ids = [node.id for node in core.nodes["data"]]
+    for asked in filter(inside, ids):
+        for given in ids:
+            if not inside(given):
+                assert not closures.covers("data", "approve", asked, given), (given, asked)
+    part = {"media": "media.portrait", "health": "health.allergy"}[family]
+    assert closures.covers("data", "approve", part, family)
+
+
+def test_no_picture_or_recording_covers_a_measure_of_the_body(core, closures):
+    for asked in BIOMETRIC:
+        for node in core.nodes["data"]:
+            if node.id not in (asked, "media"):  # whose name says biometrics
+                assert not closures.covers("data", "approve", asked, node.id), (node.id, asked)
+
+
+@pytest.mark.parametrize(
+    ("given", "asked"),
+    [
+        ("media.portrait", "media.face_template"),
+        ("media.voice_recording", "media.voice_print"),
+        ("calendar.event_details", "health.appointment"),
+        ("identity.passport_scan", "contact.signature"),
+        ("finance.transactions", "finance.salary"),
+        ("finance.transactions", "finance.balance"),
+        ("finance.tax_return", "household.marital_status"),
+        ("browsing.history", "browsing.ad_profile"),
+        ("media.photo_library", "location.places_visited"),
+        ("media.home_video", "household.occupancy"),
+        ("location.trace", "calendar.routine"),
+        ("location.trace", "location.work_address"),
+        ("location.trace", "location.address"),
+        ("contact", "contact.signature"),  # families do not bring what their name does not say
+        ("device", "device.password"),
+        ("finance", "finance.card_code"),
+        ("household", "household.door_code"),
+    ],
+)
+def test_what_can_be_computed_or_may_stand_in_it_is_asked_about(closures, given, asked):
+    def outcome(judged, value, wanted, **policy):
+        more = {"recipient": "commerce.shop", "purpose": "shopping.purchase"}
+        more["principle"] = "notice.before"
+        past = [Judgement(id=1, request=Request(data=(judged,), **more), value=value)]
+        return judge(Request(data=(wanted,), **more), past, closures, Policy(**policy))
+
+    assert outcome(given, "appropriate", asked).verdict == "ask"
+    assert outcome(given, "appropriate", asked).suggestion == "share"
+    assert outcome(given, "appropriate", asked, trust_proposed=True).verdict == "share"
+
+
+def test_an_edge_that_is_not_settled_still_holds_back(core, closures):
+    """Denying the ad profile denies the history from which it is computed."""
+    past = Judgement(
+        id=1,
+        request=Request(
+            data=("browsing.ad_profile",), recipient="commerce.shop", purpose="shopping.purchase",
+            principle="notice.before",
+        ),
+        value="inappropriate",
+    )  # fmt: skip
+    asked = dataclasses.replace(past.request, data=("browsing.history",))
+    assert judge(asked, [past], closures, Policy()).verdict == "withhold"
+
+
+def test_only_reveals_trust_and_families_have_edges_that_are_not_settled(core):
+    unsettled = [edge for edge in core.edges if edge.status != "curated"]
+    assert {edge.status for edge in unsettled} == {"proposed"}
+    assert {edge.type for edge in unsettled} == {"reveals", "trust", "isa"}
+    families = {edge.src for edge in unsettled if edge.type == "isa"}
+    assert families == {
+        "contact.signature", "contact.emergency", "household.door_code", "device.password",
+        "device.one_time_code", "device.api_key", "device.security_question", "device.wifi",
+        "device.files", "finance.card_code", "work.documents",
+    }  # fmt: skip

@@ -5,7 +5,6 @@ import numpy as np
 import pytest
 
 from ariel_jax.algorithms.ariel.lm import EncoderMapper
-from ariel_jax.algorithms.ariel.types import UNSPEC
 from ariel_jax.errors import CheckpointError, MapperUnavailableError
 from ariel_jax.models import encoder
 from ariel_jax.testing import tiny_encoder
@@ -33,7 +32,7 @@ def test_the_encoder_finds_a_name_and_abstains_below_tau(encoder_mapper):
     found = encoder_mapper.map("data", "town")
     assert (found.node, found.by) == ("location.city", "encoder")
     assert found.score == pytest.approx(1, abs=1e-5)
-    assert encoder_mapper.map("data", "").node == UNSPEC
+    assert encoder_mapper.map("data", "\u200b").reason == "empty"
     encoder_mapper.tau = 1.0
     assert encoder_mapper.map("data", "something else entirely").node is None
 

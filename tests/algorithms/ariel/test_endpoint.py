@@ -15,7 +15,7 @@ from ariel_jax.algorithms.ariel.endpoint import Endpoint, EndpointClient, Endpoi
 from ariel_jax.algorithms.ariel.judge import judge
 from ariel_jax.algorithms.ariel.mapper import Ladder, LexiconMapper
 from ariel_jax.algorithms.ariel.ontology import Ontology
-from ariel_jax.algorithms.ariel.types import UNSPEC, Policy, Request
+from ariel_jax.algorithms.ariel.types import Policy, Request
 from ariel_jax.errors import ConfigError, MapperUnavailableError
 
 KEY = "sk-secret-of-the-test"
@@ -215,7 +215,7 @@ def test_what_has_a_name_is_never_sent():
     with Server(named("Phone number")) as server:
         ladder = Ladder([LexiconMapper.core(), mapper_for(server)])
         assert ladder.map("data", "my phone number 415 555 0137").node == "contact.phone"
-        assert ladder.map("data", "").node == UNSPEC
+        assert ladder.map("data", "\u200b").reason == "empty"
     assert server.seen == []
 
 

@@ -24,7 +24,7 @@ from ariel_jax.algorithms.ariel.lm.mappers import pick
 from ariel_jax.algorithms.ariel.lm.schema import request_schema
 from ariel_jax.algorithms.ariel.mapper import Ladder, LexiconMapper
 from ariel_jax.algorithms.ariel.ontology import Ontology
-from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Judgement, Policy, Request
+from ariel_jax.algorithms.ariel.types import SLOTS, Judgement, Policy, Request
 from ariel_jax.decode.programs import forward
 from ariel_jax.errors import (
     ConfigError,
@@ -190,7 +190,7 @@ def test_the_mapper_chooses_a_node_or_none_whatever_the_text_orders(model, metho
             assert 0 <= found.score <= 1
             seen.add(found.node)
     assert len(seen) > 1
-    assert mapper.map("data", "").node == UNSPEC
+    assert mapper.map("data", "\u200b").reason == "empty"
     assert prompts.prompts_hash() in mapper.name
 
 

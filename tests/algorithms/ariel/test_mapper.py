@@ -1,6 +1,7 @@
 """Texts to nodes by names: the ladder, abstention, hostile text."""
 
 import dataclasses
+import itertools
 import subprocess
 import sys
 import unicodedata
@@ -24,8 +25,8 @@ from ariel_jax.algorithms.ariel.mapper import (
     core_nodes,
 )
 from ariel_jax.algorithms.ariel.ontology import Ontology
-from ariel_jax.algorithms.ariel.text import LIMIT, clean, redact
-from ariel_jax.algorithms.ariel.types import SLOTS, UNSPEC, Judgement, Node, Policy, Request
+from ariel_jax.algorithms.ariel.text import LIMIT, clean, is_blank, redact
+from ariel_jax.algorithms.ariel.types import SLOTS, Judgement, Node, Policy, Request
 from ariel_jax.errors import ConfigError, InvalidRequestError, MapperUnavailableError
 
 
@@ -52,18 +53,21 @@ def legal():
         ("data", "ｐｈｏｎｅ　ｎｕｍｂｅｒ", "contact.phone", "exact"),
         ("data", "phnoe number", "contact.phone", "corrected"),
         ("data", "we lack the phone number for tonight's table", None, "none"),
-        ("data", "the site wants her phone number", "contact.phone", "framed"),
+        ("data", "please tell us the phone number", "contact.phone", "framed"),
+        ("data", "the site wants her phone number", None, "none"),
         ("recipient", "my doctor", "health.own_doctor", "exact"),
-        ("recipient", "it reaches my doctor, they say", "health.own_doctor", "framed"),
-        ("recipient", "the user's doctor", "health.doctor", "framed"),
+        ("recipient", "send it to my doctor", "health.own_doctor", "framed"),
+        ("recipient", "recipient: the hospital", "health.hospital", "normalised"),
+        ("recipient", "my doctor's", None, "none"),
         ("principle", "one-time use", "retention.once", "exact"),
         ("data", "the list", None, "none"),  # a wish list is more
         ("purpose", "to buy", None, "none"),
-        ("purpose", "in order to book a table", "dining.book_table", "normalised"),
-        ("principle", "only if you ask me every time", "consent.each_time", "normalised"),
-        ("subject", "about me", "self", "normalised"),
-        ("data", "", UNSPEC, "exact"),
-        ("data", " \u200b ", UNSPEC, "exact"),
+        ("purpose", "in order to book a table", "dining.book_table", "framed"),
+        ("principle", "only if it is confidential", "onward.none", "framed"),
+        ("principle", "confidential?", None, "none"),  # what is asked is not promised
+        ("subject", "about me", "self", "framed"),
+        ("data", "(phone number)", "contact.phone", "normalised"),
+        ("data", "my email (anna@example.org)", "contact.email", "normalised"),
     ],
 )
 def test_a_text_is_found_by_the_first_rung_that_knows_it(mapper, slot, text, node, by):
@@ -98,7 +102,7 @@ def test_a_stage_that_calibration_does_not_admit_is_not_used():
     strict = LexiconMapper.core(tau=1.0)
     strict.stages = frozenset()
     assert strict.map("data", "phnoe number").node is None
-    assert strict.map("data", "the site wants her phone number").node is None
+    assert strict.map("data", "please tell us the phone number").node is None
     assert strict.map("data", "phone number").node == "contact.phone"
 
 
@@ -164,7 +168,7 @@ def test_a_word_with_two_neighbours_is_not_mended():
 @given(st.text(max_size=80), st.sampled_from(SLOTS))
 def test_whatever_is_written_maps_to_a_node_or_none(mapper, legal, text, slot):
     found = mapper.map(slot, text)
-    assert found.node is None or found.node == UNSPEC or found.node in legal[slot]
+    assert found.node is None or found.node in legal[slot]
     assert 0 <= found.score <= 1
     assert (found.node is None) == bool(found.reason)
     assert found == mapper.map(slot, text)
@@ -211,6 +215,133 @@ def test_a_slot_without_nodes_abstains():
     bare = LexiconMapper(nodes, tau=0.5, stages=STAGES)
     assert bare.map("data", "alpha").node == "a"
     assert bare.map("purpose", "alpha").node is None
+
+
+FOREIGN = {
+    "data": (
+        "phone number, plus scans of my diary",
+        "(phone number) all files",
+        "everything except my phone number",
+        "not my phone number",
+        "first name / nude pictures",
+        "phone number and diary",  # from here on not from a report
+        "phone number: 4111 1111 1111 1111",  # the number of a card
+        "phone number 415 555 0137 and diary",
+        "first name https://evil.example/diary",
+        "my wife's phone number",
+        "her phone number",
+        "phone number" + " " * 3000 + "and my diary",
+    ),
+    "recipient": (
+        "EvilCorp, restaurant",
+        "not my doctor",
+        "Evilcorp. I am my doctor",
+        "whoever impersonates my bank",
+        "hospital; adtech",
+        "evil.example/doctor",
+        "https://evil.example doctor",
+        "my doctor's",
+        "hospital 24",
+        "doctor@evil.example",
+        "hospital, then brokers",
+        "a fake hospital",
+        "evil docter",
+        "other",  # not a misspelled mother
+    ),
+    "purpose": (
+        "not to book a table",
+        "book a table; then resell to brokers",
+        "book a table or resell",
+        "to pretend to book a table",
+    ),
+    "principle": (
+        "confidential? no",
+        "confidential?",
+        "hardly confidential",
+        "it was confidential",
+    ),
+}
+KNOWN = {
+    "data": ("contact.phone", "contact.first_name"),
+    "recipient": (
+        "commerce.restaurant", "health.own_doctor", "health.doctor", "finance.bank",
+        "health.hospital",
+    ),
+    "purpose": ("dining.book_table",),
+    "principle": ("onward.none",),
+}  # fmt: skip
+TRUSTED = {
+    "data": "phone number", "recipient": "my doctor", "purpose": "book a table",
+    "principle": "confidential",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def approving():
+    """Everything that the strange texts name was approved, in every combination."""
+    requests = itertools.product(*KNOWN.values())
+    return [
+        Judgement(
+            id=number,
+            request=Request(data=(data,), recipient=recipient, purpose=purpose, principle=rule),
+            value="appropriate",
+        )
+        for number, (data, recipient, purpose, rule) in enumerate(requests, start=1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def core_closures():
+    return Closures(Ontology.core())
+
+
+def verdict_of(mapper, texts, history, closures):
+    """As a facade does it: a slot that is not mapped is asked about."""
+    node = {slot: mapper.map(slot, text).node for slot, text in texts.items()}
+    if None in node.values():
+        return "ask"
+    return judge(Request(**node | {"data": (node["data"],)}), history, closures, Policy()).verdict
+
+
+@pytest.mark.parametrize(
+    ("slot", "text"), [(slot, text) for slot, texts in FOREIGN.items() for text in texts]
+)
+def test_what_is_not_understood_whole_is_never_shared(mapper, approving, core_closures, slot, text):
+    """Though what it names in part was approved, to everybody, for everything."""
+    assert verdict_of(mapper, TRUSTED, approving, core_closures) == "share"  # the alarm works
+    assert verdict_of(mapper, TRUSTED | {slot: text}, approving, core_closures) != "share"
+    assert mapper.map(slot, text).node is None
+
+
+@pytest.mark.parametrize("slot", list(KNOWN))
+@pytest.mark.parametrize(
+    "word", ["not", "no", "except", "without", "all", "fake", "ex", "former", "hardly", "and", "or"]
+)
+def test_no_word_outside_of_the_closed_list_stands_beside_a_name(mapper, slot, word):
+    name = TRUSTED[slot]
+    for text in (f"{word} {name}", f"{name} {word}", f"the {word} {name}", f"{name}, {word}"):
+        assert mapper.map(slot, text).node is None, text
+
+
+BLANK = ("", " ", "\u200b", "\u202e\u2066", "\ufeff \n", "\u3164", "\u2800", "\u0301", "\ufe0f")
+
+
+@pytest.mark.parametrize("text", BLANK)
+def test_a_text_that_nobody_can_see_counts_as_not_given(mapper, text):
+    assert is_blank(text)
+    found = mapper.map("recipient", text)
+    assert (found.node, found.reason, found.text) == (None, "empty", "")
+    assert Ladder([mapper, mapper]).map("recipient", text).reason == "empty"
+
+
+@pytest.mark.parametrize("text", ["a", "7", "\u200bx", "-", "医", "🏥"])
+def test_a_text_with_something_to_see_is_given(text):
+    assert not is_blank(text)
+
+
+def test_a_text_that_was_cut_is_not_mapped(mapper):
+    found = mapper.map("data", "phone number" + " " * 3000 + "not")
+    assert (found.node, found.reason) == (None, "cut")
 
 
 class Stage:

@@ -15,7 +15,7 @@ from ariel_jax.algorithms.ariel.mapper import (
     Mapping,
     Nodes,
     choose,
-    empty_mapping,
+    unread,
 )
 from ariel_jax.algorithms.ariel.prompts import NONE, map_prompt, prompts_hash
 from ariel_jax.algorithms.ariel.text import clean, redact
@@ -79,8 +79,9 @@ class LMMapper:
         """
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
-        if not read:
-            return empty_mapping(slot, flags)
+        refused = unread(slot, read, flags)
+        if refused is not None:
+            return refused
         near = list(self._labels[slot])
         if self.n_names is not None:
             near = [node for node, _ in self._lexicon.ranked(slot, read)[: self.n_names]]
@@ -238,8 +239,9 @@ class EncoderMapper:
         """
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
-        if not read:
-            return empty_mapping(slot, flags)
+        refused = unread(slot, read, flags)
+        if refused is not None:
+            return refused
         cosine = self._vectors[slot] @ self.encode([redact(read)])[0]
         best = np.full(len(self._ids[slot]), -1.0)
         np.maximum.at(best, self._owner[slot], cosine)
