@@ -64,7 +64,7 @@ def verify_proof(
             last_judgement in (None, last), f"it ends with judgement {last}, not {last_judgement}"
         )
         _Checker(proof, tuple(edges), tuple(judgements)).check()
-    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"the proof is incomplete or damaged: {error!r}.") from error
 
 

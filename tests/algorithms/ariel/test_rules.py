@@ -343,5 +343,5 @@ def test_strict_drops_a_denial_that_was_contradicted_elsewhere_and_off_asks(clos
         (ask("health.blood", "organisation"), "yes"),
     )
     outcome = judge(ask("health.blood", "shop"), history, closures)
-    assert (outcome.verdict, outcome.dropped) == ("share", ((1, "bad=2"),))
+    assert (outcome.verdict, outcome.dropped) == ("share", ((1, "bad=1"),))
     assert judge(ask("health.blood", "shop"), history, closures, BARE).reason == "conflict"
