@@ -3,46 +3,68 @@
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from ariel_jax.algorithms.ariel.recount import SLOTS, Found, Rules, nodes_of, ways
 from ariel_jax.errors import IntegrityError
 
-_SLOTS = ("data", "subject", "sender", "recipient", "purpose", "principle")
-_HUMAN = ("user_elicited", "user_cli", "user_ui", "imported_by_user")
-# From what is asked to what was judged: an approval of all doctors covers a cardiologist, one of an
-# address covers the city that it reveals; a denial of the city covers the address.
-_FORWARD = {
-    "appropriate": ("isa", "narrower", "trust", "stricter", "same"),
-    "inappropriate": ("isa", "narrower", "reveals", "same"),
-    "kind": ("isa", "narrower", "same"),
-}
-_BACKWARD = {
-    "appropriate": ("reveals", "same"),
-    "inappropriate": ("trust", "stricter", "same"),
-    "kind": ("same",),
-}
+_KEYS = (
+    "version verdict rule reason user request mapping premises paths support against dropped items "
+    "suggestion policy score last_judgement nodes_sha256 ontology_hash mapper engine prev_decision_hash"
+).split()
+_WORDS = "user nodes_sha256 ontology_hash mapper engine prev_decision_hash verdict reason".split()
+_POLICY = "conflict reliability min_support bundle trust_proposed veto_share veto_withhold".split()
+_CONFLICTS = ("escalate", "deny_overrides", "most_specific", "latest", "majority")
+_NOT_READ = ("unmapped", "mapper_failed")
+_REASONS = (
+    *("no_premise", "conflict", "min_support", "veto", "proposed_only", "always_ask", "partial"),
+    *_NOT_READ,
+)
+_SHOWN = 3
 
 
-def verify_proof(proof: Mapping[str, Any], edges: Iterable[Any], judgements: Iterable[Any]) -> None:
+def verify_proof(
+    proof: Mapping[str, Any],
+    edges: Iterable[Any],
+    judgements: Iterable[Any],
+    *,
+    last_judgement: int | None = None,
+) -> None:
     """Checks that a verdict follows from the user's judgements and an ontology's edges.
 
-    That every premise exists, stands and comes from a human; that every step's edge exists, counts and
-    may be travelled that way; that paths join the request to the premise in all slots; and, by a search
-    of its own, that no judgement to the contrary is passed over. Whether the policy, the score and the
-    mapping are those that were in force is for the log to say, which chains proofs by their hashes.
+    That it has every field, no other one, and values that may stand there; that every premise exists,
+    stands and comes from a human; that every step's edge exists, counts and may be travelled that way;
+    that there is one path, and no other, for what must be joined to each premise in each slot; and, by
+    reading the rules once more over all judgements, that verdict, rule, reason, support, what is
+    against it, what was dropped and why, what is said of items and what is suggested are so.
+
+    What it cannot know, and what only a log protects that chains proofs by their hashes: `user`,
+    `mapper`, `engine`, `prev_decision_hash` and the hash of the text; that policy and score, where
+    another one gives the same, were those in force; in `mapping` all but the nodes, and their order;
+    which of the supporting judgements are shown where it asks and in what order, and which of several
+    good paths; a question that says `unmapped` or `mapper_failed` in place of another question; that
+    the request's nodes are in the ontology; and, unless `last_judgement` is given, that none of the
+    later judgements was known.
 
     Args:
         proof: of `proof.build`.
         edges: all `Edge` of the ontology of that time, retracted ones included.
         judgements: all `Judgement` of the user; those after the proof's last one are left out.
+        last_judgement: what the proof must say its last one is, from the log; None: not known.
 
     Raises:
         IntegrityError: it does not; the message says where.
     """
     try:
+        _check_form(proof)
+        last = proof["last_judgement"]
+        _need(
+            last_judgement in (None, last), f"it ends with judgement {last}, not {last_judgement}"
+        )
         _Checker(proof, tuple(edges), tuple(judgements)).check()
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise IntegrityError(f"the proof is incomplete or damaged: {error!r}.") from error
 
 
@@ -57,125 +79,158 @@ def _need(holds: bool, what: str) -> None:
         raise _wrong(what)
 
 
+def _whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _alike(one: Any, other: Any) -> bool:
+    """Whether they are the same JSON: 1, 1.0 and true are three values."""
+    return json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+
+
+def _keys(what: str, row: Mapping[str, Any], names: Iterable[str]) -> None:
+    lacks, extra = sorted(set(names) - set(row)), sorted(set(row) - set(names))
+    _need(not lacks and not extra, f"{what} lacks {lacks} and has {extra} besides")
+
+
+def _check_form(proof: Mapping[str, Any]) -> None:
+    _keys("it", proof, _KEYS)
+    _need(_alike(proof["version"], 1), f"version {proof['version']!r} is not known")
+    for name in _WORDS:
+        _need(isinstance(proof[name], str), f"{name} is no text")
+    last, score, reason = proof["last_judgement"], proof["score"], proof["reason"]
+    _need(_whole(last) and last >= 0, f"last_judgement is {last!r}")
+    _need(score is None or _finite(score), f"the score is {score!r}")
+    rules = {"share": ("R0", "R1", "R1-itemwise"), "withhold": ("R0", "R2"), "ask": (None,)}
+    verdict, rule = proof["verdict"], proof["rule"]
+    _need(rule in rules.get(verdict, ()), f"rule {rule!r} cannot give {verdict!r}")
+    _need(reason in (_REASONS if rule is None else ("",)), "rule and reason do not fit")
+    _need(proof["suggestion"] in (None, "share"), f"it suggests {proof['suggestion']!r}")
+    _check_policy(proof["policy"])
+    request = proof["request"]
+    _keys("the request", request, ("nodes", "text_sha256"))
+    digest, nodes = request["text_sha256"], request["nodes"]
+    _need(set(nodes) == set(SLOTS) and all(nodes.values()), "the request lacks a slot")
+    for slot in SLOTS:
+        names = nodes[slot]
+        _need(all(isinstance(x, str) and x for x in names), f"slot {slot!r} has what is no id")
+        _need(slot == "data" or len(names) == 1, f"slot {slot!r} has several nodes")
+        _need(list(names) == sorted(set(names)), f"slot {slot!r} is not sorted, or repeats a node")
+    good = len(digest) in (0, 64) and set(digest) <= set("0123456789abcdef")
+    _need(good, "the hash of the text is none")
+    _check_mapping(proof["mapping"], nodes, reason)
+
+
+def _check_policy(policy: Mapping[str, Any]) -> None:
+    _keys("the policy", policy, _POLICY)
+    limit, least = policy["reliability"], policy["min_support"]
+    good = {
+        "conflict": policy["conflict"] in _CONFLICTS,
+        "bundle": policy["bundle"] in ("joint", "itemwise"),
+        "min_support": _whole(least) and least >= 1,
+        "reliability": limit in ("off", "strict") or (_finite(limit) and 0 < limit < 1),
+        "trust_proposed": isinstance(policy["trust_proposed"], bool),
+    }
+    for name in ("veto_share", "veto_withhold"):
+        good[name] = policy[name] is None or _finite(policy[name])
+    wrong = [name for name, holds in good.items() if not holds]
+    _need(not wrong, f"no policy can have such {wrong}")
+
+
+def _check_mapping(rows: Sequence[Any], nodes: Mapping[str, Any], reason: str) -> None:
+    said: dict[str, list[str]] = {}
+    for row in rows:
+        _keys("a mapping", {k: v for k, v in row.items() if k != "flags"},
+              ("slot", "input", "node", "by", "score"))  # fmt: skip
+        good = row["slot"] in SLOTS and row["score"] is not None and _finite(row["score"])
+        good = good and all(isinstance(row[name], str) for name in ("input", "by"))
+        good = good and all(isinstance(flag, str) for flag in row.get("flags", ()))
+        _need(good, f"a mapping is {row!r}")
+        _need(row["node"] is not None or reason in _NOT_READ, "a part of it was not understood")
+        found = said.setdefault(row["slot"], [])
+        _need(row["slot"] == "data" or not found, f"slot {row['slot']!r} is mapped twice")
+        found.append("UNSPEC" if row["node"] is None else row["node"])
+    for slot, found in said.items():
+        _need(sorted(set(found)) == list(nodes[slot]), f"slot {slot!r} was mapped to {found}")
+
+
 class _Checker:
     def __init__(self, proof: Mapping[str, Any], edges: tuple[Any, ...], judgements: Any) -> None:
-        self.proof, self.policy = proof, proof["policy"]
+        self.proof = proof
         self.edges = {edge.id: edge for edge in edges}
-        self.asked: dict[str, list[str]] = proof["request"]["nodes"]
-        last = proof["last_judgement"]
-        self.standing: dict[Any, Any] = {}
-        for j in sorted(judgements, key=lambda j: j.id):
-            later = j.superseded_by is not None and j.superseded_by <= last
-            if j.id <= last and j.source in _HUMAN and not later:
-                self.standing[tuple(j.request.slot(s) for s in _SLOTS)] = j
-        self.by_id = {j.id: j for j in self.standing.values() if j.value != "ask"}
-        self.scoped = {edge.slot for edge in edges if edge.scope is not None}
-        self.arrows: dict[Any, dict[str, list[str]]] = {}
-        self.reached: dict[Any, frozenset[str]] = {}
+        self.asked: dict[str, list[str]] = {s: list(proof["request"]["nodes"][s]) for s in SLOTS}
+        self.rules = Rules(proof["policy"], self.edges, judgements, proof["last_judgement"])
 
     def check(self) -> None:
-        proof, verdict, rule = self.proof, self.proof["verdict"], self.proof["rule"]
-        _need(proof["version"] == 1, f"version {proof['version']!r} is not known")
-        _need(
-            set(self.asked) == set(_SLOTS) and all(self.asked.values()), "the request lacks a slot"
-        )
+        proof = self.proof
         rows = [dataclasses.asdict(self.edges[i]) for i in sorted(self.edges)]
         value = {"edges": rows, "nodes_sha256": proof["nodes_sha256"]}
         text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        found = hashlib.sha256(text.encode()).hexdigest()
-        _need(found == proof["ontology_hash"], "the edges are not those of its ontology's hash")
-        rules = {"share": ("R0", "R1", "R1-itemwise"), "withhold": ("R0", "R2"), "ask": (None,)}
-        _need(rule in rules.get(verdict, ()), f"rule {rule!r} cannot give {verdict!r}")
-        _need((proof["reason"] == "") == (rule is not None), "rule and reason do not fit")
+        hashed = hashlib.sha256(text.encode()).hexdigest()
+        _need(hashed == proof["ontology_hash"], "the edges are not those of its ontology's hash")
         for premise in proof["premises"]:
             self.check_premise(premise)
-        for row in proof["dropped"]:
-            number = row["judgement_id"]
-            known = number in self.by_id and not self.reliable(self.by_id[number])
-            _need(known, f"judgement {number} is not unreliable")
-        for part, says in (("approved", "share"), ("denied", "withhold"), ("undecided", "ask")):
-            for item in proof["items"][part]:
-                _need(self.alone(item)[0] == says, f"{item!r} alone is not {part}")
-        repeat = self.standing.get(tuple(tuple(self.asked[s]) for s in _SLOTS))
-        if rule == "R0" or proof["reason"] == "always_ask":
-            want = "ask" if rule is None else proof["premises"][0]["value"]
-            _need(repeat is not None and repeat.value == want, "the request was not judged before")
+        shown = [(p["judgement_id"], tuple(p["items"])) for p in proof["premises"]]
+        _need(len(shown) == len(set(shown)), "a premise is listed twice")
+        self.check_paths()
+        if proof["reason"] in _NOT_READ:
+            found = Found("ask", reason=proof["reason"])
         else:
-            _need(repeat is None or verdict == "ask", "an earlier judgement on the same decides")
-        if rule is not None:
-            self.check_support(verdict, rule)
-        if rule not in (None, "R0"):
-            self.check_opposite(verdict)
-        if proof["reason"] in ("no_premise", "conflict"):
-            sides = [self.kept(v) for v in ("appropriate", "inappropriate")]
-            both, neither = all(sides), not any(sides)
-            _need(both if proof["reason"] == "conflict" else neither, "it asks for another reason")
+            found = self.rules.judge(self.asked, proof["score"])
+        self.check_found(found)
+        self.check_shown(found)
 
     def check_premise(self, premise: Mapping[str, Any]) -> None:
-        number = premise["judgement_id"]
-        _need(number in self.by_id, f"judgement {number} does not stand, or no human made it")
-        j = self.by_id[number]
+        _keys("a premise", premise, "judgement_id value at source nodes items".split())
+        number, items = premise["judgement_id"], list(premise["items"])
+        known = _whole(number) and number in self.rules.by_id
+        _need(known, f"judgement {number} does not stand, or no human made it")
+        j = self.rules.by_id[number]
         same = (premise["value"], premise["at"], premise["source"])
         _need(same == (j.value, j.created_at, j.source), f"judgement {number} says otherwise")
-        nodes = {slot: list(j.request.slot(slot)) for slot in _SLOTS}
-        _need(premise["nodes"] == nodes, f"judgement {number} is about other nodes")
+        _need(j.value != "ask", f"judgement {number} is no premise")
+        _need(_alike(premise["nodes"], nodes_of(j)), f"judgement {number} is about other nodes")
+        whole = items == self.asked["data"]
+        alone = len(items) == 1 and items[0] in self.asked["data"]
+        rule = self.proof["rule"]
+        fits = {"R1-itemwise": alone, "R2": whole or alone}.get(rule, whole)
+        _need(fits, f"judgement {number} is held against other items")
 
-    def check_support(self, verdict: str, rule: str) -> None:
-        value = "appropriate" if verdict == "share" else "inappropriate"
-        support: dict[tuple[str, ...], set[int]] = {}
-        for premise in self.proof["premises"]:
-            number, items = premise["judgement_id"], premise["items"]
-            _need(premise["value"] == value, f"judgement {number} does not say so")
-            whole = items == self.asked["data"]
-            alone = len(items) == 1 and items[0] in self.asked["data"]
-            fits = {"R1": whole, "R1-itemwise": alone, "R2": whole or alone, "R0": whole}[rule]
-            _need(fits, f"judgement {number} is held against other items")
-            again = self.repeats(self.by_id[number], items)
-            _need(again or rule != "R0", f"judgement {number} is about another request")
-            _need(again or self.reliable(self.by_id[number]), f"judgement {number} is unreliable")
-            self.check_paths(premise, again)
-            support.setdefault(tuple(items) if rule == "R1-itemwise" else (), set()).add(number)
-        groups = [(i,) for i in self.asked["data"]] if rule == "R1-itemwise" else [()]
-        least = 1 if rule == "R0" else self.policy["min_support"]
-        for group in groups:
-            one = group and any(
-                self.repeats(self.by_id[n], list(group)) for n in support.get(group, ())
-            )
-            _need(len(support.get(group, ())) >= (1 if one else least), "too few premises")
-        if rule == "R1-itemwise":
-            _need(self.policy["bundle"] == "itemwise", "the policy does not judge item by item")
-        score = self.proof["score"]
-        if rule != "R0" and score is not None:
-            limit = self.policy["veto_share" if verdict == "share" else "veto_withhold"]
-            vetoed = limit is not None and (
-                score <= limit if verdict == "share" else score >= limit
-            )
-            _need(not vetoed, "the score vetoes it")
-
-    def repeats(self, j: Any, items: list[str]) -> bool:
-        asked = {**self.asked, "data": items}
-        return all(list(j.request.slot(slot)) == asked[slot] for slot in _SLOTS)
-
-    def check_paths(self, premise: Mapping[str, Any], again: bool) -> None:
-        number, value, items = premise["judgement_id"], premise["value"], premise["items"]
-        paths = [p for p in self.proof["paths"] if p["premise"] == number]
-        for slot in _SLOTS:
-            asked = items if slot == "data" else self.asked[slot]
-            joined = set()
-            for path in paths:
-                if path["slot"] == slot and (slot != "data" or path["from"] in asked):
-                    joined.add(self.check_path(path, asked, premise, again))
-            if value == "appropriate":
-                complete = set(asked) == {start for start, _ in joined}
-            else:
-                complete = set(premise["nodes"][slot]) == {end for _, end in joined}
-            _need(complete, f"slot {slot!r} of judgement {number} is not covered")
+    def check_paths(self) -> None:
+        """Each path is the next one that must be there, and none is left over."""
+        paths = list(self.proof["paths"])
+        for path in paths:
+            _keys("a path", path, "premise items slot from to steps".split())
+        for premise in self.proof["premises"] if self.proof["rule"] is not None else ():
+            number, items = premise["judgement_id"], list(premise["items"])
+            j, asked = self.rules.by_id[number], {**self.asked, "data": items}
+            again = nodes_of(j) == asked
+            for slot in SLOTS:
+                from_asked = premise["value"] == "appropriate" or again
+                for one in asked[slot] if from_asked else premise["nodes"][slot]:
+                    _need(bool(paths), f"slot {slot!r} of judgement {number} is not covered")
+                    path = paths.pop(0)
+                    place = {"premise": number, "items": items, "slot": slot}
+                    place["from" if from_asked else "to"] = one
+                    fits = _alike(place, {name: path[name] for name in place})
+                    _need(fits, f"slot {slot!r} of judgement {number} is not covered")
+                    self.check_path(path, asked, premise, again)
+        _need(not paths, f"{len(paths)} paths belong to no premise")
 
     def check_path(
-        self, path: Mapping[str, Any], asked: list[str], premise: Mapping[str, Any], again: bool
-    ) -> tuple[str, str]:
+        self,
+        path: Mapping[str, Any],
+        asked: Mapping[str, Any],
+        premise: Mapping[str, Any],
+        again: bool,
+    ) -> None:
         slot, here, value = path["slot"], path["from"], premise["value"]
-        _need(here in asked and path["to"] in premise["nodes"][slot], "a path has other ends")
+        _need(here in asked[slot] and path["to"] in premise["nodes"][slot], "a path has other ends")
+        been, statuses = {here}, self.rules.statuses_of(value)
         for step in path["steps"]:
             edge = self.edges.get(step["edge"])
             if edge is None:
@@ -184,165 +239,67 @@ class _Checker:
                 name: getattr(edge, name)
                 for name in ("type", "src", "dst", "scope", "status", "origin")
             }
-            _need(step == said, f"edge {edge.id} is another one")
+            _need(_alike(dict(step), said), f"edge {edge.id} is another one")
             _need(edge.slot == slot, f"edge {edge.id} belongs to slot {edge.slot!r}")
-            _need(self.counts(edge, value, premise["items"]), f"edge {edge.id} may not be used")
-            onward = [there for start, there in _ways(edge, value) if start == here]
+            usable = self.rules.counts(edge, premise["items"], statuses)
+            _need(usable, f"edge {edge.id} may not be used")
+            onward = [there for start, there in ways(edge, value) if start == here]
             _need(bool(onward), f"edge {edge.id} does not lead on from {here!r}")
             here = onward[0]
+            _need(here not in been, f"a path comes to {here!r} twice")
+            been.add(here)
         reaches = path["to"] == "ANY" and not path["steps"]
         reaches |= here == path["to"] and (here != "UNSPEC" or again)
         _need(reaches, f"a path of slot {slot!r} ends at {here!r}, not at {path['to']!r}")
-        return path["from"], path["to"]
 
-    def counts(self, edge: Any, value: str, items: Iterable[str], suspect: bool = False) -> bool:
-        """Whether an edge may carry such judgements; `suspect` is for judging their reliability."""
-        allowed = ["curated", "confirmed"]
-        if self.policy["trust_proposed"] or (value == "inappropriate" and not suspect):
-            allowed.append("proposed")
-        if edge.status not in allowed:
-            return False
-        if edge.scope is None:
-            return True
-        kinds = [self.reach("data", "kind", item, (), tuple(allowed)) for item in items]
-        return all(edge.scope in above for above in kinds)
-
-    def reach(self, slot: str, value: str, x: str, items: Any, statuses: Any) -> frozenset[str]:
-        """What may be judged so that it covers x. `statuses`: of edges; True: `suspect` of `counts`."""
-        key = (slot, value, tuple(items) if slot in self.scoped else (), statuses)
-        if (x, key) not in self.reached:
-            if key not in self.arrows:
-                self.arrows[key] = {}
-                for start, there in self.usable(slot, value, items, statuses):
-                    self.arrows[key].setdefault(start, []).append(there)
-            found, waiting = {x}, [x]
-            while waiting:
-                for there in self.arrows[key].get(waiting.pop(), ()):
-                    if there not in found:
-                        found.add(there)
-                        waiting.append(there)
-            self.reached[x, key] = frozenset(found)
-        return self.reached[x, key]
-
-    def usable(self, slot: str, value: str, items: Any, statuses: Any) -> Iterator[tuple[str, str]]:
-        for edge in self.edges.values():
-            if edge.slot != slot:
-                continue
-            if isinstance(statuses, tuple):
-                fits = edge.status in statuses and edge.scope is None
-            else:
-                fits = self.counts(edge, value, items, statuses)
-            if fits:
-                yield from _ways(edge, value)
-
-    def covers(self, j: Any, value: str, nodes: Mapping[str, Any], statuses: Any = False) -> bool:
-        for slot in _SLOTS:
-            judged = j.request.slot(slot)
-
-            def hit(x: str, y: str, slot: str = slot) -> bool:
-                if y == "ANY" or "UNSPEC" in (x, y):
-                    return y == "ANY"
-                return y in self.reach(slot, value, x, nodes["data"], statuses)
-
-            if value == "inappropriate":
-                if not all(any(hit(x, y) for x in nodes[slot]) for y in judged):
-                    return False
-            elif not all(any(hit(x, y) for y in judged) for x in nodes[slot]):
-                return False
-        return True
-
-    def supporters(self, value: str, items: list[str]) -> list[Any]:
-        nodes = {**self.asked, "data": items}
-        return [
-            j
-            for j in self.by_id.values()
-            if j.value == value and (self.repeats(j, items) or self.covers(j, value, nodes))
+    def check_found(self, found: Found) -> None:
+        """What the rules say, against what the proof says of it."""
+        proof = self.proof
+        dropped = [
+            {"judgement_id": n, "why": self.rules.why(found.dropped[n])}
+            for n in sorted(found.dropped)
         ]
-
-    def reliable(self, j: Any) -> bool:
-        limit = self.policy["reliability"]
-        if limit == "off":
-            return True
-        hit = [
-            other
-            for other in self.by_id.values()
-            if other is not j
-            and self.covers(j, j.value, {s: other.request.slot(s) for s in _SLOTS}, True)
-        ]
-        bad = sum(other.value != j.value for other in hit)
-        return bad == 0 if limit == "strict" else (len(hit) - bad + 1) / (len(hit) + 2) >= limit
-
-    def kept(self, value: str) -> list[Any]:
-        """Reliable judgements of that value that cover the request; what denies one item denies all."""
-        found = {j.id: j for j in self.supporters(value, self.asked["data"]) if self.reliable(j)}
-        if value == "inappropriate" and len(self.asked["data"]) > 1:
-            for item in self.asked["data"]:
-                verdict, winning = self.alone(item)
-                found |= {j.id: j for j in winning} if verdict == "withhold" else {}
-        return list(found.values())
-
-    def alone(self, item: str) -> tuple[str, list[Any]]:
-        """The verdict on one item that is asked alone, and what it rests on."""
-        repeat = self.standing.get(((item,), *(tuple(self.asked[s]) for s in _SLOTS[1:])))
-        if repeat is not None:
-            words = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
-            return words[repeat.value], [repeat]
-        approve, deny = (
-            [j for j in self.supporters(value, [item]) if self.reliable(j)]
-            for value in ("appropriate", "inappropriate")
-        )
-        return self.winners(approve, deny, {**self.asked, "data": [item]})
-
-    def winners(
-        self, approve: list[Any], deny: list[Any], asked: Mapping[str, Any]
-    ) -> tuple[str, list[Any]]:
-        """The verdict of the policy and the judgements that it rests on."""
-        conflict, both = self.policy["conflict"], approve + deny
-        share: bool | None = bool(approve)
-        if approve and deny:
-            share = {
-                "deny_overrides": False,
-                "latest": max(both, key=lambda j: j.id) in approve,
-                "majority": len(approve) > len(deny) if len(approve) != len(deny) else None,
-            }.get(conflict)
-            if conflict == "most_specific":
-                approve, deny = (
-                    [q for q in side if not any(self.defeats(p, q, asked) for p in both)]
-                    for side in (approve, deny)
-                )
-                share = None if approve and deny else bool(approve)
-        winning = [] if share is None else approve if share else deny
-        if len(winning) < self.policy["min_support"]:
-            return "ask", winning
-        return ("share" if share else "withhold"), winning
-
-    def check_opposite(self, verdict: str) -> None:
-        approve, deny = self.kept("appropriate"), self.kept("inappropriate")
-        listed = set(self.proof["against"])
-        against = {j.id for j in (deny if verdict == "share" else approve)}
+        for row in proof["dropped"]:
+            known = any(_alike(dict(row), one) for one in dropped)
+            _need(known, f"judgement {row['judgement_id']} is not unreliable as is said")
+        said = {verdict: [] for verdict in ("share", "withhold", "ask")}
+        for item, one in found.alone.items():
+            said[one.verdict].append(item)
+        parts = dict(zip(("approved", "denied", "undecided"), said.values(), strict=True))
+        _keys("items", proof["items"], parts)
+        for part, items in parts.items():
+            claimed = list(proof["items"][part])
+            _need(_alike(claimed, items), f"{claimed} alone is not {part}, but {items}")
+        against = sorted(found.against)
+        if not _alike(list(proof["against"]), against):
+            odd = sorted(set(against) ^ set(proof["against"])) or "some"
+            raise _wrong(f"judgements {odd} are passed over, made up or repeated")
+        given = (proof["verdict"], proof["rule"], proof["reason"])
+        says = (found.verdict, found.rule, found.reason)
         _need(
-            against == listed, f"judgements {sorted(against ^ listed)} are passed over or made up"
+            given == says,
+            f"the policy says {found.verdict!r} to these judgements, {says[1] or says[2]} and not "
+            f"{given[1] or given[2]}",
         )
-        if self.proof["rule"] == "R1-itemwise":
-            said = {self.alone(item)[0] for item in self.asked["data"]}
-            _need(said == {"share"} and not deny, "not every item is approved by itself")
-            return
-        found, winning = self.winners(approve, deny, self.asked)
-        _need(found == verdict, f"the policy says {found!r} to these judgements")
-        used = {premise["judgement_id"] for premise in self.proof["premises"]}
-        _need(used <= {j.id for j in winning}, "a premise is defeated or does not count")
-        _need(self.proof["support"] == len(winning), "the support is counted otherwise")
+        _need(_alike(list(proof["dropped"]), dropped), "what was dropped is another list")
+        _need(_alike(proof["support"], len(found.premises)), "the support is counted otherwise")
+        _need(proof["suggestion"] == found.suggestion, f"it would suggest {found.suggestion!r}")
 
-    def defeats(self, p: Any, q: Any, asked: Mapping[str, Any]) -> bool:
-        statuses = ("curated", "confirmed", "proposed")[: 3 if self.policy["trust_proposed"] else 2]
-
-        def below(one: Mapping[str, Any], j: Any) -> bool:
-            return self.covers(j, "kind", one, statuses)
-
-        of_p, of_q = ({s: j.request.slot(s) for s in _SLOTS} for j in (p, q))
-        return below(asked, p) and below(of_p, q) and not below(of_q, p)
-
-
-def _ways(edge: Any, value: str) -> list[tuple[str, str]]:
-    forward = [(edge.src, edge.dst)] if edge.type in _FORWARD[value] else []
-    return forward + ([(edge.dst, edge.src)] if edge.type in _BACKWARD[value] else [])
+    def check_shown(self, found: Found) -> None:
+        """Premises are among those that count, and as many as must be shown."""
+        rule, least = self.proof["rule"], self.proof["policy"]["min_support"]
+        shown = [(p["judgement_id"], tuple(p["items"])) for p in self.proof["premises"]]
+        if rule == "R1-itemwise":
+            groups = [((item,), one, one.rule) for item, one in found.alone.items()]
+            order = [items for items, _, _ in groups]
+            sorted_by_item = [items for _, items in shown] == sorted(
+                (items for _, items in shown), key=order.index
+            )
+            _need(sorted_by_item, "premises are not in the order of the items")
+        else:
+            groups = [(None, found, rule)]
+        for items, one, by in groups:
+            numbers = [n for n, group in shown if items in (None, group)]
+            _need(set(numbers) <= set(one.premises), "a premise is defeated or does not count")
+            wanted = {None: min(_SHOWN, len(one.premises)), "R0": 1}.get(by, least)
+            _need(len(set(numbers)) == len(numbers) == wanted, "too few premises, or too many")

@@ -21,7 +21,8 @@ def without_cycles(
         nodes: by slot.
         edges: checked otherwise.
         merge: declare members of a cycle to be the `same`; a cycle that holds for some data only is
-            refused all the same.
+            refused all the same, and so is one that approvals or denials alone travel round: `same`
+            would let the others travel where they may not.
 
     Raises:
         OntologyCycleError: a cycle.
@@ -37,13 +38,33 @@ def without_cycles(
                     while path := _cycle(edges, slot, polarity, context, statuses):
                         if not merge or context:
                             raise _cycle_error(slot, path, merge)
+                        other = "deny" if polarity == "approve" else "approve"
+                        if not _around(edges, slot, other, path, statuses):
+                            raise _cycle_error(slot, path, merge, polarity)
                         edges = edges + _merged(slot, path, edges, statuses)
     return edges
 
 
-def _cycle_error(slot: str, path: tuple[str, ...], merge: bool) -> OntologyCycleError:
+def _around(
+    edges: tuple[Edge, ...],
+    slot: str,
+    polarity: str,
+    path: tuple[str, ...],
+    statuses: tuple[str, ...],
+) -> bool:
+    """Whether such judgements, too, travel from each node of a path to all others."""
+    arrows: dict[str, list[str]] = {}
+    for x, y, _ in steps(edges, slot, polarity, statuses=statuses):
+        arrows.setdefault(x, []).append(y)
+    return all(set(path) <= reachable(arrows, x) for x in path)
+
+
+def _cycle_error(
+    slot: str, path: tuple[str, ...], merge: bool, only: str = ""
+) -> OntologyCycleError:
+    why = f"is one for what travels as `{only}` only" if only else "holds for some data only"
     todo = (
-        "Retract one of the edges: a cycle that holds for some data only cannot be merged."
+        f"Retract one of the edges: a cycle that {why} cannot be merged."
         if merge
         else "Retract one of the edges, declare the nodes to be the `same`, or pass merge_cycles=True."
     )

@@ -80,12 +80,17 @@ def explain(proof: Mapping[str, Any], ontology: Ontology) -> str:
     if proof["verdict"] == "ask":
         text = f"Asks about {what}, because {_ASKED[proof['reason']]}."
         against = ", ".join(str(number) for number in proof["against"])
-        return text + (f" Against it: judgements {against}." if against else "")
+        said = "You said so in" if proof["reason"] == "always_ask" else "Against it:"
+        return text + (f" {said} judgements {against}." if against else "")
     verb = "Shared" if proof["verdict"] == "share" else "Withheld"
     reasons = [
         _because(
             premise,
-            [p for p in proof["paths"] if p["premise"] == premise["judgement_id"]],
+            [
+                p
+                for p in proof["paths"]
+                if (p["premise"], p["items"]) == (premise["judgement_id"], premise["items"])
+            ],
             ontology,
         )
         for premise in proof["premises"]

@@ -9,11 +9,21 @@ import numpy.typing as npt
 from ariel_jax.algorithms.ariel.closure import Closures, Context
 from ariel_jax.algorithms.ariel.tables import WORD, Positions, Table
 from ariel_jax.algorithms.ariel.travel import ACTIVE, TRUSTED
-from ariel_jax.algorithms.ariel.types import ANY, HUMAN_SOURCES, SLOTS, UNSPEC, Judgement, Request
+from ariel_jax.algorithms.ariel.types import (
+    ANY,
+    HUMAN_SOURCES,
+    OPEN_SLOTS,
+    SLOTS,
+    UNSPEC,
+    Judgement,
+    Request,
+)
 from ariel_jax.errors import ConfigError
 
 _LAST = (1 << 32) - 1
-_POLARITY = {"appropriate": "approve", "inappropriate": "deny"}
+_POLARITY = {"appropriate": "approve", "inappropriate": "deny", "ask": "ask"}
+_ROW = {"approve": 0, "deny": 1, "ask": 2}
+_SEVERAL = 3
 
 Rows = tuple[tuple[int, ...], ...]
 """For each slot, the rows of a request's nodes in that slot's tables."""
@@ -23,8 +33,8 @@ class History:
     """The judgements of one user, kept up to date as they come.
 
     Only what a human said counts. Of judgements on the same nodes the one with the larger id is kept:
-    it alone repeats, and it alone is a premise, unless its value is `ask`. Each judgement that is added
-    changes the counts of reliability at once.
+    it alone repeats, and it alone is a premise, unless its value is `ask`: then it blocks. Each judgement
+    that is added changes the counts of reliability at once.
 
     Args:
         closures: of the user's ontology; a changed ontology needs a new history.
@@ -91,7 +101,7 @@ class History:
         longer("_columns", np.int64, len(SLOTS))
         longer("_where", np.int32, 2)  # which context of TRUSTED and of ACTIVE edges
         words = -(-room // 64)
-        live = np.zeros((3, words), WORD)  # approvals, denials, and those of several items
+        live = np.zeros((4, words), WORD)  # `_ROW`, and those of several items
         if self._room:
             live[:, : self._live.shape[1]] = self._live
         self._live = live
@@ -139,9 +149,7 @@ class History:
         _, old = self._latest.get(judgement.request.key, (None, -1))
         if old >= 0:
             self._remove(old)
-        self._latest[judgement.request.key] = (judgement, -1)
-        if judgement.is_premise:
-            self._latest[judgement.request.key] = (judgement, self._store(judgement))
+        self._latest[judgement.request.key] = (judgement, self._store(judgement))
 
     def _store(self, judgement: Judgement) -> int:
         n, request = len(self._members), judgement.request
@@ -165,24 +173,25 @@ class History:
                 known[statuses].append(context)
             self._where[i, n] = known[statuses].index(context)
         polarity = _POLARITY[judgement.value]
-        self._order[n] = (self._breadth(columns, polarity) << 32) | (_LAST - n)
+        breadth = 0 if polarity == "ask" else self._breadth(columns, polarity)
+        self._order[n] = (breadth << 32) | (_LAST - n)
         word, bit = divmod(n, 64)
         if self._packing:
             for (slot, *_), table in self._tables.items():
                 table.add(n, columns[SLOTS.index(slot)])
         mask = WORD.type(1) << WORD.type(bit)
-        self._live[0 if polarity == "approve" else 1, word] |= mask
+        self._live[_ROW[polarity], word] |= mask
         if len(request.data) > 1:
-            self._live[2, word] |= mask
-        for statuses in self._tallies:
+            self._live[_SEVERAL, word] |= mask
+        for statuses in self._tallies if judgement.is_premise else ():
             self._count(statuses, n, 1)
             self._count_own(statuses, n)
         return n
 
     def _remove(self, n: int) -> None:
         word, bit = divmod(n, 64)
-        self._live[:2, word] &= ~(WORD.type(1) << WORD.type(bit))
-        for statuses in self._tallies:
+        self._live[:_SEVERAL, word] &= ~(WORD.type(1) << WORD.type(bit))
+        for statuses in self._tallies if self._members[n].is_premise else ():
             self._count(statuses, n, -1)
 
     def rows(self, request: Request) -> Rows:
@@ -217,8 +226,12 @@ class History:
         key = (slot, polarity, statuses, context & self._scoped[slot])
         table = self._tables.get(key)
         if table is None:
-            matrix = self.closures.matrix(slot, polarity, context=key[3], statuses=statuses)
+            travels = "deny" if polarity == "ask" else polarity
+            matrix = self.closures.matrix(slot, travels, context=key[3], statuses=statuses)
             table = Table(matrix)
+            if polarity == "ask":  # what is left open is no way round it
+                table.covers[-1, :] = True
+                table.covers[:, -1] |= slot in OPEN_SLOTS
             if self._packing:
                 self._fill(slot, table)
             self._tables[key] = table
@@ -243,7 +256,7 @@ class History:
         return total
 
     def latest(self, request: Request) -> tuple[Judgement, int] | None:
-        """The judgement on the same nodes that stands, and its position, -1 where it is no premise."""
+        """The judgement on the same nodes that stands, and its position."""
         return self._latest.get(request.key)
 
     def covering(
@@ -253,7 +266,8 @@ class History:
 
         Args:
             rows: of the request.
-            polarity: `approve` or `deny`; `kind`: all judgements, of whose request this is a kind.
+            polarity: `approve`, `deny`, or `ask`, which travels as `deny` does; `kind`: all premises, of
+                whose request this is a kind.
             statuses: of the edges that count.
             context: scopes that hold.
 
@@ -265,18 +279,18 @@ class History:
         if polarity == "kind":
             words = live[0] | live[1]
         else:
-            words = live[0 if polarity == "approve" else 1].copy()
+            words = live[_ROW[polarity]].copy()
         for slot, places in zip(SLOTS, rows, strict=True):
             bits = self._table(slot, polarity, statuses, context).bits
-            if polarity == "deny" and len(places) > 1:
+            if polarity in ("deny", "ask") and len(places) > 1:
                 words &= np.bitwise_or.reduce(bits[list(places)], axis=0)
             else:
                 for place in places:
                     words &= bits[place]
         found = np.unpackbits(words.view(np.uint8), bitorder="little")[: len(self)].view(np.bool_)
-        if polarity == "deny" and (words & live[2]).any():
+        if polarity in ("deny", "ask") and (words & live[_SEVERAL]).any():
             # So far each has one denied item that is covered; of several, all must be.
-            covers = self._table("data", "deny", statuses, context).covers
+            covers = self._table("data", polarity, statuses, context).covers
             reached = np.logical_or.reduce(covers[list(rows[0])], axis=0)
             hit = reached[self._item[1, : self._items]]
             found = found & np.logical_and.reduceat(hit, self._starts[: len(self)])
@@ -376,7 +390,8 @@ class History:
         """The stored judgement with this id; None where it is no premise."""
         n = int(np.searchsorted(self._ids[: len(self)], judgement_id))
         found = self._members[n] if n < len(self) else None
-        return found if found is not None and found.id == judgement_id else None
+        known = found is not None and found.id == judgement_id and found.value != "ask"
+        return found if known else None
 
     def premises(self) -> list[Judgement]:
         """All that stand, by id."""

@@ -34,7 +34,13 @@ app(R,P) :- req(R), judged(P,app), not opened(R,P).
 apart(R,P) :- req(R), judged(P,den), pv(P,S,Y), not d(S,X,Y) : rv(R,S,X).
 den(R,P) :- req(R), judged(P,den), not apart(R,P).
 approved(R) :- app(R,_).  denied(R) :- den(R,_).  repeated(R) :- repeat(R,_).
-share(R) :- repeat(R,app).  share(R) :- approved(R), not denied(R), not repeated(R).
+% "ask" travels as a denial does and turns share into ask; what is left open is no way round it.
+tells(S,X,Y) :- d(S,X,Y).  tells(S,"UNSPEC",Y) :- judged(P,ask), pv(P,S,Y).
+tells(S,X,"UNSPEC") :- rv(_,S,X), open(S).  open(purpose).  open(principle).
+clear(R,P) :- req(R), judged(P,ask), pv(P,S,Y), not tells(S,X,Y) : rv(R,S,X).
+blocked(R) :- req(R), judged(P,ask), not clear(R,P).
+share(R) :- repeat(R,app).
+share(R) :- approved(R), not denied(R), not repeated(R), not blocked(R).
 withhold(R) :- repeat(R,den).  withhold(R) :- denied(R), not approved(R), not repeated(R).
 ask(R) :- req(R), not share(R), not withhold(R).
 #show share/1.  #show withhold/1.  #show ask/1.
@@ -153,8 +159,9 @@ def to_cedar(
     context. Approvals and denials travel differently, so each node has parents of two types: those
     whose approval covers it (`Approved::Data::"..."`) and those whose denial does (`Denied::...`).
     Cedar lets `forbid` win and denies by default: what would be asked is denied, and there is no
-    reliability; a judgement `ask` becomes a `forbid` for its own nodes. Unspecified slots of a
-    judgement only repeat, so such a judgement is left out, as are edges with a scope.
+    reliability. A judgement `ask` becomes a `forbid` of all that it blocks. Where a denial or an `ask`
+    leaves a slot open the `forbid` is over-wide: it goes for whatever stands there. An approval that
+    leaves one open only repeats and is left out, as are edges with a scope.
 
     Args:
         ontology: of the user.
@@ -166,16 +173,12 @@ def to_cedar(
     policies = []
     for judgement in _standing(judgements):
         nodes = {slot: judgement.request.slot(slot) for slot in SLOTS}
-        if any(UNSPEC in values for values in nodes.values()):
-            continue
-        if judgement.value == "appropriate":
+        if judgement.value != "appropriate":
+            policies.append(_policy(judgement, "Denied", nodes))
+        elif not any(UNSPEC in values for values in nodes.values()):
             # An approved set covers each of its members, asked alone.
             for item in nodes["data"]:
                 policies.append(_policy(judgement, "Approved", {**nodes, "data": (item,)}))
-        elif judgement.value == "inappropriate":
-            policies.append(_policy(judgement, "Denied", nodes))
-        elif len(nodes["data"]) == 1:
-            policies.append(_policy(judgement, "", nodes))
     entities = []
     closures = Closures(ontology)
     for slot in SLOTS:
@@ -205,18 +208,18 @@ def _policy(judgement: Judgement, kind: str, nodes: Mapping[str, tuple[str, ...]
     tests = []
     for slot in SLOTS:
         for y in nodes[slot]:
-            if y == ANY:
+            if y in (ANY, UNSPEC):
                 continue
-            place = _PLACES[slot]
-            if place.startswith("context."):
-                tests.append(f"context has {slot}")
-            if kind:
-                tests.append(f"{place} in {kind}::{slot.title()}::{_quoted(y)}")
-            else:
-                tests.append(f"{place} == {slot.title()}::{_quoted(y)}")
+            test = f"{_PLACES[slot]} in {kind}::{slot.title()}::{_quoted(y)}"
+            if _PLACES[slot].startswith("context."):
+                if judgement.value == "ask":  # leaving it out is no way round
+                    test = f"(!(context has {slot}) || {test})"
+                else:
+                    tests.append(f"context has {slot}")
+            tests.append(test)
     condition = " && ".join(tests) or "true"
     return (
-        f'@id("judgement-{judgement.id}-{"-".join(nodes["data"])}")\n'
+        f"@id({_quoted(f'judgement-{judgement.id}-' + '-'.join(nodes['data']))})\n"
         f'{effect} (principal, action == Action::"disclose", resource)\n'
         f"when {{ {condition} }};"
     )

@@ -33,9 +33,11 @@ def judge(
 
     A judgement on the same nodes decides (R0). Else an approval that covers every slot supports
     `share` (R1) and a denial that does supports `withhold` (R2). Unreliable premises are dropped,
-    where both kinds remain the policy decides, and where nothing does it asks. Approvals travel along
-    curated and confirmed edges only, unless the policy trusts proposed ones; denials along proposed
-    ones too. No model is asked.
+    where both kinds remain the policy decides, and where nothing does it asks. What would be shared is
+    asked where one of several items is withheld by itself, or where the user wants to be asked: a
+    judgement `ask` travels as a denial does, whatever its reliability, and slots left open are no way
+    round it. Approvals travel along curated and confirmed edges only, unless the policy trusts proposed
+    ones; denials along proposed ones too. No model is asked.
 
     Args:
         request: of ids of nodes.
@@ -49,12 +51,12 @@ def judge(
         The outcome; it depends on ids, not on the order of the history.
 
     Raises:
-        ConfigError: the score is not a number, or the history was made with another ontology.
+        ConfigError: the score is not finite, or the history was made with another ontology.
     """
     policy = policy or Policy()
-    if score is not None and math.isnan(score):
+    if score is not None and not math.isfinite(score):
         raise ConfigError(
-            "score=nan is not allowed: pass a number, or None where there is no score."
+            f"score={score} is not allowed: pass a finite number, or None where there is no score."
         )
     if not isinstance(history, History):
         history = History(closures, history)
@@ -90,6 +92,7 @@ class _Found:
     premises: Positions = dataclasses.field(default_factory=lambda: _NONE)
     against: Positions = dataclasses.field(default_factory=lambda: _NONE)
     dropped: Positions = dataclasses.field(default_factory=lambda: _NONE)
+    asking: Positions = dataclasses.field(default_factory=lambda: _NONE)
     items: dict[str, str] = dataclasses.field(default_factory=dict)
     suggestion: str | None = None
 
@@ -134,6 +137,8 @@ class _Case:
         found = self.resolve(approve, deny)
         if found.reason == "no_premise" and alone:
             found = self.by_items(alone)
+        if found.verdict == "share":
+            found = self.held_back(found, denied, approve, deny)
         seen = [raw_approve, raw_deny, *(item.dropped for item in alone.values())]
         kept = np.concatenate([approve, deny, found.premises])
         found.dropped = np.setdiff1d(np.concatenate(seen), kept)
@@ -202,6 +207,24 @@ class _Case:
             return _Found(verdict="share", rule="R1-itemwise", premises=premises)
         return _Found(reason="partial" if approved else "no_premise")
 
+    def held_back(
+        self, found: _Found, denied: list[Positions], approve: Positions, deny: Positions
+    ) -> _Found:
+        """A share turned into a question by an item that is withheld, or a wish to be asked."""
+        if denied:
+            return _Found(reason="conflict", premises=approve, against=deny)
+        request = self.request
+        asking = self.support("ask", ACTIVE)
+        if len(request.data) > 1:  # more scopes may hold for one item than for all
+            alone = [dataclasses.replace(request, data=(name,)) for name in request.data]
+            items = [_Case(one, self.history, self.policy).support("ask", ACTIVE) for one in alone]
+            asking = np.unique(np.concatenate([asking, *items]))
+        if not len(asking):
+            return found
+        return dataclasses.replace(
+            found, verdict="ask", rule=None, reason="always_ask", asking=asking
+        )
+
     def suggest(self, found: _Found) -> None:
         """What proposed edges would say, where nothing speaks against it."""
         if not self.history.has_proposed or self.policy.trust_proposed or self.n_deny:
@@ -223,7 +246,7 @@ def _outcome(found: _Found, history: History, policy: Policy) -> Outcome:
         verdict=found.verdict,  # pyright: ignore[reportArgumentType]
         rule=found.rule,
         premises=history.in_order(found.premises),
-        against=history.in_order(found.against),
+        against=(*history.in_order(found.against), *history.ids(found.asking)),
         dropped=tuple(_dropped(found.dropped, history, policy)),
         reason=found.reason,
         approved=items("share"),

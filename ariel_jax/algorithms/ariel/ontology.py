@@ -11,6 +11,7 @@ import hashlib
 import importlib.resources
 import json
 import types
+import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,6 +27,8 @@ from ariel_jax.algorithms.ariel.types import (
     Node,
 )
 from ariel_jax.errors import ConfigError, UnknownNodeError
+
+_DIRECTIONS = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
 
 def canonical_json(value: Any) -> bytes:
@@ -73,12 +76,14 @@ class Ontology:
             nodes: in any order.
             edges: in any order; the ends of each must be among the nodes.
             merge_cycles: declare the members of a cycle to be the `same` instead of refusing it. The
-                edges that say so have the origin `merged`. Scoped cycles are refused all the same.
+                edges that say so have the origin `merged`. Refused all the same are scoped cycles, and those
+                that approvals or denials alone travel round.
 
         Raises:
             UnknownNodeError: a slot, a type of edge, an end or a scope does not exist.
             OntologyCycleError: a cycle of edges that are not `same`.
-            ConfigError: a repeated or reserved id, a type in a slot where it has no meaning, an edge
+            ConfigError: a repeated or reserved id, a control character or a mark of writing direction in
+                an id, a label or an alias, a type in a slot where it has no meaning, an edge
                 from a node to itself, or a scope in the slot `data`.
         """
         by_slot: dict[str, dict[str, Node]] = {slot: {} for slot in SLOTS}
@@ -295,6 +300,11 @@ def _row(what: str, kind: type, row: Any) -> dict[str, Any]:
     return dict(row)
 
 
+def _unseen(character: str) -> bool:
+    """Control characters, line ends, marks of writing direction and halves of surrogate pairs."""
+    return unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") or character in _DIRECTIONS
+
+
 def _check_node(node: Node, by_slot: Mapping[str, Mapping[str, Node]]) -> None:
     if node.slot not in by_slot:
         raise unknown("slot", node.slot, SLOTS, node.slot)
@@ -303,6 +313,13 @@ def _check_node(node: Node, by_slot: Mapping[str, Mapping[str, Node]]) -> None:
             f"id={node.id!r} is not allowed for a node: {ANY!r} and {UNSPEC!r} are reserved, and an "
             "id is not empty. Choose another id."
         )
+    for text in (node.id, node.label, *node.aliases):
+        if found := sorted({c for c in text if _unseen(c)}):
+            raise ConfigError(
+                f"node {node.id!a} of slot {node.slot!r} has {', '.join(f'U+{ord(c):04X}' for c in found)} "
+                "in its id, label or aliases: control characters and marks of writing direction can show "
+                "another name than the one that is meant. Remove them."
+            )
     if node.id in by_slot[node.slot]:
         raise ConfigError(
             f"two nodes of slot {node.slot!r} have the id {node.id!r}: give each an id of its own."

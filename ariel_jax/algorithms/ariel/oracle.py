@@ -8,6 +8,7 @@ from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import (
     ANY,
     HUMAN_SOURCES,
+    OPEN_SLOTS,
     SLOTS,
     UNSPEC,
     Edge,
@@ -156,6 +157,7 @@ class _Said:
     premises: list[Judgement]
     against: list[Judgement]
     dropped: list[Judgement]
+    asking: list[Judgement] = dataclasses.field(default_factory=list)
 
 
 def judge(
@@ -223,7 +225,7 @@ def judge(
         verdict=said.verdict,  # pyright: ignore[reportArgumentType]
         rule=said.rule,
         premises=supports(said.premises),
-        against=supports(said.against),
+        against=supports(said.against) + tuple(j.id for j in said.asking),
         dropped=tuple(
             (j.id, why.format(*counts(j))) for j in sorted(said.dropped, key=lambda j: j.id)
         ),
@@ -249,6 +251,31 @@ def _support(
         if _POLARITY.get(j.value) == polarity
         and entails(ontology, j.request, request, polarity, scopes=scopes, statuses=statuses)
     ]
+
+
+def _asking(request: Request, history: Sequence[Judgement], ontology: Ontology) -> list[Judgement]:
+    """Wishes to be asked about this, or about what it or an item of it would tell."""
+    ones = [request, *(dataclasses.replace(request, data=(item,)) for item in request.data)]
+    return [
+        j
+        for j in standing(history)
+        if j.value == "ask" and any(_blocks(ontology, j.request, one) for one in ones)
+    ]
+
+
+def _blocks(ontology: Ontology, judged: Request, request: Request) -> bool:
+    scopes = scopes_of(ontology, request.data, _ACTIVE)
+
+    def tells(slot: str, x: str, y: str) -> bool:
+        if x == UNSPEC or y == ANY or (y == UNSPEC and slot in OPEN_SLOTS):
+            return True
+        return y in reach(ontology, slot, "deny", x, scopes, _ACTIVE)
+
+    return all(
+        any(tells(slot, x, y) for x in request.slot(slot))
+        for slot in SLOTS
+        for y in judged.slot(slot)
+    )
 
 
 def _decide(
@@ -285,6 +312,10 @@ def _decide(
             premises = {j.id: j for item in shares for j in item.premises}
             said = _Said("share", "R1-itemwise", "", list(premises.values()), [], [])
     seen = all_approve + all_deny + [j for item in alone.values() for j in item.dropped]
+    if said.verdict == "share" and any(item.verdict == "withhold" for item in alone.values()):
+        said = _Said("ask", None, "conflict", approve, deny, [])
+    if said.verdict == "share" and (asking := _asking(request, history, ontology)):
+        said = _Said("ask", None, "always_ask", said.premises, said.against, [], asking)
     kept = {j.id for j in approve + deny + said.premises}
     said.dropped = list({j.id: j for j in seen if j.id not in kept}.values())
     return said, {item: found.verdict for item, found in alone.items()}

@@ -69,9 +69,16 @@ def build(
         for slot, start, end, edges in found:
             steps = [_step(edge) for edge in edges]
             paths.append(
-                {"premise": judgement.id, "slot": slot, "from": start, "to": end, "steps": steps}
+                {
+                    "premise": judgement.id,
+                    "items": list(items),
+                    "slot": slot,
+                    "from": start,
+                    "to": end,
+                    "steps": steps,
+                }
             )
-    ontology, text = history.closures.ontology, request.task_text
+    ontology = history.closures.ontology
     return {
         "version": 1,
         "verdict": outcome.verdict,
@@ -80,13 +87,13 @@ def build(
         "user": user,
         "request": {
             "nodes": _nodes(request),
-            "text_sha256": hashlib.sha256(text.encode()).hexdigest() if text else "",
+            "text_sha256": _digest(request.task_text),
         },
         "mapping": [dict(row) for row in mapping],
         "premises": premises,
         "paths": paths,
         "support": len(outcome.premises),
-        "against": list(outcome.against),
+        "against": sorted(outcome.against),
         "dropped": [{"judgement_id": number, "why": why} for number, why in outcome.dropped],
         "items": {
             "approved": list(outcome.approved),
@@ -103,6 +110,11 @@ def build(
         "engine": f"ariel_jax {__version__}",
         "prev_decision_hash": previous_hash,
     }
+
+
+def _digest(text: str) -> str:
+    # Half of a surrogate pair is no UTF-8, but an agent may send it.
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() if text else ""
 
 
 def _nodes(request: Request) -> dict[str, list[str]]:

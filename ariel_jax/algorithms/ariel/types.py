@@ -1,6 +1,7 @@
 """Plain values of ARIEL: nodes, edges, requests, judgements, policies and outcomes. Host only."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -13,6 +14,10 @@ ANY = "ANY"
 """In a judgement, and only where the user chose it: whatever stands in this slot."""
 UNSPEC = "UNSPEC"
 """In a request: nothing is said about this slot. Only `ANY` covers it."""
+OPEN_SLOTS = ("purpose", "principle")
+"""Slots that may be left open: a judgement `ask` that does so goes for whatever stands there."""
+MOST_TEXT = 10_000
+"""Characters of a task's text."""
 SELF = "self"
 """The user, as subject and sender."""
 
@@ -97,10 +102,12 @@ class Request:
         data: ids of data nodes, at least one; kept sorted and without repeats.
         subject, sender: whose data, and who hands them out.
         recipient, purpose, principle: to whom, what for, under which transmission principle.
-        task_text: what the agent is doing, for people; never stored by value in a proof, never decides.
+        task_text: what the agent is doing, for people, at most `MOST_TEXT` characters; never stored by
+            value in a proof, never decides.
 
     Raises:
-        InvalidRequestError: no data, or an empty slot.
+        InvalidRequestError: no data, an empty slot, an id that is no text in Unicode (half of a
+            surrogate pair), or a text that is too long.
     """
 
     data: tuple[str, ...]
@@ -125,6 +132,23 @@ class Request:
                     "nothing is known."
                 )
         object.__setattr__(self, "data", tuple(sorted(set(data))))
+        for slot in SLOTS:
+            for value in self.slot(slot):
+                if not value.isascii() and any("\ud800" <= c <= "\udfff" for c in value):
+                    raise InvalidRequestError(
+                        f"{slot}={value!a} is not allowed: it has half of a surrogate pair, which is "
+                        "no character. Pass the id of a node."
+                    )
+        if not isinstance(self.task_text, str) or len(self.task_text) > MOST_TEXT:
+            given = (
+                f"{len(self.task_text)} characters"
+                if isinstance(self.task_text, str)
+                else "no text"
+            )
+            raise InvalidRequestError(
+                f"task_text has {given}, which is not allowed: pass at most {MOST_TEXT} characters that "
+                "say what the agent is doing."
+            )
 
     def slot(self, name: str) -> tuple[str, ...]:
         """The ids in a slot; one, but for `data`."""
@@ -143,7 +167,8 @@ class Judgement:
     Attributes:
         id: unique and rising: the later one has the larger id.
         request: what it was about.
-        value: `appropriate`, `inappropriate`, or `ask` (stored, never a premise).
+        value: `appropriate`, `inappropriate`, or `ask`: never a premise, but what a denial of it would
+            cover is not shared without asking.
         source: who said it; only `HUMAN_SOURCES` may be premises.
         created_at: ISO 8601, for people; ids decide the order.
         superseded_by: id of the judgement, or None.
@@ -194,11 +219,17 @@ class Policy:
         positive_int(min_support=self.min_support)
         if isinstance(self.reliability, str):
             one_of(("off", "strict"), reliability=self.reliability)
-        elif not 0 < self.reliability < 1:
+        elif isinstance(self.reliability, bool) or not 0 < self.reliability < 1:
             raise ConfigError(
                 f"reliability={self.reliability!r} is not allowed: pass 'off', 'strict' or a number "
                 "between 0 and 1."
             )
+        for name in ("veto_share", "veto_withhold"):
+            limit = getattr(self, name)
+            if limit is not None and not math.isfinite(limit):
+                raise ConfigError(
+                    f"{name}={limit!r} is not allowed: pass a finite number, or None for no veto."
+                )
 
     @classmethod
     def profile(cls, name: str) -> "Policy":
@@ -228,10 +259,11 @@ class Outcome:
         premises: ids of the judgements that support the verdict, the one shown first in front: it covers
             least, and of equals it is the latest. Where it asks: what supports what was not said, after
             a conflict the approvals.
-        against: ids of surviving judgements that support the opposite; after a conflict the denials.
+        against: ids of surviving judgements that support the opposite; after a conflict the denials. Where
+            the user asked to be asked about what the request would tell, those judgements too, last.
         dropped: ids of unreliable premises and why, by id.
         reason: why it asks: `no_premise`, `conflict`, `min_support`, `veto`, `proposed_only`,
-            `always_ask` (the user asked to be asked), `unmapped`, `mapper_failed`, `partial` (some items
+            `always_ask` (the user asked to be asked, about this or about what it would tell), `unmapped`, `mapper_failed`, `partial` (some items
             of a bundle are approved, or each one but not all together); empty where it does not.
         approved, denied, undecided: data nodes of a bundle, each asked alone; empty for one item and
             where R0 decides.

@@ -1,5 +1,6 @@
 """Ontologies as JSON, the rules as clingo reads them, and policies for Cedar."""
 
+import dataclasses
 import json
 import re
 
@@ -122,10 +123,12 @@ def cedar_says(policies, entities, request):
             return True
         if test.startswith("context has "):
             return at["context." + test.removeprefix("context has ")][1] != UNSPEC
-        place, relation, entity = re.fullmatch(r"(\S+) (in|==) (\S+)", test).groups()
+        if left_out := re.fullmatch(r"\(!\((.*)\) \|\| (.*)\)", test):
+            return not holds(left_out[1]) or holds(left_out[2])
+        place, entity = re.fullmatch(r"(\S+) in (\S+)", test).groups()
         slot, node = at[place]
         me = f"{slot.title()}::{json.dumps(node)}"
-        return entity == me if relation == "==" else entity in {me} | parents.get(me, set())
+        return entity in {me} | parents.get(me, set())
 
     effects = set()
     for effect, condition in re.findall(r"(permit|forbid) \(.*\)\nwhen \{ (.*) \};", policies):
@@ -143,15 +146,21 @@ def test_cedar_permits_what_is_approved_and_forbids_what_is_denied(seed):
     policies, entities = to_cedar(ontology, history)
     closures, overrides = Closures(ontology), Policy(reliability="off", conflict="deny_overrides")
     checked = 0
-    for _ in range(25):
+    for _ in range(60):
         request = random_request(rng, ontology, bundles=0.0)
+        if UNSPEC in (request.data[0], request.recipient):
+            continue  # in Cedar there is always somebody who wants something
         outcome = judge(request, history, closures, overrides)
         says = cedar_says(policies, entities, request)
         if says == "permit":
             assert outcome.verdict == "share"
         if outcome.rule in ("R1", "R2"):
             checked += 1
-            assert says == ("permit" if outcome.rule == "R1" else "forbid")
+            wide = [
+                j for j in history if j.value == "inappropriate" and UNSPEC in str(j.request.key)
+            ]
+            assert says == ("permit" if outcome.rule == "R1" else "forbid") or wide
+            assert says != "permit" or outcome.rule == "R1"
         if outcome.reason in ("no_premise", "always_ask"):
             assert says != "permit"
     assert checked
@@ -172,6 +181,33 @@ def test_cedar_policies_are_written_as_cedar_reads_them(ontology):
         'context.principle in Approved::Principle::"notified" };',
     ]
     assert policies.count("permit") == 2
-    assert "forbid" not in policies  # what is left open in a judgement is only repeated
+    assert policies.count("forbid") == 1
+    assert "principal in Denied" not in policies  # a recipient that was left open is every one
+    assert cedar_says(policies, entities, ask("health.blood", "bank")) == "forbid"
     phone = next(e for e in entities if e["uid"] == {"type": "Data", "id": "contact.phone"})
     assert {"type": "Approved::Data", "id": "contact"} in phone["parents"]
+
+
+def test_cedar_forbids_what_asking_always_blocks(ontology):
+    history = said(
+        (ask("contact", "organisation", ANY, ANY), "yes"),
+        (ask("contact.phone", "shop", UNSPEC, "notified"), "ask"),
+    )
+    policies, entities = to_cedar(ontology, history)
+    says = {
+        ask("contact.phone", "bistro"): "forbid",
+        ask("contact.phone", "bistro", UNSPEC, UNSPEC): "forbid",
+        ask("contact.phone", "employer"): "permit",
+        ask("contact.phone", "bistro", "dining", "asked"): "permit",
+    }
+    assert {r: cedar_says(policies, entities, r) for r in says} == says
+
+
+def test_a_name_cannot_end_a_cedar_policy_and_write_one_of_its_own(ontology):
+    history = said((ask("contact"), "yes"))
+    odd = dataclasses.replace(
+        history[0], request=ask('x"\nwhen { true };\npermit (principal, action, resource);//')
+    )
+    policies, _ = to_cedar(ontology, [odd])
+    assert policies.count("\n") == to_cedar(ontology, history)[0].count("\n")
+    assert policies.startswith('@id("judgement-1-x\\"\\nwhen {')

@@ -175,3 +175,30 @@ def test_edges_are_confirmed_and_retracted_without_touching_the_old_ontology():
         gone.confirm(1)
     with pytest.raises(ConfigError, match="edge_id=7"):
         made.retract(7)
+
+
+def test_a_cycle_for_denials_alone_is_not_merged():
+    """Merged, an approval of the phone would go for the card."""
+    nodes = [Node(slot="data", id=name, label=name) for name in ("phone", "card")]
+    one = Edge(id=1, slot="data", type="isa", src="phone", dst="card")
+    for type_, src, dst in (("reveals", "card", "phone"), ("reveals", "phone", "card")):
+        other = Edge(id=2, slot="data", type=type_, src=src, dst=dst)
+        for merge in (False, True):
+            if (src, merge) == ("phone", True):
+                say = "`approve` only"
+            else:
+                say = "`deny` only" if merge else "merge_cycles=True"
+            with pytest.raises(OntologyCycleError, match=say):
+                Ontology.of(nodes, [one, other], merge_cycles=merge)
+
+
+@pytest.mark.parametrize(
+    "odd", ["a\nb", "a\u202eb", "a\u200fb", "a\x00", "\ud800", "a\u2028", "a\x85"]
+)
+@pytest.mark.parametrize("where", ["id", "label", "aliases"])
+def test_names_that_show_as_others_are_refused(odd, where):
+    node = Node(slot="data", id="a", label="a")
+    changed = dataclasses.replace(node, **{where: (odd,) if where == "aliases" else odd})
+    with pytest.raises(ConfigError, match=r"U\+[0-9A-F]{4}"):
+        Ontology.of([changed], ())
+    Ontology.of([dataclasses.replace(node, label="Müller 👩‍⚕️")], ())

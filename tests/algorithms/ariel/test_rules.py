@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ariel_jax.algorithms.ariel import oracle
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.types import (
@@ -15,7 +16,7 @@ from ariel_jax.algorithms.ariel.types import (
     Edge,
     Policy,
 )
-from ariel_jax.errors import ConfigError, UnknownNodeError
+from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError
 
 from .cases import (
     ask,
@@ -203,6 +204,124 @@ def test_asking_always_replaces_an_approval(closures):
     assert judge(ask("location.city"), history, closures).reason == "no_premise"
 
 
+ANYWAY = {"purpose": ANY, "principle": ANY}
+ASKED = said(
+    (ask("contact", "organisation", **ANYWAY), "yes"),
+    (ask("location.trace", "organisation", **ANYWAY), "yes"),
+    (ask("contact.phone", "shop", UNSPEC, UNSPEC), "ask"),
+    (ask("location.city", "shop"), "ask"),
+)
+
+
+@pytest.mark.parametrize(
+    ("about", "says"),
+    [
+        (
+            ask("contact", "shop", UNSPEC, UNSPEC),
+            "share",
+        ),  # what is asked covers what is a kind of it
+        (ask("contact.phone", "shop", UNSPEC, UNSPEC), "always_ask"),
+        (ask("contact.phone", "shop"), "always_ask"),  # what was left open goes for whatever stands
+        (ask("contact.phone", "bistro"), "always_ask"),  # a kind of shop
+        (ask("contact.phone", "employer"), "share"),
+        (ask("location.city", "shop"), "always_ask"),
+        (ask("location.address", "shop"), "always_ask"),  # it reveals the city
+        (ask("location.city", "shop", UNSPEC, UNSPEC), "always_ask"),  # leaving out is no way round
+        (ask("location.city", "shop", "booking", "none"), "always_ask"),
+        (ask("location.city", "shop", "marketing"), "share"),
+        (ask("location.city", "shop", "dining", "asked"), "share"),
+    ],
+)
+@pytest.mark.parametrize("policy", [BARE, Policy(conflict="latest"), Policy(bundle="itemwise")])
+def test_asking_always_blocks_what_would_tell_the_same(ontology, closures, about, says, policy):
+    outcome = judge(about, ASKED, closures, policy)
+    assert (outcome.reason or outcome.verdict) == says
+    assert outcome == oracle.judge(about, ASKED, ontology, policy)
+    if about.key not in {j.request.key for j in ASKED} and says == "always_ask":
+        assert outcome.premises
+        assert set(outcome.against) <= {3, 4}
+
+
+def test_asking_always_goes_along_same_and_into_sets_and_not_against_a_denial(ontology):
+    same = Edge(id=90, slot="data", type="same", src="contact.phone", dst="age.exact")
+    closures = Closures(ontology.with_edges(same))
+    history = said(
+        (ask("age.exact", ANY), "yes"), (ask("contact.phone"), "ask"), (ask("location.city"), "yes")
+    )
+    assert judge(ask("age.exact"), history, closures).reason == "always_ask"
+    assert judge(ask("age.exact", "doctor"), history, closures).verdict == "share"
+    assert judge(ask("age.exact"), history[:1], closures).verdict == "share"
+    both = said(
+        (ask(("contact.phone", "location.city"), "shop"), "yes"), (ask("contact.phone"), "ask")
+    )
+    asked = ask(("contact.phone", "location.city"))
+    for policy in (Policy(), Policy(bundle="itemwise"), Policy(conflict="latest")):
+        assert judge(asked, both[:1], closures, policy).verdict == "share"
+        assert judge(asked, both, closures, policy).reason == "always_ask"
+    refused = said(
+        (ask("contact.phone", "shop"), "no"), (ask("contact.phone", "organisation"), "ask")
+    )
+    assert judge(ask("contact.phone"), refused, closures).verdict == "withhold"
+
+
+def test_asking_always_about_a_set_blocks_the_set_and_its_supersets(closures):
+    pair, more = ("health", "location.city"), ("contact", "health", "location.city")
+    history = said((ask(more, "shop"), "yes"), (ask(pair, "shop"), "ask"))
+    assert judge(ask(more), history, closures).reason == "always_ask"
+    assert judge(ask(("health", "location.address")), history, closures).reason == "partial"
+    assert judge(ask("health"), history, closures).verdict == "share"
+
+
+def test_asking_always_about_an_item_holds_in_the_scope_of_that_item(ontology):
+    """The trust holds for health alone: for both items together it would not carry the wish."""
+    scoped = ontology.with_edges(
+        Edge(id=90, slot="recipient", type="trust", src="doctor", dst="bank", scope="health")
+    )
+    history = said((ask(("health", "contact"), "bank"), "yes"), (ask("health", "doctor"), "ask"))
+    closures = Closures(scoped)
+    assert judge(ask(("health", "contact"), "bank"), history, closures).rule == "R0"
+    history[0] = replaced(history[0], request=ask(("health", "contact"), ANY))
+    outcome = judge(ask(("health", "contact"), "bank"), history, closures)
+    assert (outcome.reason, outcome.against) == ("always_ask", (2,))
+    assert outcome == oracle.judge(ask(("health", "contact"), "bank"), history, scoped)
+
+
+@pytest.mark.parametrize("conflict", ["escalate", "latest", "majority", "most_specific"])
+def test_a_set_with_an_item_that_is_withheld_is_never_shared(ontology, closures, conflict):
+    history = said(
+        (ask("health.blood"), "no"),
+        (ask("health", "bistro", **ANYWAY), "yes"),
+        (ask("health", "shop", **ANYWAY), "yes"),
+        (ask(("health", "contact"), "bistro", **ANYWAY), "yes"),
+    )
+    request, policy = ask(("health.blood", "health")), Policy(conflict=conflict, reliability="off")
+    assert judge(ask("health.blood"), history, closures, policy).rule == "R0"
+    outcome = judge(request, history, closures, policy)
+    assert (outcome.verdict, outcome.reason, outcome.denied) == (
+        "ask",
+        "conflict",
+        ("health.blood",),
+    )
+    assert outcome == oracle.judge(request, history, ontology, policy)
+    assert judge(request, history[1:], closures, policy).verdict == "share"
+
+
+def test_a_request_with_too_long_a_text_or_half_a_character_is_refused():
+    base = ask("location.city")
+    assert dataclasses.replace(base, task_text="x" * 10_000).task_text
+    assert dataclasses.replace(base, task_text="\ud800").task_text  # its proof has a hash of it
+    with pytest.raises(InvalidRequestError, match="10001 characters"):
+        dataclasses.replace(base, task_text="x" * 10_001)
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        ask("location.city", "\ud800")
+
+
+@pytest.mark.parametrize("wrong", [{"veto_share": float("nan")}, {"veto_withhold": float("inf")}])
+def test_a_policy_refuses_vetoes_that_are_no_number(wrong):
+    with pytest.raises(ConfigError, match="finite"):
+        Policy(**wrong)
+
+
 def test_a_history_refuses_what_it_cannot_use(ontology, closures):
     packed = History(closures, said((ask("location.city"), "yes")))
     with pytest.raises(ConfigError, match="up to 1"):
@@ -214,3 +333,15 @@ def test_a_history_refuses_what_it_cannot_use(ontology, closures):
     assert (packed.last_id, len(packed)) == (2, 1)
     with pytest.raises(ConfigError, match="another ontology"):
         judge(ask("location.city"), packed, Closures(ontology.retract(1)))
+
+
+def test_strict_drops_a_denial_that_was_contradicted_elsewhere_and_off_asks(closures):
+    """The limit that the documentation names."""
+    history = said(
+        (ask("health", "shop"), "no"),
+        (ask("health.blood", "bistro"), "yes"),
+        (ask("health.blood", "organisation"), "yes"),
+    )
+    outcome = judge(ask("health.blood", "shop"), history, closures)
+    assert (outcome.verdict, outcome.dropped) == ("share", ((1, "bad=1"),))
+    assert judge(ask("health.blood", "shop"), history, closures, BARE).reason == "conflict"

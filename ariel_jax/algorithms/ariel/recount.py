@@ -1,0 +1,276 @@
+"""The rules read once more for the checker of proofs, in plain searches. Shares no code with the judge."""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+SLOTS = ("data", "subject", "sender", "recipient", "purpose", "principle")
+_OPEN = ("purpose", "principle")
+_HUMAN = ("user_elicited", "user_cli", "user_ui", "imported_by_user")
+_VERDICTS = {"appropriate": "share", "inappropriate": "withhold"}
+# From what is asked to what was judged: an approval of all doctors covers a cardiologist, one of an
+# address covers the city that it reveals; a denial of the city covers the address.
+_FORWARD = {
+    "appropriate": ("isa", "narrower", "trust", "stricter", "same"),
+    "inappropriate": ("isa", "narrower", "reveals", "same"),
+    "kind": ("isa", "narrower", "same"),
+}
+_BACKWARD = {
+    "appropriate": ("reveals", "same"),
+    "inappropriate": ("trust", "stricter", "same"),
+    "kind": ("same",),
+}
+
+_Judged = dict[int, Any]
+
+
+@dataclasses.dataclass
+class Found:
+    """What the rules say, with judgements by id."""
+
+    verdict: str
+    rule: str | None = None
+    reason: str = ""
+    premises: _Judged = dataclasses.field(default_factory=dict)
+    against: _Judged = dataclasses.field(default_factory=dict)
+    dropped: _Judged = dataclasses.field(default_factory=dict)
+    alone: dict[str, "Found"] = dataclasses.field(default_factory=dict)
+    suggestion: str | None = None
+
+
+def ways(edge: Any, value: str) -> list[tuple[str, str]]:
+    """From what is asked to what was judged, along one edge."""
+    forward = [(edge.src, edge.dst)] if edge.type in _FORWARD[value] else []
+    return forward + ([(edge.dst, edge.src)] if edge.type in _BACKWARD[value] else [])
+
+
+def nodes_of(judgement: Any) -> dict[str, list[str]]:
+    """What a judgement is about."""
+    return {slot: list(judgement.request.slot(slot)) for slot in SLOTS}
+
+
+class Rules:
+    """A policy, edges, and the judgements up to the last one.
+
+    Args:
+        policy: as a proof has it.
+        edges: by id.
+        judgements: of the user.
+        last: id of the last judgement that was seen.
+    """
+
+    def __init__(
+        self,
+        policy: Mapping[str, Any],
+        edges: Mapping[int, Any],
+        judgements: Iterable[Any],
+        last: int,
+    ) -> None:
+        self.policy, self.edges = policy, edges
+        self.standing: dict[Any, Any] = {}
+        for j in sorted(judgements, key=lambda j: j.id):
+            later = j.superseded_by is not None and j.superseded_by <= last
+            if j.id <= last and j.source in _HUMAN and not later:
+                self.standing[tuple(j.request.slot(s) for s in SLOTS)] = j
+        self.by_id = {j.id: j for j in self.standing.values()}
+        self.trusted = ("curated", "confirmed")
+        self.active = (*self.trusted, "proposed")
+        self.statuses = self.active if policy["trust_proposed"] else self.trusted
+        self.scoped = {edge.slot for edge in edges.values() if edge.scope is not None}
+        self.arrows: dict[Any, dict[str, list[str]]] = {}
+        self.reached: dict[Any, frozenset[str]] = {}
+        self.tallies: dict[int, tuple[int, int]] = {}
+
+    def statuses_of(self, value: str) -> tuple[str, ...]:
+        """Of the edges that such judgements travel along."""
+        return self.statuses if value == "appropriate" else self.active
+
+    def counts(self, edge: Any, items: Sequence[str], statuses: tuple[str, ...]) -> bool:
+        """Whether an edge counts for these items; without any, no scope holds."""
+        if edge.status not in statuses or edge.scope is None:
+            return edge.status in statuses
+        kinds = [self.reach("data", "kind", item, (), statuses) for item in items]
+        return bool(kinds) and all(edge.scope in above for above in kinds)
+
+    def reach(
+        self, slot: str, value: str, x: str, items: Sequence[str], statuses: tuple[str, ...]
+    ) -> frozenset[str]:
+        """What may be judged so that it covers x."""
+        key = (slot, value, tuple(items) if slot in self.scoped else (), statuses)
+        if (x, key) not in self.reached:
+            if key not in self.arrows:
+                self.arrows[key] = {}
+                for start, there in self._usable(slot, value, items, statuses):
+                    self.arrows[key].setdefault(start, []).append(there)
+            found, waiting = {x}, [x]
+            while waiting:
+                for there in self.arrows[key].get(waiting.pop(), ()):
+                    if there not in found:
+                        found.add(there)
+                        waiting.append(there)
+            self.reached[x, key] = frozenset(found)
+        return self.reached[x, key]
+
+    def _usable(
+        self, slot: str, value: str, items: Sequence[str], statuses: tuple[str, ...]
+    ) -> Iterator[tuple[str, str]]:
+        for edge in self.edges.values():
+            if edge.slot == slot and self.counts(edge, items, statuses):
+                yield from ways(edge, value)
+
+    def covers(
+        self, j: Any, value: str, nodes: Mapping[str, Any], statuses: tuple[str, ...]
+    ) -> bool:
+        """Whether a judgement with that value would cover these nodes; `ask` goes where denials do."""
+        items = () if value == "kind" else nodes["data"]
+        travels = "inappropriate" if value == "ask" else value
+        for slot in SLOTS:
+            judged = j.request.slot(slot)
+
+            def hit(x: str, y: str, slot: str = slot) -> bool:
+                if y == "ANY" or (value == "ask" and (x == "UNSPEC" or y == "UNSPEC")):
+                    return y == "ANY" or x == "UNSPEC" or slot in _OPEN
+                return "UNSPEC" not in (x, y) and y in self.reach(slot, travels, x, items, statuses)
+
+            if travels == "inappropriate":
+                if not all(any(hit(x, y) for x in nodes[slot]) for y in judged):
+                    return False
+            elif not all(any(hit(x, y) for y in judged) for x in nodes[slot]):
+                return False
+        return True
+
+    def supporters(
+        self, value: str, asked: Mapping[str, Any], statuses: tuple[str, ...] | None = None
+    ) -> _Judged:
+        """Judgements of a value that cover what is asked."""
+        along = statuses or self.statuses_of(value)
+        return {
+            n: j
+            for n, j in self.by_id.items()
+            if j.value == value and self.covers(j, value, asked, along)
+        }
+
+    def tally(self, j: Any) -> tuple[int, int]:
+        """How many others a premise entails and contradicts."""
+        if j.id not in self.tallies:
+            hit = [
+                other.value == j.value
+                for n, other in self.by_id.items()
+                if n != j.id
+                and other.value != "ask"
+                and self.covers(j, j.value, nodes_of(other), self.statuses)
+            ]
+            self.tallies[j.id] = (sum(hit), len(hit) - sum(hit))
+        return self.tallies[j.id]
+
+    def reliable(self, j: Any) -> bool:
+        """Whether the policy keeps a premise."""
+        limit = self.policy["reliability"]
+        if limit == "off":
+            return True
+        ok, bad = self.tally(j)
+        return bad == 0 if limit == "strict" else (ok + 1) / (ok + bad + 2) >= limit
+
+    def why(self, j: Any) -> str:
+        """Why a premise is dropped."""
+        ok, bad = self.tally(j)
+        return f"bad={bad}" if self.policy["reliability"] == "strict" else f"ok={ok}, bad={bad}"
+
+    def judge(self, asked: Mapping[str, Any], score: float | None) -> Found:
+        """The verdict on a request, with the suggestion and the veto of a score."""
+        found = self.decide(asked)
+        if found.reason in ("no_premise", "partial", "min_support"):
+            self._suggest(found, asked)
+        if score is None or found.rule in (None, "R0"):
+            return found
+        shares = found.verdict == "share"
+        limit = self.policy["veto_share" if shares else "veto_withhold"]
+        if limit is not None and (score <= limit if shares else score >= limit):
+            found.verdict, found.rule, found.reason = "ask", None, "veto"
+        return found
+
+    def _suggest(self, found: Found, asked: Mapping[str, Any]) -> None:
+        def kept(value: str, statuses: tuple[str, ...]) -> int:
+            return sum(self.reliable(j) for j in self.supporters(value, asked, statuses).values())
+
+        denied = kept("inappropriate", self.active)
+        if denied or any(one.verdict == "withhold" for one in found.alone.values()):
+            return
+        more, fewer = kept("appropriate", self.active), kept("appropriate", self.statuses)
+        if more > fewer and more >= self.policy["min_support"]:
+            found.suggestion = "share"
+            if found.reason == "no_premise":
+                found.reason = "proposed_only"
+
+    def decide(self, asked: Mapping[str, Any]) -> Found:
+        """The verdict by judgements alone."""
+        repeat = self.standing.get(tuple(tuple(asked[s]) for s in SLOTS))
+        if repeat is not None:
+            if repeat.value == "ask":
+                return Found("ask", reason="always_ask")
+            return Found(_VERDICTS[repeat.value], "R0", premises={repeat.id: repeat})
+        items = [{**asked, "data": [item]} for item in asked["data"]]
+        alone = {one["data"][0]: self.decide(one) for one in items} if len(items) > 1 else {}
+        approvals, denials = (self.supporters(value, asked) for value in _VERDICTS)
+        approve = {n: j for n, j in approvals.items() if self.reliable(j)}
+        deny = {n: j for n, j in denials.items() if self.reliable(j)}
+        withheld = [one for one in alone.values() if one.verdict == "withhold"]
+        for one in withheld:
+            deny |= one.premises
+        found = self._resolve(approve, deny, asked)
+        shares = [one for one in alone.values() if one.verdict == "share"]
+        if found.reason == "no_premise" and shares:
+            found = Found("ask", reason="partial")
+            if self.policy["bundle"] == "itemwise" and len(shares) == len(alone):
+                premises = {n: j for one in shares for n, j in one.premises.items()}
+                found = Found("share", "R1-itemwise", premises=premises)
+        if found.verdict == "share" and withheld:
+            found = Found("ask", reason="conflict", premises=approve, against=deny)
+        seen = approvals | denials
+        for one in alone.values():
+            seen |= one.dropped
+        kept = approve | deny | found.premises
+        found.dropped = {n: j for n, j in seen.items() if n not in kept}
+        found.alone = alone
+        asking: _Judged = {}
+        for one in [asked, *items]:
+            asking |= self.supporters("ask", one) if found.verdict == "share" else {}
+        if asking:
+            found.verdict, found.rule, found.reason = "ask", None, "always_ask"
+            found.against = found.against | asking
+        return found
+
+    def _resolve(self, approve: _Judged, deny: _Judged, asked: Mapping[str, Any]) -> Found:
+        if not approve and not deny:
+            return Found("ask", reason="no_premise")
+        left_approve, left_deny, share = approve, deny, bool(approve)
+        if approve and deny:
+            conflict, both = self.policy["conflict"], {**approve, **deny}
+            if conflict == "most_specific":
+                left_approve, left_deny = (
+                    {n: q for n, q in side.items() if not self._defeated(q, both, asked)}
+                    for side in (approve, deny)
+                )
+            says = {
+                "deny_overrides": False,
+                "latest": max(both) in approve,
+                "majority": len(approve) > len(deny) if len(approve) != len(deny) else None,
+                "most_specific": None if left_approve and left_deny else bool(left_approve),
+            }.get(conflict)
+            if says is None:
+                return Found("ask", reason="conflict", premises=approve, against=deny)
+            share = says
+        winning, against = (left_approve, deny) if share else (left_deny, approve)
+        if len(winning) < self.policy["min_support"]:
+            return Found("ask", reason="min_support", premises=winning, against=against)
+        verdict, rule = ("share", "R1") if share else ("withhold", "R2")
+        return Found(verdict, rule, premises=winning, against=against)
+
+    def _defeated(self, q: Any, others: _Judged, asked: Mapping[str, Any]) -> bool:
+        def below(one: Mapping[str, Any], j: Any) -> bool:
+            return self.covers(j, "kind", one, self.statuses)
+
+        return any(
+            below(asked, p) and below(nodes_of(p), q) and not below(nodes_of(q), p)
+            for p in others.values()
+        )
