@@ -67,6 +67,7 @@ class Many:
             for j in sorted(judgements, key=lambda j: j.id)
             if j.source in HUMAN_SOURCES and j.superseded_by is None
         ]
+        self._asks = any(j.value == "ask" for j in self._told)
         # A bundle that was judged is a data node of its own: what it covers follows from its items.
         sets = {j.request.data for j in self._told if len(j.request.data) > 1}
         self._sets = sorted(sets)
@@ -108,7 +109,9 @@ class Many:
     ) -> list[Said]:
         """What `judge` says of each request.
 
-        Those of several items go through it, and all do where a judged bundle contains `ANY`.
+        Those of several items go through it, all do where a judged bundle contains `ANY`, and where the
+        user wants to be asked about something, those do that would be shared: `ask` travels in `judge`,
+        not in bulk.
 
         Args:
             requests: of ids of nodes.
@@ -125,7 +128,8 @@ class Many:
                 score=score,
             )
             for i, one in zip(single, self._read(said), strict=True):
-                found[i] = one
+                is_held = self._asks and one.verdict == "share" and one.rule != "R0"
+                found[i] = None if is_held else one
         for i, request in enumerate(requests):
             if found[i] is None:
                 found[i] = self._alone(request, None if scores is None else scores[i])
