@@ -135,7 +135,9 @@ def test_what_a_form_comes_to(ariel, elicit, answer, verdict, standing):
 
 def test_forms_show_types_and_recipient_and_no_values(ariel):
     ariel.record(
-        ariel.understand(data="email address", recipient="restaurant", purpose=ANY), "appropriate"
+        ariel.understand(data="email address", recipient="restaurant", purpose=ANY),
+        "appropriate",
+        "user_cli",
     )
     secret = "+49 170 1234567"
     asked = ASKED | {"data": ["phone number", secret], "task": f"call {secret}"}
@@ -165,7 +167,7 @@ def test_an_answer_to_words_that_were_not_understood_counts_once(ariel):
 
 
 def test_decisions_are_explained_and_rules_listed(ariel):
-    ariel.record(ariel.understand(**ASKED), "appropriate")
+    ariel.record(ariel.understand(**ASKED), "appropriate", "user_cli")
 
     async def use(session):
         found = await ask(session, **ASKED)
@@ -249,7 +251,7 @@ def test_bad_calls_are_errors_in_words(ariel):
 
 
 def test_what_cannot_be_logged_is_an_error_and_no_verdict(ariel, monkeypatch):
-    ariel.record(ariel.understand(**ASKED), "appropriate")
+    ariel.record(ariel.understand(**ASKED), "appropriate", "user_cli")
     real = ariel.store._connection
 
     class Full:
