@@ -28,6 +28,15 @@ class Record(Asked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Import(Log):
+    """Write down the judgements of a file, all of them or none."""
+
+    file: Annotated[pathlib.Path, tyro.conf.Positional]
+    """JSON lines such as {"data": ["phone number"], "recipient": "restaurant", "value": "appropriate"}; purpose,
+    principle, subject, sender, at (a time) and note may be given."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ask(Log):
     """Show open questions, or answer one."""
 
@@ -164,6 +173,7 @@ class Mcp(Log):
 
 _Command = (
     Annotated[Record, tyro.conf.subcommand("record")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Ask, tyro.conf.subcommand("ask")]
     | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
@@ -187,6 +197,7 @@ class Args:
 
 _ACTIONS: dict[type, Callable[[Any], tuple[int, Any, str]]] = {
     Record: actions.record,
+    Import: actions.import_file,
     Ask: actions.ask,
     Explain: actions.explain,
     Verify: actions.verify,

@@ -6,7 +6,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ariel_jax.algorithms.ariel import interchange, query
+from ariel_jax.algorithms.ariel import importing, interchange, query
 from ariel_jax.algorithms.ariel.agent import Ariel
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.records import request_json
@@ -40,6 +40,14 @@ def record(args: "flags.Record") -> Done:
             f"With --{open_slots[-1]} ANY it would cover more."
         )
     return 0, found, text
+
+
+def import_file(args: "flags.Import") -> Done:
+    """Writes the judgements of a file down."""
+    with open_judge(args) as ariel:
+        made = importing.import_judgements(ariel, args.file)
+    value = {"judgements": [judgement.id for judgement in made]}
+    return 0, value, f"{len(made)} judgements were imported from {args.file}"
 
 
 def ask(args: "flags.Ask") -> Done:

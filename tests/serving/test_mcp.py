@@ -41,7 +41,8 @@ def with_client(ariel, use, *, elicit="once", answer=None):
         return answer(params) if callable(answer) else answer
 
     async def go():
-        server = mcp.server(ariel, elicit=elicit)._mcp_server
+        chosen = {} if elicit is None else {"elicit": elicit}
+        server = mcp.server(ariel, **chosen)._mcp_server
         options = {} if answer is None else {"elicitation_callback": fill}
         async with create_connected_server_and_client_session(server, **options) as session:
             return await use(session)
@@ -181,6 +182,14 @@ def test_decisions_are_explained_and_rules_listed(ariel):
     assert (found["verdict"], found["rule"], forms) == ("share", "R0", [])
     assert text.startswith("Shared")
     assert [rule["in_words"] for rule in rules] == ["Phone number to Restaurant for Book a table"]
+
+
+def test_without_being_told_to_no_form_is_shown(ariel):
+    found, forms = with_client(
+        ariel, lambda s: ask(s, **ASKED), elicit=None, answer=accept("share this time")
+    )
+    assert (found["verdict"], forms) == ("ask", [])
+    assert len(ariel.open_questions()) == 1
 
 
 @pytest.mark.parametrize("elicit", ["off", "once"])
