@@ -49,7 +49,6 @@ from ariel_jax.errors import (
     ConfigError,
     InvalidRequestError,
     UnknownNodeError,
-    UntrustedSourceError,
 )
 
 Scorer = Callable[[Request], float | None]
@@ -75,7 +74,7 @@ class Ariel:
         scorer: Scorer | None,
     ):
         """Use `open`; raises ConfigError where the policy needs a scorer and there is none."""
-        _check_scorer(policy, scorer)
+        answering.check_scorer(policy, scorer)
         self.store, self.user, self.policy = store, user, policy
         self._mapper, self._scorer = mapper, scorer
         self._lock = threading.RLock()
@@ -120,13 +119,13 @@ class Ariel:
             IntegrityError: it is no privacy log.
         """
         policy = policy or Policy()
-        _check_scorer(policy, scorer)
+        answering.check_scorer(policy, scorer)
         if ontology is not None:
             if source is None:
                 raise ConfigError(
                     "ontology= needs source=: say who gives it, such as source='user_cli'."
                 )
-            _check_human(source)
+            answering.check_human(source)
         store = Store(path, timeout_s=timeout_s, read_only=read_only)
         try:
             if read_only:
@@ -388,7 +387,7 @@ class Ariel:
             StorageError: it could not be written; share nothing.
         """
         one_of(VALUES, value=value)
-        _check_human(source)
+        answering.check_human(source)
         number = decision if isinstance(decision, int) else decision.id
         wide = dict(generalise or {})
         if once and (value == "ask" or wide or slots or list(supersedes) or list(retract_edges)):
@@ -442,7 +441,7 @@ class Ariel:
             UntrustedSourceError: the source is not the user.
             StorageError: it could not be written.
         """
-        _check_human(source)
+        answering.check_human(source)
         return self.store.retract(self.user, judgement_id, source)
 
     def set_ontology(self, ontology: Ontology, *, why: str, source: str) -> None:
@@ -452,7 +451,7 @@ class Ariel:
             UntrustedSourceError: the source is not the user.
             StorageError: it could not be written.
         """
-        _check_human(source)
+        answering.check_human(source)
         self.store.set_ontology(self.user, ontology, why=why)
 
     def retract_edge(self, edge_id: int, *, source: str) -> None:
@@ -586,19 +585,3 @@ class Ariel:
             ConfigError: the condition is no such condition.
         """
         return query.select(self.store.decisions(self.user), where)
-
-
-def _check_scorer(policy: Policy, scorer: Scorer | None) -> None:
-    if scorer is None and (policy.veto_share is not None or policy.veto_withhold is not None):
-        raise ConfigError(
-            "the policy lets a score veto verdicts (veto_share, veto_withhold) and there is none: pass "
-            "scorer=, or a policy without vetoes."
-        )
-
-
-def _check_human(source: str) -> None:
-    one_of(SOURCES, source=source)
-    if source not in HUMAN_SOURCES:
-        raise UntrustedSourceError(
-            f"source={source!r} may not decide for the user: ask the user, and pass how the answer came."
-        )

@@ -7,8 +7,16 @@ from typing import Any
 from ariel_jax._checks import one_of
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.records import Decision, request_json
-from ariel_jax.algorithms.ariel.types import ANY, SLOTS, UNSPEC, Request
-from ariel_jax.errors import ConfigError
+from ariel_jax.algorithms.ariel.types import (
+    ANY,
+    HUMAN_SOURCES,
+    SLOTS,
+    SOURCES,
+    UNSPEC,
+    Policy,
+    Request,
+)
+from ariel_jax.errors import ConfigError, UntrustedSourceError
 
 
 def _request(values: Mapping[str, Any]) -> Request:
@@ -73,3 +81,21 @@ def widened(request: Request, wide: Mapping[str, str], value: str, closures: Clo
             )
         values[slot] = node
     return _request(values)
+
+
+def check_scorer(policy: Policy, scorer: object) -> None:
+    """Raises ConfigError where a policy has a veto and there is no scorer."""
+    if scorer is None and (policy.veto_share is not None or policy.veto_withhold is not None):
+        raise ConfigError(
+            "the policy lets a score veto verdicts (veto_share, veto_withhold) and there is none: pass "
+            "scorer=, or a policy without vetoes."
+        )
+
+
+def check_human(source: str) -> None:
+    """Raises UntrustedSourceError where a source is not the user, and ConfigError where it is none."""
+    one_of(SOURCES, source=source)
+    if source not in HUMAN_SOURCES:
+        raise UntrustedSourceError(
+            f"source={source!r} may not decide for the user: ask the user, and pass how the answer came."
+        )

@@ -306,3 +306,13 @@ def test_a_forecast_is_no_permission(ariel):
     for name in ("verdict", "may_share", "answered"):
         assert not hasattr(found, name)
     assert not ariel.log()
+
+
+def test_the_newest_judgements_are_the_last_of_those_that_stand(ariel):
+    for data in ("city", "phone", "mail", "phone", "address"):
+        ariel.record(dataclasses.replace(CITY, data=(data,)), "appropriate", "user_cli")
+    ariel.record(CITY, "ask", "user_cli")
+    history = ariel._refresh()
+    for n in (1, 2, 10):
+        assert history.newest(n) == history.premises()[-n:]
+    assert [j.id for j in history.newest(2)] == [4, 5]
