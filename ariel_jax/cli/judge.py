@@ -17,8 +17,9 @@ class Args(Asked):
 
     task: str = ""
     """What is being done, for the record; only its SHA-256 is kept."""
-    profile: Literal["plain", "standard", "cautious"] = "plain"
-    """Strict judgements; the other two let a score veto them, where there is one."""
+    profile: Literal["plain"] = "plain"
+    """Strict judgements. The profiles standard and cautious need a model's score, which Python alone can give
+    (Ariel.open with scorer=)."""
 
 
 def run(args: Args) -> int:
@@ -29,7 +30,7 @@ def run(args: Args) -> int:
         StorageError: it could not be logged: share nothing.
         IntegrityError: the log was changed.
     """
-    with open_judge(args, profile=args.profile) as ariel:
+    with open_judge(args) as ariel:
         decision = ariel.judge_text(**args.slots(), task_text=args.task)
         if args.json:
             print(json.dumps(as_json(ariel, decision), ensure_ascii=False))

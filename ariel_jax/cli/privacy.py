@@ -28,6 +28,15 @@ class Record(Asked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Import(Log):
+    """Write down the judgements of a file, all of them or none."""
+
+    file: Annotated[pathlib.Path, tyro.conf.Positional]
+    """JSON lines such as {"data": ["phone number"], "recipient": "restaurant", "value": "appropriate"}; purpose,
+    principle, subject, sender, at (a time) and note may be given."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Ask(Log):
     """Show open questions, or answer one."""
 
@@ -40,7 +49,7 @@ class Ask(Log):
     generalise: tuple[str, ...] = ()
     """SLOT=NODE: the answer is meant for this wider node, such as recipient=commerce.restaurant, or ANY."""
     meant: tuple[str, ...] = ()
-    """SLOT=NODE: what was meant by words that were not understood."""
+    """SLOT=NODE: what was meant by words that were not understood; once for each of them."""
     supersedes: tuple[int, ...] = ()
     """Of a conflict: judgements that do not stand any more."""
     retract_edges: tuple[int, ...] = ()
@@ -147,7 +156,7 @@ class Serve(Log):
     """Allow an address that other machines reach; only behind a proxy with TLS."""
     hosts: tuple[str, ...] = ()
     """More names by which callers may call this server."""
-    profile: Literal["plain", "standard", "cautious"] = "plain"
+    profile: Literal["plain"] = "plain"
     """As for `ariel-jax judge`."""
 
 
@@ -155,15 +164,16 @@ class Serve(Log):
 class Mcp(Log):
     """Answer an agent over MCP on standard input and output."""
 
-    elicit: Literal["off", "once", "judgements"] = "once"
+    elicit: Literal["off", "once", "judgements"] = "off"
     """Let the client show questions: never; for one disclosure each; or also for judgements, if you know that
-    it shows every form to you."""
-    profile: Literal["plain", "standard", "cautious"] = "plain"
+    it shows every form to you. A client may answer a question without showing it to you."""
+    profile: Literal["plain"] = "plain"
     """As for `ariel-jax judge`."""
 
 
 _Command = (
     Annotated[Record, tyro.conf.subcommand("record")]
+    | Annotated[Import, tyro.conf.subcommand("import")]
     | Annotated[Ask, tyro.conf.subcommand("ask")]
     | Annotated[Explain, tyro.conf.subcommand("explain")]
     | Annotated[Verify, tyro.conf.subcommand("verify")]
@@ -187,6 +197,7 @@ class Args:
 
 _ACTIONS: dict[type, Callable[[Any], tuple[int, Any, str]]] = {
     Record: actions.record,
+    Import: actions.import_file,
     Ask: actions.ask,
     Explain: actions.explain,
     Verify: actions.verify,

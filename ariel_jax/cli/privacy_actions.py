@@ -6,7 +6,7 @@ import pathlib
 import sys
 from typing import TYPE_CHECKING, Any
 
-from ariel_jax.algorithms.ariel import interchange, query
+from ariel_jax.algorithms.ariel import importing, interchange, query
 from ariel_jax.algorithms.ariel.agent import Ariel
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.records import request_json
@@ -42,6 +42,14 @@ def record(args: "flags.Record") -> Done:
     return 0, found, text
 
 
+def import_file(args: "flags.Import") -> Done:
+    """Writes the judgements of a file down."""
+    with open_judge(args) as ariel:
+        made = importing.import_judgements(ariel, args.file)
+    value = {"judgements": [judgement.id for judgement in made]}
+    return 0, value, f"{len(made)} judgements were imported from {args.file}"
+
+
 def ask(args: "flags.Ask") -> Done:
     """Shows open questions, or answers one."""
     if args.answer is None:
@@ -57,7 +65,7 @@ def ask(args: "flags.Ask") -> Done:
             number = waiting[-1].id
         found = ariel.answer(
             number, args.answer, once=args.once, generalise=_pairs("generalise", args.generalise),
-            slots=_pairs("meant", args.meant), supersedes=args.supersedes,
+            slots=_meant(args.meant), supersedes=args.supersedes,
             retract_edges=args.retract_edges, source="user_cli",
         )  # fmt: skip
         said = found.answered or "ask"
@@ -77,6 +85,14 @@ def _questions(args: "flags.Ask") -> Done:
         "\n".join([f"decision {d.id}  {d.created_at[:19]}", *question_lines(d)]) for d in waiting
     ]
     return 0, value, "\n\n".join(parts) or "no question is open"
+
+
+def _meant(given: tuple[str, ...]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for pair in given:
+        for slot, node in _pairs("meant", (pair,)).items():
+            found.setdefault(slot, []).append(node)
+    return found
 
 
 def _pairs(flag: str, given: tuple[str, ...]) -> dict[str, str]:
@@ -167,7 +183,7 @@ def retract(args: "flags.Retract") -> Done:
     """Takes a judgement back."""
     with open_judge(args) as ariel:
         before = {rule["judgement"] for rule in ariel.rules()}
-        ariel.retract(args.judgement)
+        ariel.retract(args.judgement, source="user_cli")
         again = [rule for rule in ariel.rules() if rule["judgement"] not in before]
     text = f"judgement {args.judgement} was taken back" + "".join(
         f"\njudgement {rule['judgement']} stands again: {rule['value']}: {rule['in_words']}" for rule in again
@@ -181,12 +197,14 @@ def ontology(args: "flags.Ontology") -> Done:
     with open_judge(args, read_only=not changes) as ariel, ariel.store.held_for(bool(changes)):
         if args.read is not None:
             ariel.set_ontology(
-                interchange.load_ontology(args.read), why=f"read from {args.read.name}"
+                interchange.load_ontology(args.read),
+                why=f"read from {args.read.name}",
+                source="user_cli",
             )
         for edge in args.retract:
-            ariel.retract_edge(edge)
+            ariel.retract_edge(edge, source="user_cli")
         for edge in args.confirm:
-            ariel.confirm_edge(edge)
+            ariel.confirm_edge(edge, source="user_cli")
         _add(ariel, args)
         facts = ariel.ontology
     return 0, _chosen(facts, args), _listed(facts, args)
@@ -197,7 +215,7 @@ def _add(ariel: Ariel, args: "flags.Ontology") -> None:
         if len(args.add_node) != 3:
             raise ConfigError("--add-node takes three words: SLOT ID LABEL.")
         slot, id_, label = args.add_node
-        ariel.add(nodes=[Node(slot=slot, id=id_, label=label, origin="user")])
+        ariel.add(nodes=[Node(slot=slot, id=id_, label=label, origin="user")], source="user_cli")
     if args.add_edge:
         if len(args.add_edge) != 4:
             raise ConfigError("--add-edge takes four words: SLOT TYPE SRC DST.")
@@ -209,7 +227,7 @@ def _add(ariel: Ariel, args: "flags.Ontology") -> None:
             "src": src,
             "dst": dst,
         }
-        ariel.add(edges=[Edge(**edge, status="confirmed", origin="user")])
+        ariel.add(edges=[Edge(**edge, status="confirmed", origin="user")], source="user_cli")
 
 
 def _chosen(facts: Ontology, args: "flags.Ontology") -> dict[str, Any]:
@@ -261,6 +279,7 @@ def export(args: "flags.Export") -> Done:
     """Writes the log or the facts."""
     with open_judge(args, read_only=True) as ariel:
         more: dict[str, Any] = {}
+        ariel.store.check_chain(ariel.user)
         if args.what == "ontology":
             text = json.dumps(ariel.ontology.as_json(), indent=2, ensure_ascii=False) + "\n"
         elif args.what == "cedar":
@@ -312,7 +331,7 @@ def serve(args: "flags.Serve") -> Done:
         role: path.with_name(f"{path.name}.{role}-key") for role in (privacy.AGENT, privacy.HUMAN)
     }
     names = {privacy.AGENT: "ARIEL_JAX_AGENT_KEY", privacy.HUMAN: "ARIEL_JAX_HUMAN_KEY"}
-    with open_judge(args, profile=args.profile) as ariel:
+    with open_judge(args) as ariel:
         keys = http.Keys(**{role: http.key_from(names[role], files[role]) for role in files})
         app = http.application(privacy.routes(ariel), keys, hosts=(*http.LOOPBACK, *args.hosts))
         for role, file in files.items():
@@ -328,7 +347,7 @@ def mcp(args: "flags.Mcp") -> Done:
     """Runs the MCP server until its client goes away."""
     from ariel_jax.serving.mcp import server
 
-    with open_judge(args, profile=args.profile) as ariel:
+    with open_judge(args) as ariel:
         server(ariel, elicit=args.elicit).run()
     sys.stdout.flush()
     return 0, None, ""

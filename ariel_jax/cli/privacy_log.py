@@ -4,10 +4,9 @@ import getpass
 import os
 import pathlib
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ariel_jax.algorithms.ariel.agent import Ariel
-from ariel_jax.algorithms.ariel.types import Policy
 from ariel_jax.durable import storage_error
 from ariel_jax.errors import ConfigError
 
@@ -75,12 +74,7 @@ def user_name(args: Log) -> str:
         raise ConfigError("this machine knows no name of the user: pass --user.") from error
 
 
-def open_judge(
-    args: Log,
-    *,
-    read_only: bool = False,
-    profile: Literal["plain", "standard", "cautious"] = "plain",
-) -> Ariel:
+def open_judge(args: Log, *, read_only: bool = False) -> Ariel:
     """Opens the log; a missing one is begun unless it is only read.
 
     Raises:
@@ -93,5 +87,4 @@ def open_judge(
         raise ConfigError(
             f"there is no privacy log {path}: begin one with `ariel-jax judge` or `ariel-jax privacy record`."
         )
-    policy = Policy() if profile == "plain" else Policy.profile(profile)
-    return Ariel.open(path, user=user_name(args), policy=policy, read_only=read_only)
+    return Ariel.open(path, user=user_name(args), read_only=read_only)

@@ -15,6 +15,7 @@ import os
 import pathlib
 import secrets
 import socket
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -308,8 +309,13 @@ def _endpoint(route: Route, keys: Keys, limits: Limits, running: _Together) -> A
             return Response(status_code=499)
         except ArielError as error:
             return _refusal(error)
-        except Exception:
-            LOG.exception("%s %s failed", route.method, route.path)
+        except Exception as error:
+            # Its text may quote what was asked for: only its type and place are written down.
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            LOG.error(
+                "%s %s failed: %s at %s:%s", route.method, route.path, type(error).__name__,
+                pathlib.Path(place.filename).name, place.lineno,
+            )  # fmt: skip
             return _json(
                 500,
                 {"error": {"type": "InternalError", "message": "the server failed; see its log."}},

@@ -2,8 +2,9 @@
 
 Written for version 1 of the SDK, which `_adapter` alone knows. An agent can ask, look and list; there is no
 tool that judges. Where the rules ask, the client is asked to show the user a form (MCP *elicitation*): types of
-data and the recipient, never values. A client may answer such a form by itself, so by default an answer counts
-for the one disclosure and no judgement is made of it.
+data and the recipient, never values. A client may answer such a form by itself, so by default no form is shown and
+questions stay open for the user; with `elicit="once"` an answer counts for the one disclosure and no judgement
+is made of it.
 """
 
 import functools
@@ -35,7 +36,7 @@ _ABOUT = (
 )
 
 
-def server(ariel: Ariel, *, elicit: Elicit = "once") -> Any:
+def server(ariel: Ariel, *, elicit: Elicit = "off") -> Any:
     """The server; `run()` of it speaks over standard input and output.
 
     Args:

@@ -33,9 +33,10 @@ def routes(ariel: Ariel) -> list[Route]:
 
     def decision(call: Call) -> dict[str, Any]:
         found = _decision(ariel, call.path["id"])
-        shown = view.show(found) | {"explanation": ariel.explain(found)}
-        if HUMAN in call.roles:
-            shown |= {"question": found.question, "proof": found.proof, "hash": found.hash}
+        if HUMAN not in call.roles:
+            return view.show(found) | {"explanation": ariel.explain(found)}
+        shown = view.seen(found, picks_up=True) | {"explanation": ariel.explain(found)}
+        shown |= {"question": found.question, "proof": found.proof, "hash": found.hash}
         return shown
 
     def questions(call: Call) -> dict[str, Any]:
@@ -115,5 +116,11 @@ def _check_types(body: Mapping[str, Any]) -> None:
             raise InvalidRequestError(f"{name} is not allowed: pass a list of numbers.")
     for name in ("generalise", "slots"):
         table = body.get(name, {})
-        if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
+        if not isinstance(table, dict) or not all(
+            isinstance(v, str) or (name == "slots" and _is_texts(v)) for v in table.values()
+        ):
             raise InvalidRequestError(f"{name} is not allowed: pass an object of texts.")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) for text in value)

@@ -403,3 +403,58 @@ def test_the_server_answers_on_this_machine_with_keys_it_made(tmp_path, where):
     assert "Traceback" not in said
     for key in keys.values():
         assert key["authorization"].split()[1] not in said
+
+
+def lines(path, *rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows) + "\n")
+    return path
+
+
+PHONE = {"data": "phone number", "recipient": "restaurant", "purpose": "ANY", "principle": "ANY"}
+
+
+def test_judgements_are_imported_all_or_none(call, tmp_path, where):
+    file = lines(
+        tmp_path / "said.jsonl",
+        PHONE | {"value": "inappropriate", "at": "2026-05-03T12:00:00+02:00", "note": "x"},
+        PHONE | {"value": "appropriate", "at": "2026-05-02"},
+        {"data": ["contact.email", "location.city"], "recipient": "ANY", "value": "ask", "at": "2026-05-01"},
+    )  # fmt: skip
+    status, out, _ = call("import", file, "--json")
+    assert (status, json.loads(out)["judgements"]) == (0, [1, 2, 3])
+    status, out, _ = call("rules", "--json")
+    rules = json.loads(out)
+    # The later time stands, though its line is the first one.
+    assert [rule["value"] for rule in rules] == ["ask", "inappropriate"]
+    assert {rule["source"] for rule in rules} == {"imported_by_user"}
+    assert call.judge(*BOOKING)[0] == 10
+    good = PHONE | {"value": "appropriate"}
+    for rows, message in (
+        ((good, good | {"value": "inappropriate"}), "lines 1 and 2"),
+        ((good | {"at": "2026-05-02T02:00+02:00"}, good | {"at": "2026-05-02", "value": "ask"}), "lines 1 and 2"),
+        ((good, good | {"recipient": "zorbl"}), "line 2"), ((good, good | {"value": "maybe"}), "line 2"),
+        ((good, good | {"source": "user_cli"}), "source"), ((good, good | {"at": "soon"}), "line 2"),
+        ((good, [1]), "line 2"), ((good, {"value": "ask"}), "line 2"), ((good | {"data": 3},), "line 1"),
+        ((good | {"note": "\ud800"},), "surrogate"), ((), "no judgement"),
+    ):  # fmt: skip
+        status, out, err = call("import", lines(tmp_path / "bad.jsonl", *rows))
+        assert (status, out) == (2, ""), rows
+        assert message in err
+    assert call("import", tmp_path / "none.jsonl")[0] == 2
+    assert json.loads(call("rules", "--json")[1]) == rules
+    assert call("verify")[0] == 0
+
+
+@pytest.mark.parametrize("mark", ["\u202e", "\u200b", "\x07"])
+def test_marks_that_nobody_sees_are_flagged_in_the_proof(call, mark):
+    status, out = call.judge("--data", f"phone{mark} number", "--recipient", "restaurant", "--json")
+    proof = json.loads(out)["proof"]
+    assert status == 20
+    (entry,) = [entry for entry in proof["mapping"] if entry["slot"] == "data"]
+    assert entry["flags"]
+    assert mark not in entry["input"]
+
+
+@pytest.mark.parametrize("task", ["\udcff", "x" * 1_000_000])
+def test_a_task_that_cannot_be_kept_is_bad_input(call, task):
+    assert call.judge(*BOOKING, "--task", task) == (2, "")

@@ -41,7 +41,8 @@ def with_client(ariel, use, *, elicit="once", answer=None):
         return answer(params) if callable(answer) else answer
 
     async def go():
-        server = mcp.server(ariel, elicit=elicit)._mcp_server
+        chosen = {} if elicit is None else {"elicit": elicit}
+        server = mcp.server(ariel, **chosen)._mcp_server
         options = {} if answer is None else {"elicitation_callback": fill}
         async with create_connected_server_and_client_session(server, **options) as session:
             return await use(session)
@@ -135,7 +136,9 @@ def test_what_a_form_comes_to(ariel, elicit, answer, verdict, standing):
 
 def test_forms_show_types_and_recipient_and_no_values(ariel):
     ariel.record(
-        ariel.understand(data="email address", recipient="restaurant", purpose=ANY), "appropriate"
+        ariel.understand(data="email address", recipient="restaurant", purpose=ANY),
+        "appropriate",
+        "user_cli",
     )
     secret = "+49 170 1234567"
     asked = ASKED | {"data": ["phone number", secret], "task": f"call {secret}"}
@@ -165,7 +168,7 @@ def test_an_answer_to_words_that_were_not_understood_counts_once(ariel):
 
 
 def test_decisions_are_explained_and_rules_listed(ariel):
-    ariel.record(ariel.understand(**ASKED), "appropriate")
+    ariel.record(ariel.understand(**ASKED), "appropriate", "user_cli")
 
     async def use(session):
         found = await ask(session, **ASKED)
@@ -179,6 +182,14 @@ def test_decisions_are_explained_and_rules_listed(ariel):
     assert (found["verdict"], found["rule"], forms) == ("share", "R0", [])
     assert text.startswith("Shared")
     assert [rule["in_words"] for rule in rules] == ["Phone number to Restaurant for Book a table"]
+
+
+def test_without_being_told_to_no_form_is_shown(ariel):
+    found, forms = with_client(
+        ariel, lambda s: ask(s, **ASKED), elicit=None, answer=accept("share this time")
+    )
+    assert (found["verdict"], forms) == ("ask", [])
+    assert len(ariel.open_questions()) == 1
 
 
 @pytest.mark.parametrize("elicit", ["off", "once"])
@@ -249,7 +260,7 @@ def test_bad_calls_are_errors_in_words(ariel):
 
 
 def test_what_cannot_be_logged_is_an_error_and_no_verdict(ariel, monkeypatch):
-    ariel.record(ariel.understand(**ASKED), "appropriate")
+    ariel.record(ariel.understand(**ASKED), "appropriate", "user_cli")
     real = ariel.store._connection
 
     class Full:

@@ -212,3 +212,33 @@ def test_several_callers_at_once_are_all_logged(ariel):
 
     assert sorted(asyncio.run(go())) == list(range(1, 13))
     assert ariel.verify() == 12
+
+
+def test_marks_that_nobody_sees_are_flagged_in_the_proof(call):
+    status, found = call("POST", "/v1/judge", ASKED | {"data": ["phone\u202e number"]})
+    assert status == 200
+    status, shown = call("GET", f"/v1/decisions/{found['decision']}", key=HUMAN)
+    (entry,) = [entry for entry in shown["proof"]["mapping"] if entry["slot"] == "data"]
+    assert entry["flags"]
+    assert "\u202e" not in entry["input"]
+
+
+def test_an_answer_for_once_reaches_the_agent_once(call):
+    _, asked = call("POST", "/v1/judge", ASKED)
+    path = f"/v1/decisions/{asked['decision']}"
+    said = {"decision": asked["decision"], "value": "appropriate", "once": True}
+    assert call("POST", "/v1/judgements", said, key=HUMAN)[0] == 201
+    assert (
+        call("GET", path, key=HUMAN)[1]["verdict"] == "share"
+    )  # the user looks as often as they like
+    assert call("GET", path)[1]["verdict"] == "share"
+    again = call("GET", path)[1]
+    assert (again["verdict"], again["was"]) == ("ask", "share")
+
+
+@pytest.mark.parametrize(
+    "change", [{"recipient": "\u200b"}, {"task_text": "x" * 20_000}, {"data": ["\u202e"]}]
+)
+def test_what_nobody_can_read_is_refused(call, change):
+    status, found = call("POST", "/v1/judge", ASKED | change)
+    assert (status, found["error"]["type"]) == (400, "InvalidRequestError")

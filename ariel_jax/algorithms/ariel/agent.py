@@ -4,10 +4,12 @@ After Flemings et al. (arXiv 2512.05065). A decision is returned only when it is
 logged is not shared. Only the user's own judgements are premises.
 """
 
+import contextlib
+import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ariel_jax._checks import one_of
@@ -22,12 +24,12 @@ from ariel_jax.algorithms.ariel import (
     reading,
 )
 from ariel_jax.algorithms.ariel.agent_view import AgentView
-from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.explain import Gap
 from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Mapper, Reading
-from ariel_jax.algorithms.ariel.records import Decision, State, Tombstone, request_json
+from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone, request_json
+from ariel_jax.algorithms.ariel.remembered import Remembered
 from ariel_jax.algorithms.ariel.store import Store
 from ariel_jax.algorithms.ariel.types import (
     ANY,
@@ -47,7 +49,6 @@ from ariel_jax.errors import (
     ConfigError,
     InvalidRequestError,
     UnknownNodeError,
-    UntrustedSourceError,
 )
 
 Scorer = Callable[[Request], float | None]
@@ -72,14 +73,13 @@ class Ariel:
         policy: Policy,
         scorer: Scorer | None,
     ):
-        """Use `open`."""
+        """Use `open`; raises ConfigError where the policy needs a scorer and there is none."""
+        answering.check_scorer(policy, scorer)
         self.store, self.user, self.policy = store, user, policy
         self._mapper, self._scorer = mapper, scorer
         self._lock = threading.RLock()
-        self._state: State | None = None
-        self._history: History | None = None
-        self._ontology_version = 0
-        self._closures: Closures | None = None
+        self._remembered = Remembered(store, user)
+        self._answered_once: set[int] = set()
         self._default_mapper: tuple[str, Mapper] | None = None
 
     @classmethod
@@ -92,6 +92,7 @@ class Ariel:
         mapper: Mapper | None = None,
         policy: Policy | None = None,
         scorer: Scorer | None = None,
+        source: str | None = None,
         timeout_s: float = 30.0,
         read_only: bool = False,
     ) -> "Ariel":
@@ -104,15 +105,27 @@ class Ariel:
             mapper: from words to nodes; None: by names and letters (`LexiconMapper`).
             policy: None is `Policy()`.
             scorer: log-odds that the user approves a request, by a model; it can turn a verdict into a
-                question and nothing else.
+                question and nothing else. Where it gives None, a verdict that it could have turned is a
+                question too.
+            source: who gives the ontology; needed with one, and it must be the user.
             timeout_s: how long to wait for another process that is writing.
             read_only: write nothing; then nothing can be judged.
 
         Raises:
-            ConfigError: the name is not allowed; or, read-only, the user has no log.
+            ConfigError: the name is not allowed; the policy has a veto and there is no scorer; an ontology
+                without a source; or, read-only, the user has no log.
+            UntrustedSourceError: the source of the ontology is not the user.
             StorageError: the file can be neither opened nor made.
             IntegrityError: it is no privacy log.
         """
+        policy = policy or Policy()
+        answering.check_scorer(policy, scorer)
+        if ontology is not None:
+            if source is None:
+                raise ConfigError(
+                    "ontology= needs source=: say who gives it, such as source='user_cli'."
+                )
+            answering.check_human(source)
         store = Store(path, timeout_s=timeout_s, read_only=read_only)
         try:
             if read_only:
@@ -130,7 +143,7 @@ class Ariel:
         except BaseException:
             store.close()
             raise
-        return cls(store, user, mapper=mapper, policy=policy or Policy(), scorer=scorer)
+        return cls(store, user, mapper=mapper, policy=policy, scorer=scorer)
 
     def close(self) -> None:
         """Closes the log."""
@@ -150,30 +163,18 @@ class Ariel:
 
     def _refresh(self) -> History:
         """The history as the log has it now."""
-        state = self.store.state(self.user)
-        old, history = self._state, self._history
-        if old is not None and history is not None and old == state:
-            return history
-        same_facts = old is not None and (old.first_version, old.last_version) == (
-            state.first_version, state.last_version,
-        )  # fmt: skip
-        if not same_facts or self._closures is None:
-            ontology = self.store.ontology(self.user)
-            assert ontology is not None  # state() saw a version
-            self._closures = Closures(ontology)
-        goes_on = (
-            same_facts and history is not None and old is not None
-            and old.retraction == state.retraction and old.judgement <= state.judgement
-            and not self.store.supersedes_others(self.user, after=old.judgement)
-        )  # fmt: skip
-        if goes_on and history is not None and old is not None:
-            self._state = None  # should an addition fail half way, the next call starts anew
-            for judgement in self.store.judgements(self.user, after=old.judgement):
-                history.add(judgement)
-        else:
-            history = History(self._closures, self.store.judgements(self.user))
-        self._state, self._history = state, history
-        return history
+        return self._remembered.history()
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One step on the log. What was read in a step that is undone is not remembered."""
+        with self._lock:
+            try:
+                with self.store.transaction():
+                    yield
+            except BaseException:
+                self._remembered.clear()
+                raise
 
     def _text_mapper(self, ontology: Ontology) -> Mapper:
         if self._mapper is not None:
@@ -223,18 +224,30 @@ class Ariel:
 
     def _decide(self, slots: Mapping[str, Any], task_text: str, *, words: bool) -> Decision:
         start = time.perf_counter()
-        with self._lock:
+        while True:
             ontology = self.ontology
             mapper = self._text_mapper(ontology) if words else None
-        found = reading.read(slots, ontology, mapper, task_text=task_text)
-        score = None if self._scorer is None or found.reason else self._scorer(found.request)
-        with self._lock, self.store.transaction():
-            history = self._refresh()
-            if found.reason:
-                outcome = Outcome(verdict="ask", reason=found.reason)
-            else:
-                outcome = judge(found.request, history, history.closures, self.policy, score=score)
-            return self._log(found, outcome, history, score, start)
+            found = reading.read(slots, ontology, mapper, task_text=task_text)
+            score = None if self._scorer is None or found.reason else self._scorer(found.request)
+            with self._writing():
+                history = self._refresh()
+                if history.closures.ontology.hash != ontology.hash:
+                    continue  # the facts changed while it was read: read it again
+                if found.reason:
+                    outcome = Outcome(verdict="ask", reason=found.reason)
+                else:
+                    outcome = judge(
+                        found.request, history, history.closures, self.policy, score=score
+                    )
+                    outcome = self._without_score(outcome, score)
+                return self._log(found, outcome, history, score, start)
+
+    def _without_score(self, outcome: Outcome, score: float | None) -> Outcome:
+        """A verdict that a score could have vetoed, and for which the scorer has none, is a question."""
+        limits = {"share": self.policy.veto_share, "withhold": self.policy.veto_withhold}
+        if score is not None or outcome.rule in (None, "R0") or limits.get(outcome.verdict) is None:
+            return outcome
+        return dataclasses.replace(outcome, verdict="ask", rule=None, reason="veto")
 
     def _log(
         self, found: Reading, outcome: Outcome, history: History, score: float | None, start: float
@@ -255,17 +268,22 @@ class Ariel:
             latency_us=int((time.perf_counter() - start) * 1e6),
         )  # fmt: skip
 
-    def judge_many(self, requests: Iterable[Request]) -> list[Outcome]:
-        """What the rules say about many requests, in order; for evaluation: nothing is logged.
+    def judge_many(self, requests: Iterable[Request]) -> list[Forecast]:
+        """What the rules would say about many requests, in order; for evaluation: nothing is logged.
 
-        Nothing may be shared by such an outcome: it is no decision, and no proof of it exists.
+        A forecast is no permission: nothing may be shared by it, it has no verdict and no proof.
 
         Raises:
             StorageError: the log cannot be read.
+            IntegrityError: the log was changed.
         """
         with self._lock:
             history = self._refresh()
-            return [judge(request, history, history.closures, self.policy) for request in requests]
+            found = [judge(request, history, history.closures, self.policy) for request in requests]
+        return [
+            Forecast(would_be=o.verdict, rule=o.rule, reason=o.reason, premises=o.premises, against=o.against)
+            for o in found
+        ]  # fmt: skip
 
     def understand(self, **slots: str | Sequence[str]) -> Request:
         """The request that ids or words name, for `record`; `ANY` may stand in a slot.
@@ -296,7 +314,7 @@ class Ariel:
         self,
         request: Request,
         value: str,
-        source: str = "user_cli",
+        source: str,
         *,
         note: str = "",
         supersedes: Iterable[int] = (),
@@ -318,7 +336,8 @@ class Ariel:
         """
         one_of(VALUES, value=value)
         one_of(SOURCES, source=source)
-        with self._lock, self.store.transaction():
+        reading.check_text(task_text=request.task_text, note=note)
+        with self._writing():
             self._check_nodes(request)
             return self.store.append_judgement(
                 self.user, request, value, source, note=note, supersedes=supersedes
@@ -353,7 +372,8 @@ class Ariel:
             once: this one disclosure only: no judgement is made of it.
             generalise: slot to a wider node, or `ANY`, that the answer is meant for; it must cover the
                 request, as `isa` edges let it.
-            slots: what was meant, by slot, where the question was about words that were not understood.
+            slots: what was meant, by slot, where the question was about words that were not understood: one
+                node for each of them, and nothing else is replaced. The decision's `about` shows the whole.
             supersedes: of a conflict: judgements that do not stand any more.
             retract_edges: of a conflict: facts that are wrong.
             source: who answers; it must be the user.
@@ -367,7 +387,7 @@ class Ariel:
             StorageError: it could not be written; share nothing.
         """
         one_of(VALUES, value=value)
-        self._check_human(source)
+        answering.check_human(source)
         number = decision if isinstance(decision, int) else decision.id
         wide = dict(generalise or {})
         if once and (value == "ask" or wide or slots or list(supersedes) or list(retract_edges)):
@@ -375,9 +395,9 @@ class Ariel:
                 "once=True is for 'appropriate' or 'inappropriate' alone: leave the other arguments out, or "
                 "leave it out to make a judgement."
             )
-        with self._lock, self.store.transaction():
+        with self._writing():
             found = self.store.decision(number, self.user)
-            judgement = None
+            judgement = meant = None
             for edge in retract_edges:
                 self.retract_edge(edge, source=source)
             if not once:
@@ -394,22 +414,26 @@ class Ariel:
             self.store.append_answer(
                 self.user, number, f"{value}{' once' if once else ''}", _VERDICTS[value], source,
                 generalise=wide, judgement_id=None if judgement is None else judgement.id,
+                meant=None if meant is None or meant.key == found.request.key else meant,
             )  # fmt: skip
-            return self.store.decision(number, self.user)
+            answered = self.store.decision(number, self.user)
+        if once:
+            self._answered_once.add(number)
+        return answered
 
-    def _check_human(self, source: str) -> None:
-        one_of(SOURCES, source=source)
-        if source not in HUMAN_SOURCES:
-            raise UntrustedSourceError(
-                f"source={source!r} may not decide for the user: ask the user, and pass how the answer came."
-            )
+    def picks_up(self, decision: Decision) -> bool:
+        """Whether an answer for once is shown for the first time, to whoever asked; False ever after."""
+        with self._lock:
+            is_first = decision.id in self._answered_once
+            self._answered_once.discard(decision.id)
+        return is_first
 
     def open_questions(self) -> list[Decision]:
         """Decisions that asked and wait for an answer, oldest first."""
         found = self.store.decisions(self.user)
         return [d for d in found if d.question is not None and d.answer is None]
 
-    def retract(self, judgement_id: int, *, source: str = "user_cli") -> Judgement:
+    def retract(self, judgement_id: int, *, source: str) -> Judgement:
         """Takes a judgement back as if it had never been: what it superseded stands again.
 
         Raises:
@@ -417,36 +441,34 @@ class Ariel:
             UntrustedSourceError: the source is not the user.
             StorageError: it could not be written.
         """
-        self._check_human(source)
+        answering.check_human(source)
         return self.store.retract(self.user, judgement_id, source)
 
-    def set_ontology(self, ontology: Ontology, *, why: str, source: str = "user_cli") -> None:
+    def set_ontology(self, ontology: Ontology, *, why: str, source: str) -> None:
         """Makes other facts the user's.
 
         Raises:
             UntrustedSourceError: the source is not the user.
             StorageError: it could not be written.
         """
-        self._check_human(source)
+        answering.check_human(source)
         self.store.set_ontology(self.user, ontology, why=why)
 
-    def retract_edge(self, edge_id: int, *, source: str = "user_cli") -> None:
+    def retract_edge(self, edge_id: int, *, source: str) -> None:
         """Says that a fact does not hold; raises what `Ontology.retract` and `set_ontology` raise."""
-        with self._lock, self.store.transaction():
+        with self._writing():
             changed = self.ontology.retract(edge_id)
             self.set_ontology(changed, why=f"retracted edge {edge_id}", source=source)
 
-    def confirm_edge(self, edge_id: int, *, source: str = "user_cli") -> None:
+    def confirm_edge(self, edge_id: int, *, source: str) -> None:
         """Says that a proposed fact holds; raises what `Ontology.confirm` and `set_ontology` raise."""
-        with self._lock, self.store.transaction():
+        with self._writing():
             changed = self.ontology.confirm(edge_id)
             self.set_ontology(changed, why=f"confirmed edge {edge_id}", source=source)
 
-    def add(
-        self, *, nodes: Iterable[Node] = (), edges: Iterable[Edge] = (), source: str = "user_cli"
-    ) -> None:
+    def add(self, *, nodes: Iterable[Node] = (), edges: Iterable[Edge] = (), source: str) -> None:
         """Adds nodes and facts; raises what `Ontology.of` and `set_ontology` raise."""
-        with self._lock, self.store.transaction():
+        with self._writing():
             changed = self.ontology.with_nodes(*nodes).with_edges(*edges)
             self.set_ontology(changed, why="added by the user", source=source)
 
@@ -550,7 +572,7 @@ class Ariel:
             StorageError: it could not be written, or another process keeps old pages in use.
         """
         with self._lock:
-            self._state = self._history = self._closures = None
+            self._remembered.clear()
             return self.store.forget(self.user)
 
     def log(self, where: str = "") -> list[dict[str, Any]]:

@@ -393,6 +393,10 @@ class History:
         known = found is not None and found.id == judgement_id and found.value != "ask"
         return found if known else None
 
+    def newest(self, n: int) -> list[Judgement]:
+        """The latest that stand, at most n of them, by id."""
+        return self.members(np.flatnonzero(self._live_bools(0) | self._live_bools(1))[-n:])
+
     def premises(self) -> list[Judgement]:
         """All that stand, by id."""
         live = self._live_bools(0) | self._live_bools(1)

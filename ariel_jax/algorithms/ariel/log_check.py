@@ -38,14 +38,16 @@ def supersession(connection: sqlite3.Connection, user: str) -> dict[int, int | N
         "FROM judgements WHERE user = ? ORDER BY id", (user,),
     ).fetchall()  # fmt: skip
     found: dict[int, int | None] = {}
+    claims: set[int] = set()
     same: dict[str, list[int]] = collections.defaultdict(list)
     for row in rows:
         found[row["id"]] = None
         if row["source"] == "agent_claimed":
+            claims.add(row["id"])  # nothing supersedes a claim: it never counts
             continue
         if not row["gone"]:
             for old in (*same[row["nodes_json"]], *json.loads(row["supersedes"])):
-                if found[old] is None:
+                if found[old] is None and old not in claims:
                     found[old] = row["id"]
             same[row["nodes_json"]] = []
         same[row["nodes_json"]].append(row["id"])
@@ -112,9 +114,39 @@ def check(
     return Verified(users=len(names), tombstones=len(roster) - len(names), rows=rows, heads=heads)
 
 
-def _check_chain(rows: list[tuple[str, sqlite3.Row]], what: str) -> None:
-    prev = schema.ROOT
-    for expected, (table, row) in enumerate(rows, start=1):
+def check_user(
+    connection: sqlite3.Connection, path: str, user: str, *, since: tuple[int, str]
+) -> tuple[int, str]:
+    """Recomputes a user's chain after a row that was checked, or all of it; its head.
+
+    Args:
+        connection: to the log.
+        path: for messages.
+        user: whose.
+        since: number and hash of that row; number 0 for the whole chain, and the marks of what is superseded.
+
+    Raises:
+        IntegrityError: something was changed; the message names the first such row.
+    """
+    what, (number, prev) = f"{path}: the log of {user!r}", since
+    rows = schema.chain(connection, schema.CHAINED, "user = ? AND number >= ?", user, number)
+    if number:
+        seen = rows.pop(0)[1] if rows else None
+        if seen is None or (seen["number"], seen["hash"]) != since:
+            raise IntegrityError(
+                f"{what} lacks row {number}, which was there before: it was removed, or an older copy was "
+                f"put in place. {_REMEDY}"
+            )
+    else:
+        _check_supersession(connection, user, what)
+    _check_chain(rows, what, number, prev)
+    return (rows[-1][1]["number"], rows[-1][1]["hash"]) if rows else since
+
+
+def _check_chain(
+    rows: list[tuple[str, sqlite3.Row]], what: str, number: int = 0, prev: str = schema.ROOT
+) -> None:
+    for expected, (table, row) in enumerate(rows, start=number + 1):
         good: Any = schema.digest(table, dict(row), expected, prev)
         if (row["number"], row["prev_hash"], row["hash"]) != (expected, prev, good):
             raise IntegrityError(

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import time
 import urllib.parse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ariel_jax.algorithms.ariel import schema
@@ -199,6 +199,22 @@ class LogFile(Database):
         rows = schema.chain(self._connection, schema.ROSTER, "1")
         return (rows[-1][1]["number"], rows[-1][1]["hash"]) if rows else (0, schema.ROOT)
 
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """What is read in the block is one state of the log, whatever other processes write meanwhile."""
+        with self._held():
+            with self._translated():
+                joins = self._connection.in_transaction
+                if not joins:
+                    self._connection.execute("BEGIN")
+            if joins:
+                yield
+                return
+            try:
+                yield
+            finally:
+                self._rollback()
+
     def verify(self, *, heads: Mapping[str, tuple[int, str]] | None = None) -> Verified:
         """Recomputes every chain of the file.
 
@@ -208,7 +224,7 @@ class LogFile(Database):
         Raises:
             IntegrityError: something was changed; the message names the first such row.
         """
-        with self._held(), self._translated():
+        with self.snapshot(), self._translated():
             check_structure(self._connection, str(self.path))
             return check(self._connection, str(self.path), heads or {})
 

@@ -89,7 +89,7 @@ def question(
         "reason": outcome.reason or "conflict",
         "why": _REASONS.get(outcome.reason or "conflict", ""),
         "nodes": request_json(request),
-        "closest": closest(request, history.premises(), closures),
+        "closest": closest(request, history.newest(_SEEN), closures),
         "wider": wider(request, closures),
         "suggestion": outcome.suggestion,
         "already_shared_with_recipient": dict(disclosed),
@@ -120,8 +120,9 @@ def closest(
     same = [j for j in premises[-_SEEN:] if j.request.recipient == request.recipient]
     looked = {j.id: j for j in (*premises[-_NEWEST:], *same[-_NEWEST:])}
     found = []
+    known: dict[tuple[str, ...], bool] = {}
     for judgement in looked.values():
-        missing = uncovered(request, judgement, closures)
+        missing = uncovered(request, judgement, closures, known)
         if len(missing) <= 2:
             found.append((len(missing), -judgement.id, judgement, missing))
     found.sort(key=lambda entry: entry[:2])
@@ -138,13 +139,22 @@ def closest(
     ]
 
 
-def uncovered(request: Request, judgement: Judgement, closures: Closures) -> list[str]:
-    """Slots of a request that a judgement does not cover."""
+def uncovered(
+    request: Request,
+    judgement: Judgement,
+    closures: Closures,
+    known: dict[tuple[str, ...], bool] | None = None,
+) -> list[str]:
+    """Slots of a request that a judgement does not cover; `known` keeps what was looked up for the request."""
+    known = {} if known is None else known
     polarity = "approve" if judgement.value == "appropriate" else "deny"
     context = closures.context(request.data)
 
     def covers(slot: str, x: str, y: str) -> bool:
-        return closures.covers(slot, polarity, x, y, context=context)
+        key = (slot, polarity, x, y)
+        if key not in known:
+            known[key] = closures.covers(slot, polarity, x, y, context=context)
+        return known[key]
 
     missing = [
         slot

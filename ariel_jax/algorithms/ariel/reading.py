@@ -1,7 +1,7 @@
 """From what was asked for, ids or words, to nodes; what is not understood is not written down. Host only."""
 
 import dataclasses
-import hashlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -13,6 +13,11 @@ MOST_CHARACTERS = 2_000
 """Of one text; longer ones are refused."""
 MOST_ITEMS = 64
 """Of one request."""
+MOST_TASK_CHARACTERS = 10_000
+"""Of the text that says what is being done."""
+NOT_UNDERSTOOD, IN_WORDS = "(not understood)", "(in other words)"
+"""What is written down in place of words that are no name: they may hold a value."""
+_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters to Unicode, blanks to a reader
 
 
 class Mapped(Protocol):
@@ -96,6 +101,11 @@ def read(
     Raises:
         InvalidRequestError: no data, no recipient, `ANY` where it may not stand, or a text that is too long.
     """
+    check_text(task_text=task_text)
+    slots = {
+        slot: text for slot, text in slots.items()
+        if slot not in SLOTS[1:] or not isinstance(text, str) or not is_blank(text)
+    }  # fmt: skip
     items = slots.get("data", ())
     items = (items,) if isinstance(items, str) else tuple(items)
     texts = [("data", text) for text in items]
@@ -119,6 +129,32 @@ def read(
     )  # fmt: skip
 
 
+def check_text(**texts: str) -> None:
+    """Checks what is hashed or stored of texts.
+
+    Raises:
+        InvalidRequestError: one is too long, or has half of a surrogate pair; the message does not quote it.
+    """
+    for name, text in texts.items():
+        if len(text) > MOST_TASK_CHARACTERS:
+            raise InvalidRequestError(
+                f"{name} has {len(text)} characters: pass at most {MOST_TASK_CHARACTERS}."
+            )
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise InvalidRequestError(
+                f"{name} holds half of a surrogate pair, which is no character: pass text in UTF-8."
+            )
+
+
+def is_blank(text: str) -> bool:
+    """Whether a reader sees nothing: spaces, control and format characters alone count as nothing."""
+    return all(
+        (unicodedata.category(character)[0] in "CZ" and not "\ud800" <= character <= "\udfff")
+        or character in _FILLERS
+        for character in unicodedata.normalize("NFKC", text)
+    )  # fmt: skip
+
+
 def _check(texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any], allow_any: bool) -> None:
     if unknown := sorted(set(slots) - set(SLOTS)):
         raise InvalidRequestError(f"the request has {unknown}: pass some of {list(SLOTS)}.")
@@ -132,7 +168,7 @@ def _check(texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any], allow_any
             f"the request has {len(texts)} entries: pass at most {MOST_ITEMS}."
         )
     for slot, text in texts:
-        if not isinstance(text, str) or not text.strip():
+        if not isinstance(text, str) or is_blank(text):
             raise InvalidRequestError(
                 f"{slot} holds something that is no text: pass an id or words."
             )
@@ -140,6 +176,7 @@ def _check(texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any], allow_any
             raise InvalidRequestError(
                 f"{slot} has {len(text)} characters: pass an id or a few words, at most {MOST_CHARACTERS}."
             )
+        check_text(**{slot: text})
         if (text == ANY and not allow_any) or (slot == "data" and text == UNSPEC):
             raise InvalidRequestError(
                 f"{slot}={text} is not allowed in a request: name what is asked for."
@@ -152,10 +189,10 @@ def _one(
     """An entry, candidates, and whether the mapper failed."""
     if text in (ANY, UNSPEC) or text in ontology.index(slot):
         return _entry(slot, text, text, "id", 1.0), [], False
-    shown = text
-    if not _is_name(slot, text, ontology):
-        # Words that are no name may hold a value, such as a telephone number.
-        shown = "sha256:" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    # Words that are no name may hold a value, such as a telephone number. Not even a hash of them is kept:
+    # few values are possible, and each can be tried.
+    is_name = _is_name(slot, text, ontology)
+    shown = text if is_name else NOT_UNDERSTOOD
     if mapper is None:
         return _entry(slot, shown, None, "none", 0.0), _nearest(slot, text, ontology), False
     try:
@@ -170,6 +207,8 @@ def _one(
         node, failed, flags = None, True, (*flags, "illegal_node")
     if slot == "data" and node == UNSPEC:
         node = None
+    if node is not None and not is_name:
+        shown = IN_WORDS
     candidates = [[name, round(float(score), 6)] for name, score in found.candidates]
     return _entry(slot, shown, node, found.by, float(found.score), flags), candidates, failed
 

@@ -32,6 +32,7 @@ class Decision:
         question: to the user, where it asks.
         answer: what the user said to that; None: nothing yet.
         answered: the verdict that follows from the answer.
+        meant: what the user answered about, where not all was understood; None: the request as it stands.
     """
 
     id: int
@@ -47,6 +48,17 @@ class Decision:
     question: dict[str, Any] | None
     answer: str | None
     answered: str | None
+    meant: Request | None = None
+
+    @property
+    def about(self) -> Request:
+        """What the verdict or the answer is about; what was not understood and not said is `UNSPEC`."""
+        return self.meant or self.request
+
+    @property
+    def is_once(self) -> bool:
+        """Whether the user's answer was for one disclosure only."""
+        return self.answer is not None and self.answer.endswith(" once")
 
     @property
     def verdict(self) -> str:
@@ -55,23 +67,40 @@ class Decision:
 
     @property
     def may_share(self) -> bool:
-        """Whether the rules, or the user's answer, allow this one disclosure."""
+        """Whether the rules, or the user's answer, allow this one disclosure of `about`."""
         return (self.answered or self.verdict) == "share"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class State:
-    """Ids that tell whether a history in memory is still that of the log.
+class Forecast:
+    """What the rules would say about a request; no decision, no proof, and no permission.
 
     Attributes:
-        first_version, last_version: of the user's ontology.
-        retraction: the latest one, 0 without.
-        judgement: the latest one, 0 without.
+        would_be: `share`, `withhold` or `ask`.
+        rule, reason, premises, against: as of an `Outcome`.
     """
 
-    first_version: int
-    last_version: int
-    retraction: int
+    would_be: str
+    rule: str | None
+    reason: str
+    premises: tuple[int, ...]
+    against: tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class State:
+    """What tells whether a history in memory is still that of the log.
+
+    Ids alone would not: a row that was undone may have been followed by another with the same id.
+
+    Attributes:
+        version_hash, retraction_hash, judgement_hash: of the user's latest rows, empty without.
+        judgement: id of the latest one, 0 without.
+    """
+
+    version_hash: str
+    retraction_hash: str
+    judgement_hash: str
     judgement: int
 
 

@@ -66,7 +66,7 @@ CREATE TABLE escalations (
 CREATE TABLE answers (
   id INTEGER PRIMARY KEY AUTOINCREMENT, user TEXT NOT NULL REFERENCES users(name),
   decision_id INTEGER NOT NULL UNIQUE REFERENCES decisions(id), answer TEXT NOT NULL,
-  verdict TEXT NOT NULL, generalise TEXT NOT NULL, judgement_id INTEGER REFERENCES judgements(id),
+  verdict TEXT NOT NULL, generalise TEXT NOT NULL, meant_json TEXT NOT NULL, judgement_id INTEGER REFERENCES judgements(id),
   source TEXT NOT NULL, answered_at TEXT NOT NULL,
   number INTEGER NOT NULL, prev_hash TEXT NOT NULL, hash TEXT NOT NULL
 );
@@ -92,8 +92,8 @@ CHAINED = {
     "decisions": ("id", "user", "request_json", "verdict", "rule", "outcome_json", "proof_json",
                   "ontology_hash", "latency_us", "created_at"),
     "escalations": ("id", "user", "decision_id", "question", "created_at"),
-    "answers": ("id", "user", "decision_id", "answer", "verdict", "generalise", "judgement_id", "source",
-                "answered_at"),
+    "answers": ("id", "user", "decision_id", "answer", "verdict", "generalise", "meant_json", "judgement_id",
+                "source", "answered_at"),
 }  # fmt: skip
 """Tables whose rows form the chain of a user, and the columns that a row's hash is over."""
 ROSTER = {
@@ -113,7 +113,7 @@ def statements(script: str) -> Iterator[str]:
 
 
 def guards() -> dict[str, str]:
-    """Name -> trigger that keeps a chained row as it is; of a judgement `superseded_by` may change."""
+    """Name -> trigger that keeps a chained row as it is; of a judgement `superseded_by` may be set."""
     made = {}
     for table in (*CHAINED, *ROSTER):
         columns = [*(CHAINED | ROSTER)[table], "number", "prev_hash", "hash"]
@@ -125,6 +125,16 @@ def guards() -> dict[str, str]:
             f"CREATE TRIGGER {table}_stay BEFORE UPDATE OF {', '.join(columns)} ON {table} "
             "BEGIN SELECT RAISE(ABORT, 'the log is append-only'); END"
         )
+    # A mark is set once, to a later judgement of the same user. It changes only when that one is taken back.
+    made["judgements_mark"] = (
+        "CREATE TRIGGER judgements_mark BEFORE UPDATE OF superseded_by ON judgements "
+        "WHEN NEW.superseded_by IS NOT OLD.superseded_by AND NOT ("
+        "(OLD.superseded_by IS NULL OR EXISTS "
+        "(SELECT 1 FROM retractions WHERE judgement_id = OLD.superseded_by)) AND "
+        "(NEW.superseded_by IS NULL OR EXISTS (SELECT 1 FROM judgements "
+        "WHERE id = NEW.superseded_by AND id > OLD.id AND user = OLD.user))) "
+        "BEGIN SELECT RAISE(ABORT, 'what is superseded stays so: the log is append-only'); END"
+    )
     return made
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from ariel_jax._checks import one_of
 from ariel_jax.algorithms.ariel import schema
-from ariel_jax.algorithms.ariel.log_check import supersession
+from ariel_jax.algorithms.ariel.log_check import check_user, supersession
 from ariel_jax.algorithms.ariel.log_file import LogFile
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.records import (
@@ -52,20 +52,51 @@ class Store(LogFile):
         Raises:
             StorageError: the user has no log here any more, or it cannot be read.
         """
-        of = "FROM {} WHERE user = :user"
+        of = "FROM {} WHERE user = :user ORDER BY id DESC LIMIT 1"
         (row,) = self._rows(
-            f"SELECT (SELECT min(id) {of.format('ontology_versions')}) AS first_version, "
-            f"(SELECT max(id) {of.format('ontology_versions')}) AS last_version, "
-            f"(SELECT max(id) {of.format('retractions')}) AS retraction, "
-            f"(SELECT max(id) {of.format('judgements')}) AS judgement",
+            f"SELECT (SELECT hash {of.format('ontology_versions')}) AS version_hash, "
+            f"(SELECT hash {of.format('retractions')}) AS retraction_hash, "
+            f"(SELECT hash {of.format('judgements')}) AS judgement_hash, "
+            f"(SELECT id {of.format('judgements')}) AS judgement",
             {"user": user},
         )
-        if row["first_version"] is None:
+        if row["version_hash"] is None:
             raise StorageError(
                 f"the log of user {user!r} is not in {self.path}: it was deleted, or never begun. Open "
                 "it again to begin a new one."
             )
-        return State(**{name: row[name] or 0 for name in row.keys()})
+        return State(
+            version_hash=row["version_hash"], retraction_hash=row["retraction_hash"] or "",
+            judgement_hash=row["judgement_hash"] or "", judgement=row["judgement"] or 0,
+        )  # fmt: skip
+
+    def judgement_hash(self, user: str, judgement_id: int) -> str:
+        """Of the row of a judgement; empty where there is none."""
+        rows = self._rows(
+            "SELECT hash FROM judgements WHERE user = ? AND id = ?", user, judgement_id
+        )
+        return rows[0]["hash"] if rows else ""
+
+    def check_chain(
+        self, user: str, *, since: tuple[int, str] = (0, schema.ROOT)
+    ) -> tuple[int, str]:
+        """Recomputes a user's chain, or what of it came after a row that was checked; its head.
+
+        A whole one is held against the marks of what is superseded, too.
+
+        Raises:
+            IntegrityError: a row or a mark was changed, removed or put elsewhere.
+        """
+        with self.snapshot(), self._translated():
+            return check_user(self._connection, str(self.path), user, since=since)
+
+    def said_later(self, user: str, *, after: int) -> list[Judgement]:
+        """Judgements with a larger id, as they were made: none of them is marked as superseded.
+
+        For a history that takes them one by one, where none supersedes others than those on its nodes.
+        """
+        found = self.judgements(user, after=after, standing=False)
+        return [dataclasses.replace(judgement, superseded_by=None) for judgement in found]
 
     def set_ontology(self, user: str, ontology: Ontology, *, why: str) -> bool:
         """Makes an ontology the user's; whether it differs from the one before.
@@ -302,11 +333,17 @@ class Store(LogFile):
         """Logs a decision, with its question where it asks.
 
         Raises:
-            StorageError: it could not be written; nothing may be shared then.
+            StorageError: it could not be written, or the facts are not the log's latest; nothing may be
+                shared then.
         """
         check_request(request)
         now = self._now()
         with self.transaction():
+            if ontology_hash != self.ontology_hash(user):
+                raise StorageError(
+                    f"a decision for {user!r} rests on facts that are not the latest in {self.path}: share "
+                    "nothing, and judge again."
+                )
             row = self._append("decisions", user, {
                 "request_json": schema.canonical(request_json(request)), "verdict": outcome.verdict,
                 "rule": outcome.rule, "outcome_json": schema.canonical(dataclasses.asdict(outcome)),
@@ -339,8 +376,19 @@ class Store(LogFile):
         *,
         generalise: Mapping[str, str] | None = None,
         judgement_id: int | None = None,
+        meant: Request | None = None,
     ) -> None:
         """Logs what the user said to a question.
+
+        Args:
+            user: whose.
+            decision_id: that asked.
+            answer: in words of the log.
+            verdict: that follows.
+            source: of the user.
+            generalise: slots that the answer was widened in.
+            judgement_id: that was made of it.
+            meant: what the answer is about, where the request was not all understood.
 
         Raises:
             ConfigError: the question was answered before.
@@ -361,6 +409,7 @@ class Store(LogFile):
             self._append("answers", user, {
                 "decision_id": decision_id, "answer": answer, "verdict": verdict,
                 "generalise": schema.canonical(dict(generalise or {})), "judgement_id": judgement_id,
+                "meant_json": "" if meant is None else schema.canonical(request_json(meant)),
                 "source": source, "answered_at": self._now(),
             })  # fmt: skip
 
@@ -383,7 +432,8 @@ class Store(LogFile):
         """A user's decisions by id."""
         where, values = ("d.id = ?", (only,)) if only is not None else ("d.id > ?", (after,))
         rows = self._rows(
-            "SELECT d.*, e.question, a.answer, a.verdict AS answered FROM decisions d "
+            "SELECT d.*, e.question, a.answer, a.verdict AS answered, a.meant_json "
+            "FROM decisions d "
             "LEFT JOIN escalations e ON e.decision_id = d.id LEFT JOIN answers a ON a.decision_id = d.id "
             f"WHERE d.user = ? AND {where} ORDER BY d.id", user, *values,
         )  # fmt: skip
@@ -398,6 +448,7 @@ class Store(LogFile):
                 proof_json=row["proof_json"], ontology_hash=row["ontology_hash"],
                 latency_us=row["latency_us"], created_at=row["created_at"], hash=row["hash"],
                 question=question, answer=row["answer"], answered=row["answered"],
+                meant=request_of(json.loads(row["meant_json"])) if row["meant_json"] else None,
             )  # fmt: skip
         except (ValueError, TypeError, KeyError) as error:
             raise IntegrityError(
@@ -407,7 +458,8 @@ class Store(LogFile):
     def disclosed(self, user: str, recipient: str) -> dict[str, int]:
         """How often each item was shared with a recipient, by a verdict or an answer."""
         rows = self._rows(
-            "SELECT d.request_json FROM decisions d LEFT JOIN answers a ON a.decision_id = d.id WHERE "
+            "SELECT coalesce(nullif(a.meant_json, ''), d.request_json) AS request_json "
+            "FROM decisions d LEFT JOIN answers a ON a.decision_id = d.id WHERE "
             "d.user = ? AND coalesce(a.verdict, d.verdict) = 'share' AND "
             "json_extract(d.request_json, '$.recipient') = ?", user, recipient,
         )  # fmt: skip
