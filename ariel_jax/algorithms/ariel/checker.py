@@ -180,7 +180,8 @@ class _Checker:
         if proof["reason"] in _NOT_READ:
             found = Found("ask", reason=proof["reason"])
         else:
-            found = self.rules.judge(self.asked, proof["score"])
+            lacks = proof["reason"] == "veto"  # asked for want of a score, too: it only ever asks
+            found = self.rules.judge(self.asked, proof["score"], lacks_score=lacks)
         self.check_found(found)
         self.check_shown(found)
 

@@ -51,6 +51,9 @@ def _check(
         raise IntegrityError(f"decision {decision.id}: its proof is of another request.")
     if schema.canonical(proof) != decision.proof_json:
         raise IntegrityError(f"decision {decision.id}: its proof is not in canonical form.")
+    hidden = [j.id for j in judgements if j.id > proof.get("last_judgement", 0)]
+    if hidden:
+        raise IntegrityError(f"decision {decision.id}: its proof leaves out judgement {hidden[0]}.")
     try:
         checker.verify_proof(proof, edges, judgements)
     except IntegrityError as error:

@@ -176,16 +176,18 @@ class Rules:
         ok, bad = self.tally(j)
         return f"bad={bad}" if self.policy["reliability"] == "strict" else f"ok={ok}, bad={bad}"
 
-    def judge(self, asked: Mapping[str, Any], score: float | None) -> Found:
-        """The verdict on a request, with the suggestion and the veto of a score."""
+    def judge(
+        self, asked: Mapping[str, Any], score: float | None, *, lacks_score: bool = False
+    ) -> Found:
+        """The verdict on a request, with the suggestion and the veto of a score, or of a missing one."""
         found = self.decide(asked)
         if found.reason in ("no_premise", "partial", "min_support"):
             self._suggest(found, asked)
-        if score is None or found.rule in (None, "R0"):
-            return found
         shares = found.verdict == "share"
         limit = self.policy["veto_share" if shares else "veto_withhold"]
-        if limit is not None and (score <= limit if shares else score >= limit):
+        if limit is None or found.rule in (None, "R0"):
+            return found
+        if lacks_score if score is None else (score <= limit if shares else score >= limit):
             found.verdict, found.rule, found.reason = "ask", None, "veto"
         return found
 

@@ -761,3 +761,14 @@ def test_a_guard_takes_no_other_answer(ariel):
     with pytest.raises(ConfigError, match="on_ask returned 'sure'"):
         send()
     assert ariel.rules() == []
+
+
+def test_a_proof_that_leaves_out_a_standing_judgement_is_refused(ariel, monkeypatch):
+    ariel.record(CITY, "appropriate", source="user_cli")
+    assert ariel.judge(CITY).verdict == "share"
+    ariel.verify()
+    real = proofs.build
+    monkeypatch.setattr(proofs, "build", lambda *a, **k: real(*a, **k) | {"last_judgement": 0})
+    ariel.judge(CITY)
+    with pytest.raises(IntegrityError, match="leaves out judgement 1"):
+        ariel.verify()
