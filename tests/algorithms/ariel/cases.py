@@ -45,6 +45,12 @@ EDGES = [
 ]
 
 
+PROPOSED = Edge(
+    id=90, slot="data", type="reveals", src="contact.phone", dst="age.range", status="proposed"
+)
+"""Nothing in `small()` says so."""
+
+
 def small() -> Ontology:
     """The restaurant, the city and the doctor."""
     nodes = [

@@ -6,10 +6,10 @@ from ariel_jax.algorithms.ariel import proof
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.explain import explain, why_not
 from ariel_jax.algorithms.ariel.judge import History, judge
-from ariel_jax.algorithms.ariel.types import ANY, UNSPEC, Edge, Policy
+from ariel_jax.algorithms.ariel.types import ANY, UNSPEC, Policy
 from ariel_jax.errors import ConfigError
 
-from .cases import ask, replaced, said
+from .cases import PROPOSED, ask, replaced, said
 
 
 def told(request, history, ontology, policy=None):
@@ -169,15 +169,6 @@ def test_what_covers_a_request_and_does_not_decide_says_why(ontology):
 
 
 def test_a_proposed_edge_is_said_to_wait_for_the_user(ontology):
-    proposed = ontology.with_edges(
-        Edge(
-            id=90,
-            slot="data",
-            type="reveals",
-            src="contact.phone",
-            dst="age.range",
-            status="proposed",
-        )
-    )
+    proposed = ontology.with_edges(PROPOSED)
     text = told(ask("age.range"), said((ask("contact.phone"), "yes")), proposed)
     assert "by a fact that you have not confirmed" in text

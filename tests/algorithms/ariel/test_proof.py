@@ -15,6 +15,7 @@ from ariel_jax.algorithms.ariel.types import ANY, UNSPEC, Edge, Policy
 from ariel_jax.errors import IntegrityError
 
 from .cases import (
+    PROPOSED,
     ask,
     narrowed,
     random_history,
@@ -169,16 +170,7 @@ def test_an_edge_that_may_not_support_a_share_is_found(ontology, status):
 
 
 def test_a_proposed_edge_may_support_a_denial(ontology):
-    proposed = ontology.with_edges(
-        Edge(
-            id=90,
-            slot="data",
-            type="reveals",
-            src="contact.phone",
-            dst="age.range",
-            status="proposed",
-        )
-    )
+    proposed = ontology.with_edges(PROPOSED)
     history = said((ask("age.range"), "no"))
     outcome, made = prove(ask("contact.phone"), Policy(), proposed, history)
     assert outcome.verdict == "withhold"

@@ -19,6 +19,7 @@ from ariel_jax.algorithms.ariel.types import (
 from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError
 
 from .cases import (
+    PROPOSED,
     ask,
     case,
     random_request,
@@ -151,16 +152,7 @@ def test_min_support_counts_premises(closures):
 
 
 def test_a_proposed_edge_may_withhold_but_not_share(ontology):
-    proposed = ontology.with_edges(
-        Edge(
-            id=90,
-            slot="data",
-            type="reveals",
-            src="contact.phone",
-            dst="age.range",
-            status="proposed",
-        )
-    )
+    proposed = ontology.with_edges(PROPOSED)
     closures = Closures(proposed)
     shares = said((ask("contact.phone"), "yes"))
     outcome = judge(ask("age.range"), shares, closures)
