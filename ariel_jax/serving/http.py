@@ -430,7 +430,7 @@ def serve(
     allow_remote: bool = False,
     ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Runs an application until it is interrupted.
+    """Runs an application until it is interrupted, and then raises `KeyboardInterrupt`.
 
     Args:
         app: of `application`.
@@ -469,4 +469,8 @@ def serve(
     with listening:
         if ready is not None:
             ready(f"{host} port {listening.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        server.run(sockets=[listening])
+    if server.started:
+        # It came to an end by a signal, which uvicorn gives back to a loop that may be past noticing.
+        raise KeyboardInterrupt

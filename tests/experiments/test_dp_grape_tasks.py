@@ -119,9 +119,9 @@ def test_the_patch_model_reads_every_patch_at_its_place():
         other[row, column] += 0.5
         assert np.abs(np.asarray(logits(params, other)) - base).max() > 1e-5
     # The patches in another order, with their places in that order too, are the same image.
-    order = np.random.default_rng(1).permutation(16)
-    cut = image.reshape(4, 2, 4, 2).transpose(0, 2, 1, 3).reshape(16, 2, 2)
-    moved = cut[order].reshape(4, 4, 2, 2).transpose(0, 2, 1, 3).reshape(8, 8, 1)
+    order = np.array([2, 0, 3, 1])
+    cut = image.reshape(2, 4, 2, 4).transpose(0, 2, 1, 3).reshape(4, 4, 4)
+    moved = cut[order].reshape(2, 2, 4, 4).transpose(0, 2, 1, 3).reshape(8, 8, 1)
     places = params.pos_embed.at[1:].set(params.pos_embed[1:][order])
     again = np.asarray(logits(params.replace(pos_embed=places), moved))
     np.testing.assert_allclose(again, base, atol=1e-5)
