@@ -248,7 +248,6 @@ class EndpointMapper:
             positive_int(n_names=n_names)
         self._client, self._trusted, self._n_names = client, trusted, n_names
         self._lexicon = LexiconMapper(nodes, tau=1.0, stages=())
-        self._labels = {slot: {node.id: node.label for node in nodes[slot]} for slot in SLOTS}
         warnings.warn(_WARNING.format(host=client.endpoint.host), stacklevel=2)
 
     @property
@@ -269,10 +268,7 @@ class EndpointMapper:
         refused = unread(slot, read, flags)
         if refused is not None:
             return refused
-        near = list(self._labels[slot])
-        if self._n_names is not None:
-            near = [node for node, _ in self._lexicon.ranked(slot, read)[: self._n_names]]
-        names = {self._labels[slot][node]: node for node in near}
+        names = self._lexicon.offered(slot, read, self._n_names)
         sent = redact(read) if self._client.endpoint.redact_values else read
         schema = name_schema([*names, NONE])
 

@@ -159,6 +159,20 @@ class LexiconMapper:
         one_of(SLOTS, slot=slot)
         return self._index(slot).ranked(clean(text)[0])
 
+    def offered(self, slot: str, text: str, n_names: int | None) -> dict[str, str]:
+        """Labels of a slot that a model may choose from, with their nodes.
+
+        Args:
+            slot: whose.
+            text: already clean.
+            n_names: as many, the nearest by letters in front; None: all, in the slot's order.
+        """
+        labels = {node.id: node.label for node in self._nodes.get(slot, ())}
+        near = list(labels)
+        if n_names is not None:
+            near = [node for node, _ in self.ranked(slot, text)[:n_names]]
+        return {labels[node]: node for node in near}
+
     def _index(self, slot: str) -> SlotIndex:
         """Made when a slot is first asked for."""
         if slot not in self._slots:

@@ -6,15 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ariel_jax.algorithms.ariel.ontology import Ontology
-from ariel_jax.algorithms.ariel.types import ANY, SLOTS, UNSPEC, Request
+from ariel_jax.algorithms.ariel.types import ANY, MOST_TEXT, SLOTS, UNSPEC, Request
 from ariel_jax.errors import InvalidRequestError, MapperUnavailableError, UnknownNodeError
 
 MOST_CHARACTERS = 2_000
 """Of one text; longer ones are refused."""
 MOST_ITEMS = 64
 """Of one request."""
-MOST_TASK_CHARACTERS = 10_000
-"""Of the text that says what is being done."""
 NOT_UNDERSTOOD, IN_WORDS = "(not understood)", "(in other words)"
 """What is written down in place of words that are no name: they may hold a value."""
 _FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters to Unicode, blanks to a reader
@@ -136,9 +134,9 @@ def check_text(**texts: str) -> None:
         InvalidRequestError: one is too long, or has half of a surrogate pair; the message does not quote it.
     """
     for name, text in texts.items():
-        if len(text) > MOST_TASK_CHARACTERS:
+        if len(text) > MOST_TEXT:
             raise InvalidRequestError(
-                f"{name} has {len(text)} characters: pass at most {MOST_TASK_CHARACTERS}."
+                f"{name} has {len(text)} characters: pass at most {MOST_TEXT}."
             )
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise InvalidRequestError(

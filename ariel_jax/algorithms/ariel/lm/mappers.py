@@ -62,7 +62,6 @@ class LMMapper:
             positive_int(n_names=n_names)
         self._chooser = Chooser(model)
         self._lexicon = LexiconMapper(nodes, tau=1.0, stages=())
-        self._labels = {slot: {node.id: node.label for node in nodes[slot]} for slot in SLOTS}
         self.tau, self.margin, self.method, self.n_names = tau, margin, method, n_names
 
     @property
@@ -82,10 +81,7 @@ class LMMapper:
         refused = unread(slot, read, flags)
         if refused is not None:
             return refused
-        near = list(self._labels[slot])
-        if self.n_names is not None:
-            near = [node for node, _ in self._lexicon.ranked(slot, read)[: self.n_names]]
-        names = {self._labels[slot][node]: node for node in near}
+        names = self._lexicon.offered(slot, read, self.n_names)
         offered = [*names, NONE]
         prompt = map_prompt(slot, list(names), self._chooser.harmless(redact(read)))
         try:
