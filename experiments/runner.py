@@ -5,6 +5,7 @@ A script defines an `Experiment` and ends with `sys.exit(runner.main(EXPERIMENT)
     --scale smoke|cpu|gpu   seconds, in CI | at most half an hour on two cores | real shapes on a GPU
     --shapes smoke          the code path of the scale, with the shapes of `smoke`
     --out DIR               gets results.jsonl, <experiment>.md and, with a plot, <experiment>.png
+    --case NAME             only this case, and those with further --case; several runs can share DIR
     --NAME VALUE            what the script itself asks for, as `Experiment.flags` names it
 
 Rows of finished cases are kept: the same command goes on where an earlier run stopped. Rows that
@@ -143,32 +144,38 @@ def main(experiment: Experiment, argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--shapes", choices=("full", "smoke"), default="full")
     parser.add_argument("--out", type=pathlib.Path, required=True, metavar="DIR")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--case", action="append", default=[], metavar="NAME")
     for name, default in experiment.flags.items():
         parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=default)
     args = parser.parse_args(argv)
     flags = {name: str(getattr(args, name)) for name in experiment.flags}
     settings = Settings(scale=args.scale, shapes=args.shapes, seed=args.seed, flags=flags)
     try:
-        run(experiment, settings, args.out)
+        run(experiment, settings, args.out, only=args.case)
     except ArielError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def run(experiment: Experiment, settings: Settings, out: pathlib.Path) -> list[dict[str, Any]]:
+def run(
+    experiment: Experiment, settings: Settings, out: pathlib.Path, *, only: Sequence[str] = ()
+) -> list[dict[str, Any]]:
     """Measures what is not measured yet and writes results, table and picture.
 
     Args:
         experiment: the script.
         settings: from the flags.
-        out: folder, made if it is missing.
+        out: folder, made if it is missing. Several processes may share it, each with its own cases.
+        only: names of the cases to measure; none for all. Table and picture need all cases: as long as
+            others are missing, there are rows only.
 
     Returns:
         The rows of all cases, those of earlier runs included.
 
     Raises:
         BackendError: scale `gpu` with full shapes off a GPU.
+        ConfigError: there is no case of a name in `only`.
         MissingExtraError: there is a plot but no matplotlib.
         StorageError: `out` cannot be written.
         IntegrityError: `out` holds a results.jsonl that is none.
@@ -176,9 +183,10 @@ def run(experiment: Experiment, settings: Settings, out: pathlib.Path) -> list[d
     if settings.scale == "gpu" and settings.shapes == "full":
         backend.use("gpu")
     pyplot = _pyplot() if experiment.plot is not None else None
+    cases = _checked(experiment.cases(settings))
+    _check_names(only, cases)
     with _storage(out):
         out.mkdir(parents=True, exist_ok=True)
-    cases = _checked(experiment.cases(settings))
     rows: dict[str, list[dict[str, Any]]] = {}
     frame = _frame(experiment, settings)
     for row in read(out / "results.jsonl"):
@@ -187,9 +195,9 @@ def run(experiment: Experiment, settings: Settings, out: pathlib.Path) -> list[d
                 frame | {"config": _config(case, settings)}
             ):
                 rows.setdefault(case.name, []).append(row)
-    todo = [case for case in cases if case.name not in rows]
-    if len(todo) < len(cases):
-        _say(f"{len(cases) - len(todo)} of {len(cases)} cases are finished already")
+    if rows:
+        _say(f"{len(rows)} of {len(cases)} cases are finished already")
+    todo = [case for case in cases if case.name not in rows and (not only or case.name in only)]
     clock = _TimeLeft(todo)
     for case in todo:
         figures = list(experiment.measure(case, settings))
@@ -199,6 +207,9 @@ def run(experiment: Experiment, settings: Settings, out: pathlib.Path) -> list[d
             raise ConfigError(f"case {case.name!r} of {experiment.name} found no figure.")
         _merge(out / "results.jsonl", rows[case.name])
         _say(clock.after(case))
+    if missing := [case.name for case in cases if case.name not in rows]:
+        _say(f"no table yet, {len(missing)} of {len(cases)} cases are missing: {missing}")
+        return [row for found in rows.values() for row in found]
     found = [row for case in cases for row in rows[case.name]]
     stem = experiment.name.replace(".", "_")
     durable.write_bytes(out / f"{stem}.md", table(experiment, settings, found).encode())
@@ -256,6 +267,12 @@ def _checked(cases: Sequence[Case]) -> Sequence[Case]:
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"an experiment needs cases with different names; got {names}.")
     return cases
+
+
+def _check_names(only: Sequence[str], cases: Sequence[Case]) -> None:
+    names = [case.name for case in cases]
+    if unknown := [name for name in only if name not in names]:
+        raise ConfigError(f"no case is called {unknown[0]!r} at this scale; pass some of {names}.")
 
 
 def _config(case: Case, settings: Settings) -> dict[str, Any]:

@@ -79,6 +79,33 @@ def test_a_stopped_run_goes_on_with_what_is_missing(tmp_path, capsys):
     assert len(rows_of(tmp_path)) == 3
 
 
+def test_cases_can_be_measured_by_several_runs_and_the_last_one_makes_the_table(tmp_path, capsys):
+    arguments = ["--scale", "cpu", "--out", str(tmp_path)]
+    last = Script(plot=True)
+    assert runner.main(last.experiment, [*arguments, "--case", "case2", "--case", "case1"]) == 0
+    assert last.measured == ["case1", "case2"]
+    assert "no table yet, 1 of 3 cases are missing: ['case0']" in capsys.readouterr().err
+    assert not (tmp_path / "test_script.md").exists()
+    assert not (tmp_path / "test_script.png").exists()
+    first = Script(plot=True)
+    assert runner.main(first.experiment, [*arguments, "--case", "case0"]) == 0
+    assert first.measured == ["case0"]
+    lines = (tmp_path / "test_script.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[-3:]] == ["case0", "case1", "case2"]
+    assert (tmp_path / "test_script.png").exists()
+
+
+def test_a_case_that_is_none_is_refused_before_anything_is_written(tmp_path, capsys):
+    script = Script()
+    arguments = ["--scale", "cpu", "--out", str(tmp_path / "out"), "--case", "case7"]
+    assert runner.main(script.experiment, arguments) == 2
+    assert (
+        "no case is called 'case7' at this scale; pass some of ['case0'" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out").exists()
+    assert script.measured == []
+
+
 def test_other_settings_are_other_cases_in_the_same_file(tmp_path):
     for extra in ([], ["--shapes", "smoke"], ["--seed", "1"]):
         script = Script(n=1)
