@@ -4,14 +4,16 @@
 
 FOLDER is your copy of the agent-permission data (Wu et al. 2026, arXiv 2511.17959) or of the Education data.
 Cases: `decisions`, the binary answers: five folds over users; the population's weights and orders come from
-the other folds, a user's history are the training tasks (Education: a random half). The last veto is chosen
-on the training users alone, whose scores come from a population without their own fold: the smallest that
-decides 95 % of theirs rightly. `asking` (agent permissions): the four-way answers; who wants to be asked?
-Expected: the logit with prior above the published 0.851, the hybrid's share of right decisions above the
-published 0.944, with fewer false shares than bare entailment. Without --data: made-up users, for the code
-path. About three minutes on two cores.
+the other folds, a user's history are the training tasks (Education: a random half). Vetoes are chosen on the
+training users alone, whose scores come from a population without their own fold, in three ways: the smallest
+that decides 95 % of theirs rightly; what decides most with 94.4 % right at the lower end of its interval; the
+fewest false shares among what decides at least 30 %. `asking` (agent permissions): the four-way answers; who
+wants to be asked? Expected: the logit with prior above the published 0.851, the hybrid's share of right
+decisions above the published 0.944, at most 5 of the 510 inappropriate requests shared where at least a
+quarter is decided. Without --data: made-up users, for the code path. About five minutes on two cores.
 """
 
+import dataclasses
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,13 +23,18 @@ import numpy as np
 from ariel_jax.algorithms.ariel import baselines, importers, metrics
 from ariel_jax.algorithms.ariel.types import Policy
 from experiments import runner
-from experiments.ariel import asking, common
+from experiments.ariel import asking, common, vetoes
 from experiments.ariel.people import Folds, table_of
 from experiments.runner import Case, Figure, Settings
 
-VETOES = (0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
-AIM = 0.95
 PUBLISHED, PUBLISHED_CONFIDENT = 0.851, 0.944
+SMALLEST, SURELY, FEWEST = "smallest veto", "vetoes that are surely right", "fewest false shares"
+MOST_FALSE, LEAST_DECIDED = 5, 0.25
+CHOSEN = {
+    SMALLEST: ((vetoes.BARE,), vetoes.smallest),
+    SURELY: (vetoes.STRICT, vetoes.surely_right),
+    FEWEST: (vetoes.STRICT, vetoes.fewest_false_shares),
+}
 
 
 def cases(settings: Settings) -> Sequence[Case]:
@@ -57,11 +64,8 @@ def _decisions(folds: Folds, settings: Settings) -> Iterator[Figure]:
     t, n = folds.table, len(folds.table.user)
     names = ("norm", "majority", "five nearest", "own logit", "logit with prior")
     scores = {name: np.full(n, np.nan) for name in names}
-    said = {
-        name: np.full(n, metrics.ASK)
-        for name in [*common.PROFILES, "veto chosen on training users"]
-    }
-    vetoes = []
+    said = {name: np.full(n, metrics.ASK) for name in [*common.PROFILES, *CHOSEN]}
+    chosen: dict[str, list[str]] = {name: [] for name in CHOSEN}
     for fold in range(folds.n):
         model = folds.model(fold)
         people, rows = folds.people(fold, model)
@@ -79,12 +83,14 @@ def _decisions(folds: Folds, settings: Settings) -> Iterator[Figure]:
         crowd = common.Crowd(people)
         for name, policy in common.PROFILES.items():
             said[name][rows] = crowd.judge(policy, own)
-        veto = _chosen(folds, fold)
-        vetoes.append(veto)
-        policy = Policy(
-            reliability="off", conflict="majority", veto_share=veto, veto_withhold=-veto
+        known = vetoes.training(
+            folds, fold, [p for policies, _ in CHOSEN.values() for p in policies]
         )
-        said["veto chosen on training users"][rows] = crowd.judge(policy, own)
+        for name, (policies, choose) in CHOSEN.items():
+            mine = dataclasses.replace(known, said={p: known.said[p] for p in policies})
+            policy = choose(mine)
+            said[name][rows] = crowd.judge(policy, own)
+            chosen[name].append(_words(policy))
     asked = np.flatnonzero(t.is_test)
     wanted = t.label[asked] == importers.APPROPRIATE
     real = t.source == "agent_permissions"
@@ -115,9 +121,8 @@ def _decisions(folds: Folds, settings: Settings) -> Iterator[Figure]:
         kind="measured",
     )
     for name, verdicts in said.items():
-        chosen = real and name.startswith("veto")
         judged: dict[str, Any] = {}
-        if chosen:
+        if real and name in (SMALLEST, SURELY):
             right = metrics.evaluate(verdicts[asked], wanted).accuracy
             judged = {
                 "paper": PUBLISHED_CONFIDENT,
@@ -127,33 +132,31 @@ def _decisions(folds: Folds, settings: Settings) -> Iterator[Figure]:
             }
         yield from common.figures(name, verdicts[asked], wanted, **judged)
         yield from common.at_matched_coverage(name, verdicts[asked], best, wanted)
+        if name in chosen:
+            yield Figure(
+                metric=f"{name}: chosen were {'; '.join(chosen[name])}",
+                value=float(len(set(chosen[name]))), unit="settings", kind="measured",
+            )  # fmt: skip
+    found = metrics.evaluate(said[FEWEST][asked], wanted)
+    few = found.false_share.k <= MOST_FALSE and found.coverage >= LEAST_DECIDED
     yield Figure(
-        metric="largest veto that was chosen", value=max(vetoes), unit="nats", kind="measured"
-    )
+        metric=f"{FEWEST}: shared of {found.false_share.n} inappropriate ones, at coverage {found.coverage:.3f}",
+        value=float(found.false_share.k), unit="requests", kind="measured",
+        **runner.judge(few, "at most 5 at coverage 0.25 or more", due=real, otherwise="MISSED"),
+    )  # fmt: skip
+
+
+def _words(policy: Policy) -> str:
+    limits = [
+        f"{what} {limit:g}"
+        for what, limit in (("share", policy.veto_share), ("withhold", policy.veto_withhold))
+        if limit is not None
+    ]
+    return f"support {policy.min_support}, veto {', '.join(limits) or 'none'}"
 
 
 def _accuracy(score: np.ndarray, wanted: np.ndarray) -> float:
     return float(((score > 0) == wanted).mean())
-
-
-def _chosen(folds: Folds, test: int) -> float:
-    """The smallest veto with which the users of the other folds are decided rightly often enough."""
-    t, found = folds.table, []
-    for fold in range(folds.n):
-        if fold == test:
-            continue
-        model = folds.model(fold, test)
-        people, rows = folds.people(fold, model)
-        own = common.logits(people, folds.sizes, model)
-        said = common.Crowd(people).judge(Policy(reliability="off", conflict="majority"))
-        found.append((said, np.concatenate(own), t.label[rows] == importers.APPROPRIATE))
-    said, score, wanted = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    for veto in VETOES:
-        vetoed = np.where(said == metrics.SHARE, score <= veto, score >= -veto)
-        report = metrics.evaluate(np.where(vetoed, metrics.ASK, said), wanted)
-        if report.accuracy >= AIM:
-            return veto
-    return VETOES[-1]
 
 
 EXPERIMENT = runner.Experiment(

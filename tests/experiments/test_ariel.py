@@ -1,12 +1,15 @@
 """ARIEL's experiments: what they compute beside the library is tied to it."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 
 from ariel_jax.algorithms.ariel import bulk, metrics, synthetic
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import SLOTS, Policy, Request
-from experiments.ariel import common, people, streaming, throughput
+from experiments.ariel import common, people, streaming, throughput, vetoes
 from experiments.ariel.wishes import ASKED, Wishes
 
 
@@ -85,3 +88,57 @@ def test_the_population_of_a_fold_has_nobody_of_it():
     flipped[folds.fold[table.user] == 0] ^= 1
     other = people.Folds(table.__class__(**{**vars(table), "label": flipped}), 3, 0)
     assert (other.model(1).weights[0] != before).any()
+
+
+@pytest.fixture(scope="module")
+def folds():
+    return people.Folds(people.table_of("", seed=0, tiny=True), 3, 0)
+
+
+def test_vetoes_are_chosen_without_the_users_that_are_tested(folds):
+    found = vetoes.training(folds, 1, vetoes.STRICT)
+    table = folds.table
+    others = table.is_test & (folds.fold[table.user] != 1)
+    assert len(found.wanted) == others.sum() == len(found.score)
+    flipped = np.where(folds.fold[table.user] == 1, table.label ^ 1, table.label)
+    changed = people.Folds(table.__class__(**{**vars(table), "label": flipped}), 3, 0)
+    again = vetoes.training(changed, 1, vetoes.STRICT)
+    np.testing.assert_array_equal(again.score, found.score)
+    for policy in vetoes.STRICT:
+        np.testing.assert_array_equal(again.said[policy], found.said[policy])
+    other = vetoes.training(changed, 0, vetoes.STRICT)  # control: there the flipped ones take part
+    assert (other.wanted != vetoes.training(folds, 0, vetoes.STRICT).wanted).any()
+
+
+def test_vetoes_in_numpy_are_those_of_the_judge(folds):
+    model = folds.model(0)
+    persons, _ = folds.people(0, model)
+    scores = common.logits(persons, folds.sizes, model)
+    crowd = common.Crowd(persons)
+    bare = crowd.judge(vetoes.BARE)
+    for share, withhold in ((0.5, None), (None, -0.5), (1.0, -0.25)):
+        policy = dataclasses.replace(vetoes.BARE, veto_share=share, veto_withhold=withhold)
+        said = crowd.judge(policy, scores)
+        np.testing.assert_array_equal(vetoes.vetoed(bare, np.concatenate(scores), policy), said)
+        assert (said != bare).any()
+
+
+def test_what_is_chosen_is_what_the_rules_say():
+    ask, share, withhold = metrics.ASK, metrics.SHARE, metrics.WITHHOLD
+    # 100 shares, of which those at score 0.4 are wrong; 100 withheld rightly; 200 asked.
+    said = np.repeat([share, share, withhold, ask], [80, 20, 100, 200])
+    score = np.repeat([2.2, 0.4, -2.2, 0.0], [80, 20, 100, 200])
+    wanted = np.repeat([True, False, False, True], [80, 20, 100, 200])
+    found = vetoes.Training(said={vetoes.BARE: said}, score=score, wanted=wanted)
+    assert vetoes.smallest(found).veto_share == 0.5
+    sure = vetoes.surely_right(found)
+    assert (sure.veto_share, sure.veto_withhold) == (0.5, None)
+    few = vetoes.fewest_false_shares(found)
+    assert (few.veto_share, few.veto_withhold) == (0.5, None)
+    # Where the false shares are needed to decide enough, they stay.
+    rare = vetoes.Training(
+        said={vetoes.BARE: np.concatenate([said, np.full(230, ask)])},
+        score=np.concatenate([score, np.zeros(230)]),
+        wanted=np.concatenate([wanted, np.ones(230, bool)]),
+    )
+    assert vetoes.fewest_false_shares(rare).veto_share in (None, 0.0, 0.25)
