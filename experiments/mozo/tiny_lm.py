@@ -61,6 +61,7 @@ VARIED: dict[str, dict[str, Setting]] = {
         "r T, epsilon 8": Setting(redraw_every=None, epsilon=8.0),
     },
     "draws": {"N 1": Setting(subset=1), "N 8": Setting(subset=8)},
+    "large draws": {"N 12": Setting(subset=12), "N 16": Setting(subset=16)},
 }
 
 
