@@ -43,7 +43,11 @@ def cases(settings: Settings) -> Sequence[Case]:
     permissions = folder and importers.known(folder) is importers.agent_permissions
     names = ("decisions", "asking") if permissions else ("decisions",)
     return [
-        Case(name=name, config={"folds": 3 if settings.is_tiny else 5}, expected_s=90.0)
+        Case(
+            name=name,
+            config={"folds": 3 if settings.is_tiny else 5, "limits": list(vetoes.LIMITS)},
+            expected_s=90.0,
+        )
         for name in names
     ]
 

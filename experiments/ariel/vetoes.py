@@ -11,7 +11,7 @@ from ariel_jax.algorithms.ariel.types import Policy
 from experiments.ariel import common
 from experiments.ariel.people import Folds
 
-LIMITS = (None, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0)
+LIMITS = (None, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
 RIGHT, DECIDED = 0.944, 0.3
 BARE = Policy(reliability="off", conflict="majority")
 STRICT = (common.STRICT, dataclasses.replace(common.STRICT, min_support=2))
