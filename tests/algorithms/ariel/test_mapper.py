@@ -361,7 +361,7 @@ class Stage:
 
 def test_the_first_stage_that_is_sure_decides():
     first, second = Stage("a", node="x"), Stage("b", node="y")
-    assert Ladder([first, second]).map("data", "t").node == "x"
+    assert Ladder([first, second]).map("data", "thing").node == "x"
     assert second.calls == 0
 
 
@@ -369,7 +369,7 @@ def test_where_none_is_sure_all_candidates_are_kept():
     first = Stage("a", candidates=(("x", 0.4), ("y", 0.3)))
     second = Stage("b", candidates=(("z", 0.6), ("x", 0.1)))
     ladder = Ladder([first, second])
-    assert ladder.map("data", "t").candidates == (("x", 0.4), ("y", 0.3), ("z", 0.6))
+    assert ladder.map("data", "thing").candidates == (("x", 0.4), ("y", 0.3), ("z", 0.6))
     assert ladder.name == "a>b"
 
 
@@ -377,10 +377,10 @@ def test_a_stage_that_cannot_be_reached_is_warned_of_once_and_marked_in_every_ma
     gone, last = Stage("far", error="far cannot be asked."), Stage("near", node="x")
     ladder = Ladder([gone, last])
     with pytest.warns(UserWarning, match="far cannot be asked"):
-        first = ladder.map("data", "t")
+        first = ladder.map("data", "thing")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        second = ladder.map("data", "t")
+        second = ladder.map("data", "thing")
     assert first.flags == second.flags == ("unavailable:far",)
     assert gone.calls == 1
     assert second.as_json()["flags"] == ["unavailable:far"]
@@ -389,7 +389,7 @@ def test_a_stage_that_cannot_be_reached_is_warned_of_once_and_marked_in_every_ma
 def test_a_ladder_with_no_stage_left_says_so():
     ladder = Ladder([Stage("far", error="gone.")])
     with pytest.warns(UserWarning, match="gone"), pytest.raises(MapperUnavailableError):
-        ladder.map("data", "t")
+        ladder.map("data", "thing")
 
 
 INJECTIONS = (
