@@ -1,9 +1,13 @@
 """Text as it arrives from an agent, made harmless and comparable. Host only."""
 
+import hashlib
+import hmac
 import re
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
-from ariel_jax.errors import InvalidRequestError
+from ariel_jax.errors import ConfigError, InvalidRequestError
 
 LIMIT = 500
 """Characters of a text that are read; the rest is cut, and the mapping says so."""
@@ -108,6 +112,43 @@ def is_blank(text: str) -> bool:
         InvalidRequestError: it is no text.
     """
     return not any(unicodedata.category(letter)[0] in "LNPS" for letter in clean(text)[0])
+
+
+def keyed_digest(text: str, key: bytes) -> str:
+    """HMAC-SHA256 of a text in hexadecimal digits, empty for no text.
+
+    Who has not the key cannot even check a guess. Half of a surrogate pair has a digest too.
+    """
+    return hmac.new(key, _encoded(text), hashlib.sha256).hexdigest() if text else ""
+
+
+def is_text_of(request: Mapping[str, Any], text: str, key: bytes | None) -> bool:
+    """Whether a proof's `request` came with this text.
+
+    Args:
+        request: of `proof.build`; one of version 1 has a plain SHA-256 and needs no key.
+        text: to check.
+        key: that the proof was built with; None: it is not known, and then only no text can be told.
+
+    Raises:
+        ConfigError: it is no such request, or its text needs a key.
+    """
+    if "text_sha256" in request:
+        known, found = request["text_sha256"], hashlib.sha256(_encoded(text)).hexdigest()
+    elif "text_hmac" in request:
+        known = request["text_hmac"]
+        if known and key is None:
+            raise ConfigError(
+                "the text of a proof cannot be checked without its key: pass the key."
+            )
+        found = keyed_digest(text, key or b"")
+    else:
+        raise ConfigError(f"a proof's request has {sorted(request)}: pass the one of a proof.")
+    return hmac.compare_digest(known, found if text else "")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
 
 
 def redact(text: str) -> str:

@@ -461,7 +461,7 @@ def test_an_older_log_is_brought_up_to_date(path, monkeypatch):
     with Store(path, read_only=True) as store:
         assert store.verify() == before
     with Store(path) as store:
-        assert store._connection.execute("PRAGMA user_version").fetchone()[0] == 2
+        assert store._connection.execute("PRAGMA user_version").fetchone()[0] == 3
         assert store._connection.execute("SELECT count(*) FROM later").fetchone()[0] == 0
         assert store.verify() == before
 
