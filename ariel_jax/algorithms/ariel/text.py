@@ -103,15 +103,22 @@ def clean(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text says nothing: no letter, digit or sign is left of it that a reader would see.
+    """Whether a text says nothing: no letter, digit or sign of it is one that a reader would see.
 
     Zero-width characters, bidirectional marks, fillers and accents on nothing are not seen. Such a
-    text counts as not given.
+    text counts as not given. Half of a surrogate pair is no character and not nothing either: it is left
+    to who refuses it.
 
     Raises:
         InvalidRequestError: it is no text.
     """
-    return not any(unicodedata.category(letter)[0] in "LNPS" for letter in clean(text)[0])
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"text={text!r} is not allowed: pass a string.")
+    return not any(
+        (unicodedata.category(letter)[0] in "LNPS" and letter not in _UNSEEN)
+        or "\ud800" <= letter <= "\udfff"
+        for letter in unicodedata.normalize("NFKC", text)
+    )
 
 
 def keyed_digest(text: str, key: bytes) -> str:

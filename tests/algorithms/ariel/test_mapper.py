@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from ariel_jax.algorithms.ariel import reading
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.judge import judge
 from ariel_jax.algorithms.ariel.lexicon import Letters, Spelling, one_letter_apart
@@ -329,14 +330,32 @@ BLANK = ("", " ", "\u200b", "\u202e\u2066", "\ufeff \n", "\u3164", "\u2800", "\u
 @pytest.mark.parametrize("text", BLANK)
 def test_a_text_that_nobody_can_see_counts_as_not_given(mapper, text):
     assert is_blank(text)
+    slots = {"data": "contact.phone", "recipient": "commerce.restaurant"}
+    read = reading.read(slots | {"purpose": text}, Ontology.core(), mapper)
+    assert read.request == Request(data=("contact.phone",), recipient="commerce.restaurant")
+    with pytest.raises(InvalidRequestError, match="recipient is missing"):
+        reading.read(slots | {"recipient": text}, Ontology.core(), mapper)
     found = mapper.map("recipient", text)
     assert (found.node, found.reason, found.text) == (None, "empty", "")
     assert Ladder([mapper, mapper]).map("recipient", text).reason == "empty"
 
 
-@pytest.mark.parametrize("text", ["a", "7", "\u200bx", "-", "医", "🏥"])
+@pytest.mark.parametrize(
+    "text", ["a", "7", "\u200bx", "-", "医", "🏥", "e\u0301", "\u200b" * 5000 + "x"]
+)
 def test_a_text_with_something_to_see_is_given(text):
     assert not is_blank(text)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\u200b\udfff"])
+def test_half_a_character_is_refused_and_not_taken_for_nothing(mapper, text):
+    assert not is_blank(text)
+    slots = {"data": "contact.phone", "recipient": "commerce.restaurant", "purpose": text}
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        reading.read(slots, Ontology.core(), mapper)
+    assert mapper.map("purpose", text).reason == "empty"
+    with pytest.raises(InvalidRequestError, match="pass a string"):
+        is_blank(7)
 
 
 def test_a_text_that_was_cut_is_not_mapped(mapper):
