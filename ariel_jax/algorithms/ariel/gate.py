@@ -1,10 +1,9 @@
 """The gate before every mapper that guesses: what negates, excepts or names several things stays out. Host only.
 
 A model that is asked what "not my phone number" means says the phone number. So such texts never reach
-one: they are asked about. The gate reads English, and what it cannot read does not pass either. Its lists
-of words are closed where those of `frames` are open and the other way round: there all words must be known,
-here some must not be there. So a denial in words that no list has does pass; what it is then mapped to is
-for the model's threshold.
+one: they are asked about. The gate reads English, and what it cannot read does not pass either. It is
+weaker than `frames`: there every word must be in a list, here no word may be in one. So a denial in words
+that no list has passes, and then the model's threshold is all there is.
 """
 
 import functools
@@ -24,7 +23,7 @@ NEGATES = frozenset(
     fake faked false bogus evil former formerly ex late previous pretend pretends pretended pretending
     impersonate impersonates impersonating impersonator pose poses posing posed alleged allegedly supposed
     supposedly opposite unlike contrary anti versus vs less only
-    nicht kein keine keinen keiner nie ohne ausser außer pas sans sauf jamais aucun sin excepto salvo nunca
+    nicht kein keine keinen keiner nie ohne ausser pas sans sauf jamais aucun sin excepto salvo nunca
     senza eccetto mai niente niet geen zonder behalve nooit sem exceto""".split()
 )
 """Words that deny, except, pretend or doubt."""
@@ -42,7 +41,10 @@ _DOUBTS = frozenset(
 )
 """In `principle`: what held once, or may hold, is not promised."""
 _MENDED = ("except", *sorted(w for w in NEGATES | JOINS if len(w) >= 7))
-_NOT_SHORT = frozenset("dont doesnt didnt isnt arent wasnt wont cant shouldnt nto nott".split())
+_CONTRACTED = "don't doesn't didn't isn't aren't wasn't won't can't shouldn't".replace(
+    "'", ""
+).split()
+_NOT_SHORT = frozenset((*_CONTRACTED, "nto", "ont"))
 
 
 def refusal(slot: str, text: str, index: SlotIndex | None = None) -> str:
@@ -59,9 +61,10 @@ def refusal(slot: str, text: str, index: SlotIndex | None = None) -> str:
     Returns:
         `marks`: it has a comma, another mark, a number or an address, and so may name more than one thing
         (one mark at the end, quotes around it, the slot's title before a colon, a telephone number behind
-        a name for such do not count). `unreadable`: letters that are not Latin, or stand alone. `negates`: a word of
-        `NEGATES`, `n't`, a slip of one letter in a long one. `several`: a word of `JOINS`, or names of two
-        nodes. `others`: a possessive, or in `data` a word of `OTHERS`.
+        a name for such do not count). `unreadable`: letters that are not Latin, or stand alone.
+        `negates`: a word of `NEGATES`, `n't`, a slip of one letter in a long word of the lists.
+        `several`: a word of `JOINS`, or names of two nodes. `others`: a possessive, or in `data` a word
+        of `OTHERS`.
     """
     row = pieces(bare(text, slot))
     if not row:

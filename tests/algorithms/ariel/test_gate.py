@@ -32,7 +32,7 @@ REFUSED = {
         "don't send the phone number": "negates",
         "dont send the phone number": "negates",
         "the non-phone number": "negates",
-        "anything exept my address": "negates",  # a slip of one letter
+        "anything excet my address": "negates",  # a slip of one letter
         "withuot my address": "negates",
         "nót my phone number": "negates",
         "nicht the phone number": "negates",
