@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import secrets
 import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from ariel_jax.algorithms.ariel.records import (
     request_json,
     request_of,
 )
+from ariel_jax.algorithms.ariel.text import new_text_key
 from ariel_jax.algorithms.ariel.types import (
     HUMAN_SOURCES,
     SOURCES,
@@ -333,7 +333,7 @@ class Store(LogFile):
             if user not in self.users():
                 raise ConfigError(f"user={user!r} has no log in {self.path}: add the user first.")
             self._connection.execute(
-                "INSERT OR IGNORE INTO text_keys VALUES (?, ?)", (user, secrets.token_bytes(32))
+                "INSERT OR IGNORE INTO text_keys VALUES (?, ?)", (user, new_text_key())
             )
             return self._rows("SELECT key FROM text_keys WHERE user = ?", user)[0]["key"]
 

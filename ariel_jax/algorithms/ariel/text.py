@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import re
+import secrets
 import unicodedata
 from collections.abc import Mapping
 from typing import Any
@@ -114,11 +115,18 @@ def is_blank(text: str) -> bool:
     """
     if not isinstance(text, str):
         raise InvalidRequestError(f"text={text!r} is not allowed: pass a string.")
+    if text.isascii():
+        return not any("!" <= letter <= "~" for letter in text)
     return not any(
         (unicodedata.category(letter)[0] in "LNPS" and letter not in _UNSEEN)
         or "\ud800" <= letter <= "\udfff"
         for letter in unicodedata.normalize("NFKC", text)
     )
+
+
+def new_text_key() -> bytes:
+    """32 random bytes for `keyed_digest`."""
+    return secrets.token_bytes(32)
 
 
 def keyed_digest(text: str, key: bytes) -> str:

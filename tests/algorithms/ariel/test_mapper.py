@@ -347,6 +347,11 @@ def test_a_text_with_something_to_see_is_given(text):
     assert not is_blank(text)
 
 
+def test_of_ascii_one_sees_what_unicode_says_one_sees():
+    for letter in map(chr, range(128)):
+        assert is_blank(letter) == is_blank(letter + "\u200b"), repr(letter)
+
+
 @pytest.mark.parametrize("text", ["\ud800", "\u200b\udfff"])
 def test_half_a_character_is_refused_and_not_taken_for_nothing(mapper, text):
     assert not is_blank(text)
