@@ -46,11 +46,7 @@ from ariel_jax.algorithms.ariel.types import (
     Policy,
     Request,
 )
-from ariel_jax.errors import (
-    ConfigError,
-    InvalidRequestError,
-    UnknownNodeError,
-)
+from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError
 
 Scorer = Callable[[Request], float | None]
 _VERDICTS = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
@@ -406,13 +402,8 @@ class Ariel:
                 meant = answering.meant(found, slots or {})
                 self._check_nodes(meant)
                 request = answering.widened(meant, wide, value, self._refresh().closures)
-                judgement = self.record(
-                    request,
-                    value,
-                    source,
-                    note=f"answer to decision {number}",
-                    supersedes=supersedes,
-                )
+                note = f"answer to decision {number}"
+                judgement = self.record(request, value, source, note=note, supersedes=supersedes)
             self.store.append_answer(
                 self.user, number, f"{value}{' once' if once else ''}", _VERDICTS[value], source,
                 generalise=wide, judgement_id=None if judgement is None else judgement.id,
