@@ -74,6 +74,8 @@ class Verify(Log):
 
     decision: int | None = None
     """Check the proof of this decision only."""
+    task: str | None = None
+    """Check that this is the text of the task that --decision was asked with."""
     heads: pathlib.Path | None = None
     """A file that remembers the latest rows seen: made, then compared and renewed."""
 

@@ -125,11 +125,19 @@ def explain(args: "flags.Explain") -> Done:
 
 
 def verify(args: "flags.Verify") -> Done:
-    """Checks chains and proofs, against remembered heads too."""
+    """Checks chains and proofs, against remembered heads too, and the text of a task."""
+    if args.task is not None and args.decision is None:
+        raise ConfigError("--task needs --decision: say which decision was asked with it.")
     with open_judge(args, read_only=True) as ariel:
         remembered = _heads(args.heads)
         checked = ariel.store.verify(heads=remembered)
         proofs = ariel.verify(args.decision)
+        told = args.task is None or args.decision is None or ariel.is_text(args.decision, args.task)
+    if not told:
+        raise ConfigError(
+            f"--task is not the text that decision {args.decision} was asked with: pass it letter by "
+            "letter. The log and its proofs hold."
+        )
     if args.heads is not None:
         write_json(args.heads, {u: list(h) for u, h in checked.heads.items()}, private=True)
     value = {

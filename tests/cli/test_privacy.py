@@ -160,6 +160,18 @@ def test_a_conflict_is_settled_by_a_changed_mind(call):
     assert call("verify")[0] == 0
 
 
+def test_the_text_of_a_task_is_checked_against_its_decision(call):
+    call.judge(*BOOKING, "--task", "a table for two")
+    call.judge(*BOOKING)
+    assert call("verify", "--decision", 1, "--task", "a table for two")[0] == 0
+    assert call("verify", "--decision", 2, "--task", "")[0] == 0
+    for number, text in ((1, "a table for three"), (1, ""), (2, "a table for two")):
+        status, out, err = call("verify", "--decision", number, "--task", text)
+        assert (status, out) == (2, "")
+        assert f"not the text that decision {number}" in err
+    assert "--task needs --decision" in call("verify", "--task", "a table for two")[2]
+
+
 def test_the_log_is_verified_against_remembered_heads(call, tmp_path):
     heads = tmp_path / "heads.json"
     call.judge(*BOOKING)

@@ -31,6 +31,7 @@ from ariel_jax.algorithms.ariel.reading import Mapper, Reading
 from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone, request_json
 from ariel_jax.algorithms.ariel.remembered import Remembered
 from ariel_jax.algorithms.ariel.store import Store
+from ariel_jax.algorithms.ariel.text import is_text_of
 from ariel_jax.algorithms.ariel.types import (
     ANY,
     HUMAN_SOURCES,
@@ -45,11 +46,7 @@ from ariel_jax.algorithms.ariel.types import (
     Policy,
     Request,
 )
-from ariel_jax.errors import (
-    ConfigError,
-    InvalidRequestError,
-    UnknownNodeError,
-)
+from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError
 
 Scorer = Callable[[Request], float | None]
 _VERDICTS = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
@@ -255,6 +252,7 @@ class Ariel:
         made = proof.build(
             outcome, found.request, history, self.policy, user=self.user, mapping=found.entries,
             mapper=found.mapper, score=score, previous_hash=self.store.previous_decision_hash(self.user),
+            text_key=self.store.text_key(self.user) if found.request.task_text else None,
         )  # fmt: skip
         asked = None
         if outcome.verdict == "ask" or outcome.against:
@@ -404,13 +402,8 @@ class Ariel:
                 meant = answering.meant(found, slots or {})
                 self._check_nodes(meant)
                 request = answering.widened(meant, wide, value, self._refresh().closures)
-                judgement = self.record(
-                    request,
-                    value,
-                    source,
-                    note=f"answer to decision {number}",
-                    supersedes=supersedes,
-                )
+                note = f"answer to decision {number}"
+                judgement = self.record(request, value, source, note=note, supersedes=supersedes)
             self.store.append_answer(
                 self.user, number, f"{value}{' once' if once else ''}", _VERDICTS[value], source,
                 generalise=wide, judgement_id=None if judgement is None else judgement.id,
@@ -534,6 +527,15 @@ class Ariel:
         self.store.verify()
         wanted = None if decision is None else self.decision(decision).id
         return proof_check.check_proofs(self.store, self.user, wanted)
+
+    def is_text(self, proof: Decision | int | Mapping[str, Any], text: str) -> bool:
+        """Whether this is the `task_text` that a decision, or a proof of one, was asked with.
+
+        Raises:
+            ConfigError: no such decision, no proof, or the log has no key for it.
+        """
+        of = proof if isinstance(proof, Mapping) else self.decision(proof).proof
+        return is_text_of(of.get("request", {}), text, self.store.known_text_key(self.user))
 
     def guard(
         self,

@@ -22,6 +22,8 @@ _REASONS = (
     *("no_premise", "conflict", "min_support", "veto", "proposed_only", "always_ask", "partial"),
     *_NOT_READ,
 )
+_TEXT = {1: "text_sha256", 2: "text_hmac"}
+"""What a version's proofs have of the text."""
 _SHOWN = 3
 
 
@@ -41,7 +43,7 @@ def verify_proof(
     against it, what was dropped and why, what is said of items and what is suggested are so.
 
     What it cannot know, and what only a log protects that chains proofs by their hashes: `user`,
-    `mapper`, `engine`, `prev_decision_hash` and the hash of the text; that policy and score, where
+    `mapper`, `engine`, `prev_decision_hash` and the digest of the text; that policy and score, where
     another one gives the same, were those in force; in `mapping` all but the nodes, and their order;
     which of the supporting judgements are shown where it asks and in what order, and which of several
     good paths; a question that says `unmapped` or `mapper_failed` in place of another question; that
@@ -99,7 +101,8 @@ def _keys(what: str, row: Mapping[str, Any], names: Iterable[str]) -> None:
 
 def _check_form(proof: Mapping[str, Any]) -> None:
     _keys("it", proof, _KEYS)
-    _need(_alike(proof["version"], 1), f"version {proof['version']!r} is not known")
+    version = proof["version"]
+    _need(_whole(version) and version in _TEXT, f"version {version!r} is not known")
     for name in _WORDS:
         _need(isinstance(proof[name], str), f"{name} is no text")
     last, score, reason = proof["last_judgement"], proof["score"], proof["reason"]
@@ -112,8 +115,8 @@ def _check_form(proof: Mapping[str, Any]) -> None:
     _need(proof["suggestion"] in (None, "share"), f"it suggests {proof['suggestion']!r}")
     _check_policy(proof["policy"])
     request = proof["request"]
-    _keys("the request", request, ("nodes", "text_sha256"))
-    digest, nodes = request["text_sha256"], request["nodes"]
+    _keys("the request", request, ("nodes", _TEXT[version]))
+    digest, nodes = request[_TEXT[version]], request["nodes"]
     _need(set(nodes) == set(SLOTS) and all(nodes.values()), "the request lacks a slot")
     for slot in SLOTS:
         names = nodes[slot]
@@ -121,7 +124,7 @@ def _check_form(proof: Mapping[str, Any]) -> None:
         _need(slot == "data" or len(names) == 1, f"slot {slot!r} has several nodes")
         _need(list(names) == sorted(set(names)), f"slot {slot!r} is not sorted, or repeats a node")
     good = len(digest) in (0, 64) and set(digest) <= set("0123456789abcdef")
-    _need(good, "the hash of the text is none")
+    _need(good, "the digest of the text is none")
     _check_mapping(proof["mapping"], nodes, reason)
 
 

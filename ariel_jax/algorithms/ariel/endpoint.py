@@ -16,7 +16,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ariel_jax._checks import non_negative_int, one_of, positive, positive_int
-from ariel_jax.algorithms.ariel.mapper import LexiconMapper, Mapping, Nodes, unread
+from ariel_jax.algorithms.ariel.gate import VERSION as GATE
+from ariel_jax.algorithms.ariel.mapper import LexiconMapper, Mapping, Nodes, gated
 from ariel_jax.algorithms.ariel.prompts import NONE, map_prompt, prompts_hash
 from ariel_jax.algorithms.ariel.text import clean, redact
 from ariel_jax.algorithms.ariel.types import SLOTS
@@ -221,7 +222,7 @@ class EndpointClient:
 class EndpointMapper:
     """Asks an endpoint which of the nearest names a text means.
 
-    Put it behind a `LexiconMapper` in a `Ladder`: what has a name never leaves the machine, and where
+    What the gate refuses (`gate.refusal`) is not sent. Put it behind a `LexiconMapper` in a `Ladder`: what has a name never leaves the machine, and where
     the endpoint cannot be reached the ladder warns once and goes on without it. Its answers come without
     a probability that a threshold could be calibrated on, so by default a pick is only offered to the
     user as a candidate.
@@ -252,11 +253,11 @@ class EndpointMapper:
 
     @property
     def name(self) -> str:
-        """With model and prompts, without the address."""
-        return f"endpoint@{self._client.endpoint.model}:{prompts_hash()}"
+        """With model, prompts and gate, without the address."""
+        return f"endpoint@{self._client.endpoint.model}:{prompts_hash()}:gate{GATE}"
 
     def map(self, slot: str, text: str) -> Mapping:
-        """The node that the endpoint picks for `text`, or none.
+        """The node that the endpoint picks for `text`, or none; none where the gate refuses it.
 
         Raises:
             ConfigError: no such slot.
@@ -265,7 +266,7 @@ class EndpointMapper:
         """
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
-        refused = unread(slot, read, flags)
+        refused = gated(slot, read, flags, self._lexicon.index(slot))
         if refused is not None:
             return refused
         names = self._lexicon.offered(slot, read, self._n_names)

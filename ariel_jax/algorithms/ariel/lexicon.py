@@ -100,6 +100,31 @@ class SlotIndex:
             found = self._shortened(row) or self._mended(row)
         return found or (None, 0.0, "")
 
+    def names_in(self, found: Words) -> tuple[set[str], set[int]]:
+        """Nodes that words name, the longest name first at each place, and where these words stand.
+
+        A name that several nodes have counts as one of its own.
+        """
+        nodes: set[str] = set()
+        inside: set[int] = set()
+        start = 0
+        while start < len(found):
+            size = next(
+                (n for n in range(min(LONGEST, len(found) - start), 0, -1)
+                 if self._is_name(found[start : start + n])), 0,
+            )  # fmt: skip
+            if size:
+                name = found[start : start + size]
+                nodes.add(self._exact.get(" ".join(name)) or self._spelled.get(words(" ".join(name)))
+                          or " ".join(name))  # fmt: skip
+                inside |= set(range(start, start + size))
+            start += size or 1
+        return nodes, inside
+
+    def _is_name(self, found: Words) -> bool:
+        name = " ".join(found)
+        return name in self._exact or (not name.endswith("'s") and words(name) in self._spelled)
+
     def _framed(self, text: str, row: Pieces) -> tuple[str, float, str] | None:
         """The longest name in the text around which nothing but a frame stands."""
         for size in range(min(LONGEST, len(row)), 0, -1):

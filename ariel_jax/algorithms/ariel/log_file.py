@@ -254,7 +254,7 @@ class LogFile(Database):
             for name in schema.guards():
                 execute(f"DROP TRIGGER {name}")
             for table in ("answers", "escalations", "retractions", "decisions", "judgements", "edges",
-                          "nodes", "ontology_versions"):  # fmt: skip
+                          "nodes", "ontology_versions", "text_keys"):  # fmt: skip
                 execute(f"DELETE FROM {table} WHERE user = ?", (user,))
             execute(
                 "DELETE FROM ontologies WHERE hash NOT IN (SELECT ontology_hash FROM ontology_versions)"

@@ -14,6 +14,7 @@ from collections.abc import Mapping as Table
 from typing import Any, Protocol
 
 from ariel_jax._checks import in_range, one_of
+from ariel_jax.algorithms.ariel.gate import refusal
 from ariel_jax.algorithms.ariel.lexicon import SlotIndex
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.text import clean, is_blank, redact
@@ -44,7 +45,8 @@ class Mapping:
             where nothing was.
         candidates: the next best `(id, score)`, best first, for the question to the user.
         reason: why it abstains: `empty` (nothing that can be seen, as if not given), `cut` (too long to
-            be read whole), `below_threshold`, `ambiguous`, `mapper_failed`; empty where not.
+            be read whole), `below_threshold`, `ambiguous`, `mapper_failed`, or what `gate.refusal` gives;
+            empty where not.
         flags: what was done to the text (`controls`, `cut`), and `unavailable:NAME` for every stage of
             a ladder that could not be reached.
     """
@@ -147,7 +149,7 @@ class LexiconMapper:
         refused = unread(slot, read, flags)
         if refused is not None:
             return refused
-        index = self._index(slot)
+        index = self.index(slot)
         node, score, by = index.named(read)
         if node is not None and (score == 1 or by in self.stages):
             return Mapping(slot=slot, text=read, node=node, score=score, by=by, flags=flags)
@@ -157,7 +159,7 @@ class LexiconMapper:
     def ranked(self, slot: str, text: str) -> list[tuple[str, float]]:
         """All nodes of a slot by letters in common with `text`, best first, ties by id."""
         one_of(SLOTS, slot=slot)
-        return self._index(slot).ranked(clean(text)[0])
+        return self.index(slot).ranked(clean(text)[0])
 
     def offered(self, slot: str, text: str, n_names: int | None) -> dict[str, str]:
         """Labels of a slot that a model may choose from, with their nodes.
@@ -173,8 +175,8 @@ class LexiconMapper:
             near = [node for node, _ in self.ranked(slot, text)[:n_names]]
         return {labels[node]: node for node in near}
 
-    def _index(self, slot: str) -> SlotIndex:
-        """Made when a slot is first asked for."""
+    def index(self, slot: str) -> SlotIndex:
+        """Names and letters of a slot's nodes, made when it is first asked for."""
         if slot not in self._slots:
             self._slots[slot] = SlotIndex(slot, tuple(self._nodes.get(slot, ())))
         return self._slots[slot]
@@ -182,6 +184,11 @@ class LexiconMapper:
 
 class Ladder:
     """Mappers one after the other: the first that is sure decides.
+
+    A text that the gate refuses (`gate.refusal`: it negates, excepts, names several things, or cannot be
+    read) reaches no stage but a `LexiconMapper`, whose names in frames are understood whole and whose
+    guesses by letters do not count then. With a `LexiconMapper` among the stages the gate knows the names
+    of its nodes. The stages of a `Ladder` among them become stages of this one.
 
     A stage that raises `MapperUnavailableError` is left out from then on, with one warning, and
     every later mapping carries the flag `unavailable:NAME`.
@@ -196,8 +203,13 @@ class Ladder:
     def __init__(self, stages: Sequence[Mapper]) -> None:
         if not stages:
             raise ConfigError("stages=() is not allowed: pass at least one mapper.")
-        self.stages = tuple(stages)
+        self.stages: tuple[Mapper, ...] = tuple(
+            one
+            for stage in stages
+            for one in (stage.stages if isinstance(stage, Ladder) else (stage,))
+        )
         self._gone: set[int] = set()
+        self._lexicon = next((s for s in self.stages if isinstance(s, LexiconMapper)), None)
 
     @property
     def name(self) -> str:
@@ -207,15 +219,21 @@ class Ladder:
     def map(self, slot: str, text: str) -> Mapping:
         """The mapping of the first stage that is sure; else that of the last, with all candidates.
 
+        Where the gate refuses, the reason is the gate's.
+
         Raises:
             ConfigError: no such slot.
             InvalidRequestError: text is no string.
             MapperUnavailableError: no stage is left.
         """
-        last: Mapping | None = None
+        one_of(SLOTS, slot=slot)
+        index = None if self._lexicon is None else self._lexicon.index(slot)
+        refused = gated(slot, *clean(text), index)
+        last = refused
         candidates: dict[str, float] = {}
         for number, stage in enumerate(self.stages):
-            if number in self._gone:
+            is_kept_out = refused is not None and not isinstance(stage, LexiconMapper)
+            if number in self._gone or is_kept_out:
                 continue
             try:
                 found = stage.map(slot, text)
@@ -225,6 +243,8 @@ class Ladder:
                     f"{error} It is left out from now on; the other mappers go on.", stacklevel=2
                 )
                 continue
+            if refused is not None and found.by == "lexicon":
+                found = _as_guess(found)
             if found.node is not None:
                 return self._flagged(found)
             last = found
@@ -234,11 +254,22 @@ class Ladder:
             raise MapperUnavailableError(
                 "No mapper can be reached. Put a LexiconMapper first: it needs nothing."
             )
-        return self._flagged(dataclasses.replace(last, candidates=tuple(candidates.items())))
+        reason = last.reason if refused is None else refused.reason
+        return self._flagged(
+            dataclasses.replace(last, candidates=tuple(candidates.items()), reason=reason)
+        )
 
     def _flagged(self, found: Mapping) -> Mapping:
         gone = tuple(f"unavailable:{self.stages[n].name}" for n in sorted(self._gone))
         return dataclasses.replace(found, flags=found.flags + gone) if gone else found
+
+
+def _as_guess(found: Mapping) -> Mapping:
+    """What was mapped, as the first of the candidates."""
+    pairs = () if found.node is None else ((found.node, found.score),)
+    return dataclasses.replace(
+        found, node=None, by="none", candidates=(*pairs, *found.candidates)[:N_CANDIDATES]
+    )
 
 
 def unread(slot: str, text: str, flags: tuple[str, ...]) -> Mapping | None:
@@ -248,6 +279,21 @@ def unread(slot: str, text: str, flags: tuple[str, ...]) -> Mapping | None:
     if "cut" in flags:  # what was cut off may say "not"
         return Mapping(slot=slot, text=text, node=None, reason="cut", flags=flags)
     return None
+
+
+def gated(
+    slot: str, text: str, flags: tuple[str, ...], index: SlotIndex | None = None
+) -> Mapping | None:
+    """Of a cleaned text that only a lexicon may map: `unread`, or refused by the gate; None for others.
+
+    Every mapper of this package but the lexicon begins with it, in a `Ladder` or not; a mapper of your
+    own has it where it stands in a `Ladder`.
+    """
+    refused = unread(slot, text, flags)
+    reason = "" if refused is not None else refusal(slot, text, index)
+    return (
+        Mapping(slot=slot, text=text, node=None, reason=reason, flags=flags) if reason else refused
+    )
 
 
 def choose(

@@ -1,7 +1,6 @@
 """The proof of a verdict: which judgements and which facts it follows from. Host only."""
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.history import History
 from ariel_jax.algorithms.ariel.judge import judge
 from ariel_jax.algorithms.ariel.ontology import canonical_json
+from ariel_jax.algorithms.ariel.text import keyed_digest
 from ariel_jax.algorithms.ariel.travel import ACTIVE, TRUSTED
 from ariel_jax.algorithms.ariel.types import SLOTS, Edge, Judgement, Outcome, Policy, Request
 
@@ -35,12 +35,13 @@ def build(
     mapper: str = "",
     score: float | None = None,
     previous_hash: str = "",
+    text_key: bytes | None = None,
 ) -> dict[str, Any]:
     """Writes down what an outcome follows from, as `checker.verify_proof` reads it.
 
     Args:
         outcome: of `judge` for this request, history, policy and score.
-        request: its text goes in as a hash alone.
+        request: of its text goes in a digest under `text_key` alone (`text.keyed_digest`), or nothing.
         history: as it was judged by, with nothing added since.
         policy: of the verdict.
         user: whose history it is.
@@ -48,6 +49,8 @@ def build(
         mapper: its name and version.
         score: log-odds that could have vetoed.
         previous_hash: of the decision before, where decisions are chained.
+        text_key: kept by who wants to check a text against the proof later (`text.is_text_of`); None: the
+            proof says nothing of the text.
 
     Returns:
         Plain lists and dictionaries. `premises` are as many as the policy asks for, those shown first in
@@ -80,14 +83,14 @@ def build(
             )
     ontology = history.closures.ontology
     return {
-        "version": 1,
+        "version": 2,
         "verdict": outcome.verdict,
         "rule": outcome.rule,
         "reason": outcome.reason,
         "user": user,
         "request": {
             "nodes": _nodes(request),
-            "text_sha256": _digest(request.task_text),
+            "text_hmac": "" if text_key is None else keyed_digest(request.task_text, text_key),
         },
         "mapping": [dict(row) for row in mapping],
         "premises": premises,
@@ -110,11 +113,6 @@ def build(
         "engine": f"ariel_jax {__version__}",
         "prev_decision_hash": previous_hash,
     }
-
-
-def _digest(text: str) -> str:
-    # Half of a surrogate pair is no UTF-8, but an agent may send it.
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() if text else ""
 
 
 def _nodes(request: Request) -> dict[str, list[str]]:

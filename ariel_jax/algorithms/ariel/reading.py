@@ -1,11 +1,11 @@
 """From what was asked for, ids or words, to nodes; what is not understood is not written down. Host only."""
 
 import dataclasses
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from ariel_jax.algorithms.ariel.ontology import Ontology
+from ariel_jax.algorithms.ariel.text import is_blank
 from ariel_jax.algorithms.ariel.types import ANY, MOST_TEXT, SLOTS, UNSPEC, Request
 from ariel_jax.errors import InvalidRequestError, MapperUnavailableError, UnknownNodeError
 
@@ -15,7 +15,6 @@ MOST_ITEMS = 64
 """Of one request."""
 NOT_UNDERSTOOD, IN_WORDS = "(not understood)", "(in other words)"
 """What is written down in place of words that are no name: they may hold a value."""
-_FILLERS = frozenset("\u115f\u1160\u2800\u3164\uffa0")  # letters to Unicode, blanks to a reader
 
 
 class Mapped(Protocol):
@@ -142,15 +141,6 @@ def check_text(**texts: str) -> None:
             raise InvalidRequestError(
                 f"{name} holds half of a surrogate pair, which is no character: pass text in UTF-8."
             )
-
-
-def is_blank(text: str) -> bool:
-    """Whether a reader sees nothing: spaces, control and format characters alone count as nothing."""
-    return all(
-        (unicodedata.category(character)[0] in "CZ" and not "\ud800" <= character <= "\udfff")
-        or character in _FILLERS
-        for character in unicodedata.normalize("NFKC", text)
-    )  # fmt: skip
 
 
 def _check(texts: Sequence[tuple[str, Any]], slots: Mapping[str, Any], allow_any: bool) -> None:

@@ -1,7 +1,6 @@
 """What ARIEL's log gives back, and how requests are written down in it; host only."""
 
 import dataclasses
-import hashlib
 import json
 import sqlite3
 from collections.abc import Mapping
@@ -136,11 +135,6 @@ def check_request(request: Request) -> None:
             check_name(**{slot: node})
     if len(request.data) > LIMIT:
         raise ConfigError(f"data has {len(request.data)} items: pass at most {LIMIT}.")
-
-
-def text_digest(text: str) -> str:
-    """SHA-256 of a text; empty for none. Whoever can guess the text can check the guess."""
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest() if text else ""
 
 
 def request_json(request: Request) -> dict[str, Any]:

@@ -84,6 +84,12 @@ CREATE UNIQUE INDEX escalations_chain ON escalations (user, number);
 CREATE UNIQUE INDEX answers_chain ON answers (user, number);
 """
 
+_SECOND = """
+CREATE TABLE text_keys (
+  user TEXT PRIMARY KEY REFERENCES users(name), key BLOB NOT NULL CHECK (length(key) = 32)
+);
+"""
+
 CHAINED = {
     "ontology_versions": ("id", "user", "ontology_hash", "why", "created_at"),
     "judgements": ("id", "user", "nodes_json", "text_sha256", "value", "source", "channel", "created_at",
@@ -101,8 +107,12 @@ ROSTER = {
     "tombstones": ("id", "judgements", "decisions", "rows", "created_at"),
 }
 """Tables whose rows form the chain of the file: who has a log in it, and whose was deleted."""
-MIGRATIONS: tuple[str, ...] = (_FIRST,)
-"""Statements that bring a file from one `user_version` to the next."""
+MIGRATIONS: tuple[str, ...] = (_FIRST, _SECOND)
+"""Statements that bring a file from one `user_version` to the next.
+
+Version 1 wrote SHA-256 of a task's text into `judgements.text_sha256` and into proofs. The chains cover both,
+so they stay until their user is forgotten; since version 2 the column is left empty.
+"""
 
 
 def statements(script: str) -> Iterator[str]:

@@ -20,8 +20,8 @@ from ariel_jax.algorithms.ariel.records import (
     outcome_of,
     request_json,
     request_of,
-    text_digest,
 )
+from ariel_jax.algorithms.ariel.text import new_text_key
 from ariel_jax.algorithms.ariel.types import (
     HUMAN_SOURCES,
     SOURCES,
@@ -36,8 +36,8 @@ from ariel_jax.errors import ConfigError, IntegrityError, StorageError, Untruste
 class Store(LogFile):
     """The log of one or more users.
 
-    It holds types of data, never values, and of free text its SHA-256 alone; who asked whom for what is
-    sensitive all the same.
+    It holds types of data, never values, and of a task's text a digest under a key of its user alone, in
+    the proof; who asked whom for what is sensitive all the same.
 
     Guarantees:
         The file is readable by its user only. What is written is on the disk when a method returns, and
@@ -197,7 +197,7 @@ class Store(LogFile):
 
         Args:
             user: whose.
-            request: what about; only the SHA-256 of its text is kept.
+            request: what about; nothing of its text is kept.
             value: `appropriate`, `inappropriate` or `ask`.
             source: one of `SOURCES`.
             channel: the way it came, for people.
@@ -226,7 +226,7 @@ class Store(LogFile):
                     f"supersedes={missing} is not allowed: pass ids of judgements of {user!r} that stand."
                 )
             row = self._append("judgements", user, {
-                "nodes_json": nodes, "text_sha256": text_digest(request.task_text), "value": value,
+                "nodes_json": nodes, "text_sha256": "", "value": value,
                 "source": source, "channel": channel[:LIMIT], "created_at": self._now(),
                 "supersedes": schema.canonical(given), "note": note[:LIMIT],
             })  # fmt: skip
@@ -318,6 +318,31 @@ class Store(LogFile):
             after,
         )
         return bool(rows)
+
+    def text_key(self, user: str) -> bytes:
+        """The user's key for `proof.build`, made when it is first asked for; `forget` deletes it.
+
+        Raises:
+            ConfigError: no such user.
+            StorageError: it could not be written.
+        """
+        key = self.known_text_key(user)
+        if key is not None:
+            return key
+        with self.transaction(), self._translated():
+            if user not in self.users():
+                raise ConfigError(f"user={user!r} has no log in {self.path}: add the user first.")
+            self._connection.execute(
+                "INSERT OR IGNORE INTO text_keys VALUES (?, ?)", (user, new_text_key())
+            )
+            return self._rows("SELECT key FROM text_keys WHERE user = ?", user)[0]["key"]
+
+    def known_text_key(self, user: str) -> bytes | None:
+        """The user's key, None where no proof has needed one yet."""
+        if not self._rows("SELECT 1 FROM sqlite_master WHERE name = 'text_keys'"):
+            return None  # a file of version 1 that is only read
+        rows = self._rows("SELECT key FROM text_keys WHERE user = ?", user)
+        return rows[0]["key"] if rows else None
 
     def append_decision(
         self,

@@ -1,9 +1,14 @@
 """Text as it arrives from an agent, made harmless and comparable. Host only."""
 
+import hashlib
+import hmac
 import re
+import secrets
 import unicodedata
+from collections.abc import Mapping
+from typing import Any
 
-from ariel_jax.errors import InvalidRequestError
+from ariel_jax.errors import ConfigError, InvalidRequestError
 
 LIMIT = 500
 """Characters of a text that are read; the rest is cut, and the mapping says so."""
@@ -99,15 +104,66 @@ def clean(text: str) -> tuple[str, tuple[str, ...]]:
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text says nothing: no letter, digit or sign is left of it that a reader would see.
+    """Whether a text says nothing: no letter, digit or sign of it is one that a reader would see.
 
     Zero-width characters, bidirectional marks, fillers and accents on nothing are not seen. Such a
-    text counts as not given.
+    text counts as not given. Half of a surrogate pair is no character and not nothing either: it is left
+    to who refuses it.
 
     Raises:
         InvalidRequestError: it is no text.
     """
-    return not any(unicodedata.category(letter)[0] in "LNPS" for letter in clean(text)[0])
+    if not isinstance(text, str):
+        raise InvalidRequestError(f"text={text!r} is not allowed: pass a string.")
+    if text.isascii():
+        return not any("!" <= letter <= "~" for letter in text)
+    return not any(
+        (unicodedata.category(letter)[0] in "LNPS" and letter not in _UNSEEN)
+        or "\ud800" <= letter <= "\udfff"
+        for letter in unicodedata.normalize("NFKC", text)
+    )
+
+
+def new_text_key() -> bytes:
+    """32 random bytes for `keyed_digest`."""
+    return secrets.token_bytes(32)
+
+
+def keyed_digest(text: str, key: bytes) -> str:
+    """HMAC-SHA256 of a text in hexadecimal digits, empty for no text.
+
+    Who has not the key cannot even check a guess. Half of a surrogate pair has a digest too.
+    """
+    return hmac.new(key, _encoded(text), hashlib.sha256).hexdigest() if text else ""
+
+
+def is_text_of(request: Mapping[str, Any], text: str, key: bytes | None) -> bool:
+    """Whether a proof's `request` came with this text.
+
+    Args:
+        request: of `proof.build`; one of version 1 has a plain SHA-256 and needs no key.
+        text: to check.
+        key: that the proof was built with; None: it is not known, and then only no text can be told.
+
+    Raises:
+        ConfigError: it is no such request, or its text needs a key.
+    """
+    if "text_sha256" in request:
+        known, found = request["text_sha256"], hashlib.sha256(_encoded(text)).hexdigest()
+    elif "text_hmac" in request:
+        known = request["text_hmac"]
+        if known and key is None:
+            raise ConfigError(
+                "the text of a proof cannot be checked without its key: pass the key."
+            )
+        found = keyed_digest(text, key or b"")
+    else:
+        raise ConfigError(f"a proof's request has {sorted(request)}: pass the one of a proof.")
+    return hmac.compare_digest(known, found if text else "")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode(errors="surrogatepass")
 
 
 def redact(text: str) -> str:

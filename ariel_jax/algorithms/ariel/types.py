@@ -103,7 +103,7 @@ class Request:
         subject, sender: whose data, and who hands them out.
         recipient, purpose, principle: to whom, what for, under which transmission principle.
         task_text: what the agent is doing, for people, at most `MOST_TEXT` characters; never stored by
-            value in a proof, never decides.
+            value, never decides.
 
     Raises:
         InvalidRequestError: no data, an empty slot, an id that is no text in Unicode (half of a

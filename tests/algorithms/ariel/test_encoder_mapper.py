@@ -34,7 +34,7 @@ def test_the_encoder_finds_a_name_and_abstains_below_tau(encoder_mapper):
     assert found.score == pytest.approx(1, abs=1e-5)
     assert encoder_mapper.map("data", "\u200b").reason == "empty"
     encoder_mapper.tau = 1.0
-    assert encoder_mapper.map("data", "something else entirely").node is None
+    assert encoder_mapper.map("data", "weather of tomorrow").node is None
 
 
 def test_texts_longer_than_the_encoder_are_cut(encoder_mapper):

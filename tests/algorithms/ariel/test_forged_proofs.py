@@ -256,9 +256,11 @@ def test_a_wish_to_be_asked_or_a_withheld_item_cannot_be_passed_over(ontology):
                     checker.verify_proof(forged, ontology.edges, [*history, other])
 
 
-def test_half_a_character_in_a_text_has_a_hash(ontology):
+def test_half_a_character_in_a_text_has_a_digest(ontology):
     request = dataclasses.replace(ask("location.city"), task_text="\ud800")
     packed = History(Closures(ontology), HISTORY)
-    made = proof.build(judge(request, packed, packed.closures), request, packed, Policy())
+    outcome = judge(request, packed, packed.closures)
+    made = proof.build(outcome, request, packed, Policy(), text_key=b"k" * 32)
+    assert made["request"]["text_hmac"]
     checker.verify_proof(made, ontology.edges, HISTORY)
     assert proof.canonical(made)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from ariel_jax.algorithms.ariel import reading
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.judge import judge
 from ariel_jax.algorithms.ariel.lexicon import Letters, Spelling, one_letter_apart
@@ -329,14 +330,37 @@ BLANK = ("", " ", "\u200b", "\u202e\u2066", "\ufeff \n", "\u3164", "\u2800", "\u
 @pytest.mark.parametrize("text", BLANK)
 def test_a_text_that_nobody_can_see_counts_as_not_given(mapper, text):
     assert is_blank(text)
+    slots = {"data": "contact.phone", "recipient": "commerce.restaurant"}
+    read = reading.read(slots | {"purpose": text}, Ontology.core(), mapper)
+    assert read.request == Request(data=("contact.phone",), recipient="commerce.restaurant")
+    with pytest.raises(InvalidRequestError, match="recipient is missing"):
+        reading.read(slots | {"recipient": text}, Ontology.core(), mapper)
     found = mapper.map("recipient", text)
     assert (found.node, found.reason, found.text) == (None, "empty", "")
     assert Ladder([mapper, mapper]).map("recipient", text).reason == "empty"
 
 
-@pytest.mark.parametrize("text", ["a", "7", "\u200bx", "-", "医", "🏥"])
+@pytest.mark.parametrize(
+    "text", ["a", "7", "\u200bx", "-", "医", "🏥", "e\u0301", "\u200b" * 5000 + "x"]
+)
 def test_a_text_with_something_to_see_is_given(text):
     assert not is_blank(text)
+
+
+def test_of_ascii_one_sees_what_unicode_says_one_sees():
+    for letter in map(chr, range(128)):
+        assert is_blank(letter) == is_blank(letter + "\u200b"), repr(letter)
+
+
+@pytest.mark.parametrize("text", ["\ud800", "\u200b\udfff"])
+def test_half_a_character_is_refused_and_not_taken_for_nothing(mapper, text):
+    assert not is_blank(text)
+    slots = {"data": "contact.phone", "recipient": "commerce.restaurant", "purpose": text}
+    with pytest.raises(InvalidRequestError, match="surrogate"):
+        reading.read(slots, Ontology.core(), mapper)
+    assert mapper.map("purpose", text).reason == "empty"
+    with pytest.raises(InvalidRequestError, match="pass a string"):
+        is_blank(7)
 
 
 def test_a_text_that_was_cut_is_not_mapped(mapper):
@@ -361,7 +385,7 @@ class Stage:
 
 def test_the_first_stage_that_is_sure_decides():
     first, second = Stage("a", node="x"), Stage("b", node="y")
-    assert Ladder([first, second]).map("data", "t").node == "x"
+    assert Ladder([first, second]).map("data", "thing").node == "x"
     assert second.calls == 0
 
 
@@ -369,7 +393,7 @@ def test_where_none_is_sure_all_candidates_are_kept():
     first = Stage("a", candidates=(("x", 0.4), ("y", 0.3)))
     second = Stage("b", candidates=(("z", 0.6), ("x", 0.1)))
     ladder = Ladder([first, second])
-    assert ladder.map("data", "t").candidates == (("x", 0.4), ("y", 0.3), ("z", 0.6))
+    assert ladder.map("data", "thing").candidates == (("x", 0.4), ("y", 0.3), ("z", 0.6))
     assert ladder.name == "a>b"
 
 
@@ -377,10 +401,10 @@ def test_a_stage_that_cannot_be_reached_is_warned_of_once_and_marked_in_every_ma
     gone, last = Stage("far", error="far cannot be asked."), Stage("near", node="x")
     ladder = Ladder([gone, last])
     with pytest.warns(UserWarning, match="far cannot be asked"):
-        first = ladder.map("data", "t")
+        first = ladder.map("data", "thing")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        second = ladder.map("data", "t")
+        second = ladder.map("data", "thing")
     assert first.flags == second.flags == ("unavailable:far",)
     assert gone.calls == 1
     assert second.as_json()["flags"] == ["unavailable:far"]
@@ -389,7 +413,7 @@ def test_a_stage_that_cannot_be_reached_is_warned_of_once_and_marked_in_every_ma
 def test_a_ladder_with_no_stage_left_says_so():
     ladder = Ladder([Stage("far", error="gone.")])
     with pytest.warns(UserWarning, match="gone"), pytest.raises(MapperUnavailableError):
-        ladder.map("data", "t")
+        ladder.map("data", "thing")
 
 
 INJECTIONS = (

@@ -221,16 +221,16 @@ def test_the_same_judgements_ontology_and_request_give_the_same_bytes(ontology):
         assert json.loads(first)["user"] == "u1"
 
 
-def test_a_proof_holds_the_hash_of_a_text_and_not_the_text(ontology):
+def test_a_proof_holds_a_keyed_digest_of_a_text_and_not_the_text(ontology):
     request = dataclasses.replace(
         ask("location.city"), task_text="table at Bistro X, call 555-1234"
     )
-    _, made = prove(request, Policy(), ontology, HISTORY)
+    _, made = prove(request, Policy(), ontology, HISTORY, text_key=b"k" * 32)
     assert b"555" not in proof.canonical(made)
-    assert len(made["request"]["text_sha256"]) == 64
-    assert (
-        prove(ask("location.city"), Policy(), ontology, HISTORY)[1]["request"]["text_sha256"] == ""
-    )
+    assert len(made["request"]["text_hmac"]) == 64
+    for silent, key in ((ask("location.city"), b"k" * 32), (request, None)):
+        _, made = prove(silent, Policy(), ontology, HISTORY, text_key=key)
+        assert made["request"]["text_hmac"] == ""
 
 
 def test_repeats_of_requests_that_leave_something_open_are_proven(ontology):

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ariel_jax._checks import in_range, one_of, positive_int
+from ariel_jax.algorithms.ariel.gate import VERSION as GATE
 from ariel_jax.algorithms.ariel.lm import programs
 from ariel_jax.algorithms.ariel.lm.scoring import Chooser
 from ariel_jax.algorithms.ariel.mapper import (
@@ -15,7 +16,7 @@ from ariel_jax.algorithms.ariel.mapper import (
     Mapping,
     Nodes,
     choose,
-    unread,
+    gated,
 )
 from ariel_jax.algorithms.ariel.prompts import NONE, map_prompt, prompts_hash
 from ariel_jax.algorithms.ariel.text import clean, redact
@@ -30,7 +31,7 @@ class LMMapper:
     """Asks a decoder which of the nearest names a text means.
 
     The names offered are those of the nodes with most letters in common (or all), and `none`. What is not
-    offered cannot be chosen, whatever the text says.
+    offered cannot be chosen, whatever the text says. What the gate refuses (`gate.refusal`) it is not asked.
 
     Args:
         model: with a tokenizer.
@@ -66,11 +67,11 @@ class LMMapper:
 
     @property
     def name(self) -> str:
-        """With method, threshold and prompts."""
-        return f"lm@{self.method}:{self.tau:g}:{prompts_hash()}"
+        """With method, threshold, prompts and gate."""
+        return f"lm@{self.method}:{self.tau:g}:{prompts_hash()}:gate{GATE}"
 
     def map(self, slot: str, text: str) -> Mapping:
-        """The node that `text` means in `slot`, by the model; values in it are not shown to it.
+        """The node that `text` means in `slot`, by the model; values in it are not shown to it, nor what the gate refuses.
 
         Raises:
             ConfigError: no such slot, or the model has too few positions.
@@ -78,7 +79,7 @@ class LMMapper:
         """
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
-        refused = unread(slot, read, flags)
+        refused = gated(slot, read, flags, self._lexicon.index(slot))
         if refused is not None:
             return refused
         names = self._lexicon.offered(slot, read, self.n_names)
@@ -137,6 +138,8 @@ def pick(
 class EncoderMapper:
     """Maps by the cosine of sentence vectors: mean over the tokens, length 1.
 
+    Such vectors hardly see a "not": what the gate refuses (`gate.refusal`) is mapped to none.
+
     Args:
         model: an encoder of texts with a tokenizer (MiniLM is one).
         nodes: by slot; every name and every definition gets a vector.
@@ -170,6 +173,7 @@ class EncoderMapper:
             )
         self.tau, self.margin, self._batch = tau, margin, batch
         self._cfg, self._params, self._tokenizer = model.cfg, model.params, model.tokenizer
+        self._lexicon = LexiconMapper(nodes, tau=1.0, stages=())
         self._ids = {slot: [node.id for node in nodes[slot]] for slot in SLOTS}
         rows = [
             (slot, number, text)
@@ -203,8 +207,8 @@ class EncoderMapper:
 
     @property
     def name(self) -> str:
-        """With threshold."""
-        return f"encoder@1:{self.tau:g}"
+        """With threshold and gate."""
+        return f"encoder@1:{self.tau:g}:gate{GATE}"
 
     def encode(self, texts: list[str]) -> np.ndarray:
         """[n, D] float32 of length 1; texts longer than the encoder are cut."""
@@ -227,7 +231,7 @@ class EncoderMapper:
         return out
 
     def map(self, slot: str, text: str) -> Mapping:
-        """The node whose nearest name or definition is nearest to `text`, or none.
+        """The node whose nearest name or definition is nearest to `text`, or none; none where the gate refuses.
 
         Raises:
             ConfigError: no such slot.
@@ -235,7 +239,7 @@ class EncoderMapper:
         """
         one_of(SLOTS, slot=slot)
         read, flags = clean(text)
-        refused = unread(slot, read, flags)
+        refused = gated(slot, read, flags, self._lexicon.index(slot))
         if refused is not None:
             return refused
         cosine = self._vectors[slot] @ self.encode([redact(read)])[0]
