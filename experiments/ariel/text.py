@@ -11,7 +11,7 @@ share with the nodes that were meant. Those paraphrases were written by the hand
 measure care, not how people talk. The last case has a thousand phrases in `another_hand.json`, written from
 labels and definitions alone, without sight of aliases, templates or the mapper, and never used to change
 them: short phrases, sentences, things that the ontology has not, and traps (negations, two things at once, a
-word in another sense). Expected of it: no aim for coverage, at most 2 % wrong. About two minutes on two cores.
+word in another sense); also what of them the gate before a model stops. Expected of it: no aim for coverage, at most 2 % wrong. About two minutes on two cores.
 """
 
 import dataclasses
@@ -23,11 +23,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ariel_jax.algorithms.ariel import calibration, metrics
+from ariel_jax.algorithms.ariel import calibration, gate, metrics
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.many import Many
 from ariel_jax.algorithms.ariel.mapper import LexiconMapper
 from ariel_jax.algorithms.ariel.ontology import Ontology
+from ariel_jax.algorithms.ariel.text import clean
 from experiments import runner
 from experiments.ariel.ablations import NUMBERS
 from experiments.ariel.wishes import Wishes
@@ -141,8 +142,12 @@ def _others(most: int, settings: Settings) -> Iterator[Figure]:
     """Each kind of the phrases by another hand: what is understood rightly, and what wrongly."""
     mapper = LexiconMapper.core()
     kinds: dict[tuple[str, str], list[tuple[str | None, str | None]]] = {}
+    stopped: dict[str, list[bool]] = {}
     for phrase in json.loads(PHRASES.read_text(encoding="utf-8"))[:most]:
         found = mapper.map(phrase["slot"], phrase["text"]).node
+        index = mapper.index(phrase["slot"])
+        refused = gate.refusal(phrase["slot"], clean(phrase["text"])[0], index)
+        stopped.setdefault(phrase["kind"], []).append(bool(refused))
         for slot in ("all slots", phrase["slot"]):
             kinds.setdefault((phrase["kind"], slot), []).append((found, phrase["node"]))
     for (kind, slot), pairs in kinds.items():
@@ -159,6 +164,12 @@ def _others(most: int, settings: Settings) -> Iterator[Figure]:
             kind="measured", **runner.judge(
                 wrong <= 0.02 * len(pairs), "at most 0.02", due=slot == "all slots" and not settings.is_tiny
             ),
+        )  # fmt: skip
+    for kind, refusals in stopped.items():
+        kept = metrics.share_of(sum(refusals), len(refusals))
+        yield Figure(
+            metric=f"{kind}: kept from models by the gate {kept}", value=round(kept.value, 4), unit="1",
+            kind="measured",
         )  # fmt: skip
 
 
