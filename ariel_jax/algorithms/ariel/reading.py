@@ -146,6 +146,8 @@ def check_text(**texts: str) -> None:
 
 def is_blank(text: str) -> bool:
     """Whether a reader sees nothing: spaces, control and format characters alone count as nothing."""
+    if text.isascii():
+        return not any("!" <= character <= "~" for character in text)
     return all(
         (unicodedata.category(character)[0] in "CZ" and not "\ud800" <= character <= "\udfff")
         or character in _FILLERS
