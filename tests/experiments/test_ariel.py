@@ -7,10 +7,21 @@ import pytest
 
 from ariel_jax.algorithms.ariel import bulk, metrics, synthetic
 from ariel_jax.algorithms.ariel.closure import Closures
+from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import SLOTS, Policy, Request
-from experiments.ariel import common, people, streaming, throughput, vetoes
+from experiments.ariel import (
+    common,
+    latency,
+    people,
+    slow_engines,
+    streaming,
+    throughput,
+    vetoes,
+)
+from experiments.ariel.clocks import Times
 from experiments.ariel.wishes import ASKED, Wishes
+from experiments.runner import Settings
 
 
 def test_the_stream_judges_as_the_bulk_program_does():
@@ -45,6 +56,56 @@ def test_numpy_words_judge_as_the_bulk_program_does():
     names = ("verdict", "n_app", "n_den", "wit_app", "wit_den")
     for name, theirs in zip(names, throughput.Words(history).judge(asked), strict=True):
         np.testing.assert_array_equal(getattr(found, name), theirs)
+
+
+@pytest.mark.parametrize("name", slow_engines.ENGINES)
+def test_other_engines_judge_as_the_bulk_program_does(name):
+    """Approvals and denials that hold a little or much, some of them repeated: all three verdicts."""
+    rng = np.random.default_rng(1)
+    order = [w[:, None] >= w[None, :] for w in rng.standard_normal((4, 9))]
+    nodes = rng.integers(0, 9, (12, 4), np.int32)
+    value = rng.integers(0, 2, 12).astype(np.int8)
+    asked = np.concatenate([rng.integers(0, 9, (30, 4), np.int32), nodes])
+    history = bulk.compile_history(order, [a.T for a in order], nodes, value)
+    wanted = np.asarray(bulk.judge_batch(history, asked, Policy()).verdict).tolist()
+    assert set(wanted) == {metrics.SHARE, metrics.WITHHOLD, metrics.ASK}
+    judge = slow_engines.ENGINES[name](order, nodes, value)
+    assert judge(asked) == wanted
+    turned = slow_engines.ENGINES[name]([a.T for a in order], nodes, value)
+    assert turned(asked) != wanted
+
+
+def test_shapes_of_throughput_at_each_scale():
+    def names(**settings):
+        return [case.name for case in throughput.cases(Settings(**settings))]
+
+    cpu = names(scale="cpu")
+    for n in ("32", "1,000", "16,000"):
+        for b in ("1", "1,024", "1,048,576"):
+            assert f"{n} premises, {b} requests" in cpu
+        assert f"{n} premises, 10,485,760 requests" in names(scale="gpu")
+    assert {"clingo, 32 premises", "plain Python, 1,000 premises"} <= set(cpu)
+    blocks = [c.config for c in throughput.cases(Settings(scale="gpu", shapes="smoke"))]
+    assert blocks[0]["B"] > blocks[0]["at_once"]  # several programs' requests, as at full shapes
+
+
+def test_times_leave_warming_up_out_and_aim_at_the_99th_percentile():
+    times = Times(1)
+    for ms in (900.0, *range(1, 101)):
+        times.add("call", float(ms))
+    median, tail, slowest = times.figures("call", aim=99.5, due=True)
+    assert [median.value, tail.value, slowest.value] == [50.5, 99.01, 100.0]
+    assert [f.verdict for f in (median, tail, slowest)] == ["", "PASS", ""]
+    assert [f.verdict for f in times.figures("call", aim=99, due=True)] == ["", "MISSED", ""]
+
+
+def test_the_user_of_latency_is_asked_what_the_judgements_can_answer():
+    user = latency.User(400, Settings(scale="smoke", flags={"folder": ""}))
+    case = latency.cases(Settings(scale="cpu"))[0]
+    assert case.config["n_judgements"] == 10_000
+    history = History(Closures(user.core), user.said)
+    verdicts = [judge(r, history, history.closures).verdict for r, _ in user.more(200)]
+    assert set(verdicts) == {"share", "withhold", "ask"}
 
 
 def test_wishes_respect_the_ontology():

@@ -5,7 +5,6 @@ logged is not shared. Only the user's own judgements are premises.
 """
 
 import contextlib
-import dataclasses
 import os
 import threading
 import time
@@ -28,7 +27,7 @@ from ariel_jax.algorithms.ariel.explain import Gap
 from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Mapper, Reading
-from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone, request_json
+from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone
 from ariel_jax.algorithms.ariel.remembered import Remembered
 from ariel_jax.algorithms.ariel.store import Store
 from ariel_jax.algorithms.ariel.text import is_text_of
@@ -197,6 +196,28 @@ class Ariel:
         slots |= {slot: request.slot(slot)[0] for slot in SLOTS[1:]}
         return self._decide(slots, request.task_text, words=False)
 
+    def record_and_judge(
+        self,
+        said: Request,
+        value: str,
+        source: str,
+        request: Request,
+    ) -> tuple[Judgement, Decision]:
+        """Writes down what the user says and judges by it, as one step: one commit in place of two.
+
+        Both are on the disk when it returns, and neither is where it raises.
+
+        Args:
+            said: what the user speaks of, as for `record`.
+            value: as for `record`.
+            source: as for `record`.
+            request: as for `judge`.
+
+        Raises what `record` and `judge` raise.
+        """
+        with self._writing():
+            return self.record(said, value, source), self.judge(request)
+
     def judge_text(
         self,
         *,
@@ -221,30 +242,24 @@ class Ariel:
 
     def _decide(self, slots: Mapping[str, Any], task_text: str, *, words: bool) -> Decision:
         start = time.perf_counter()
+        ontology = self._remembered.ontology or self.ontology
         while True:
-            ontology = self.ontology
             mapper = self._text_mapper(ontology) if words else None
             found = reading.read(slots, ontology, mapper, task_text=task_text)
             score = None if self._scorer is None or found.reason else self._scorer(found.request)
             with self._writing():
                 history = self._refresh()
                 if history.closures.ontology.hash != ontology.hash:
-                    continue  # the facts changed while it was read: read it again
+                    ontology = history.closures.ontology
+                    continue  # the facts are others than it was read by: read it again
                 if found.reason:
                     outcome = Outcome(verdict="ask", reason=found.reason)
                 else:
                     outcome = judge(
                         found.request, history, history.closures, self.policy, score=score
                     )
-                    outcome = self._without_score(outcome, score)
+                    outcome = answering.without_score(outcome, score, self.policy)
                 return self._log(found, outcome, history, score, start)
-
-    def _without_score(self, outcome: Outcome, score: float | None) -> Outcome:
-        """A verdict that a score could have vetoed, and for which the scorer has none, is a question."""
-        limits = {"share": self.policy.veto_share, "withhold": self.policy.veto_withhold}
-        if score is not None or outcome.rule in (None, "R0") or limits.get(outcome.verdict) is None:
-            return outcome
-        return dataclasses.replace(outcome, verdict="ask", rule=None, reason="veto")
 
     def _log(
         self, found: Reading, outcome: Outcome, history: History, score: float | None, start: float
@@ -503,14 +518,8 @@ class Ariel:
     def rules(self) -> list[dict[str, Any]]:
         """The judgements that stand, as JSON."""
         ontology = self.ontology
-        return [
-            {
-                "judgement": j.id, "value": j.value, "source": j.source, "at": j.created_at,
-                "nodes": request_json(j.request), "in_words": questions.in_words(j.request, ontology),
-            }
-            for j in self.store.judgements(self.user)
-            if j.source in HUMAN_SOURCES
-        ]  # fmt: skip
+        found = [j for j in self.store.judgements(self.user) if j.source in HUMAN_SOURCES]
+        return [questions.rule(judgement, ontology) for judgement in found]
 
     def verify(self, decision: Decision | int | None = None) -> int:
         """Checks the chains of the log, and the proof of one decision or of all, by the independent checker.

@@ -1,6 +1,7 @@
 """What the user's answer to a question is about: what was meant, and how widely; host only."""
 
 import collections
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from ariel_jax.algorithms.ariel.types import (
     SLOTS,
     SOURCES,
     UNSPEC,
+    Outcome,
     Policy,
     Request,
 )
@@ -99,3 +101,11 @@ def check_human(source: str) -> None:
         raise UntrustedSourceError(
             f"source={source!r} may not decide for the user: ask the user, and pass how the answer came."
         )
+
+
+def without_score(outcome: Outcome, score: float | None, policy: Policy) -> Outcome:
+    """A verdict that a score could have vetoed, and for which the scorer has none, is a question."""
+    limits = {"share": policy.veto_share, "withhold": policy.veto_withhold}
+    if score is not None or outcome.rule in (None, "R0") or limits.get(outcome.verdict) is None:
+        return outcome
+    return dataclasses.replace(outcome, verdict="ask", rule=None, reason="veto")

@@ -393,11 +393,58 @@ class History:
         known = found is not None and found.id == judgement_id and found.value != "ask"
         return found if known else None
 
-    def newest(self, n: int) -> list[Judgement]:
+    def newest(self, n: int) -> Positions:
         """The latest that stand, at most n of them, by id."""
-        return self.members(np.flatnonzero(self._live_bools(0) | self._live_bools(1))[-n:])
+        return np.flatnonzero(self._live_bools(0) | self._live_bools(1))[-n:]
+
+    def about(self, slot: str, node: str, positions: Positions) -> npt.NDArray[np.bool_]:
+        """Which of these judgements are about that node in a slot other than `data`."""
+        known = node in (ANY, UNSPEC) or node in self._index[slot]
+        column = self._column(slot, node) if known else -1
+        return self._columns[SLOTS.index(slot), positions] == column
+
+    def missing(self, request: Request, positions: Positions) -> npt.NDArray[np.bool_]:
+        """In which slots judgements do not cover a request, along trusted edges.
+
+        Args:
+            request: of the user.
+            positions: of approvals and denials, each held against it by its own polarity.
+
+        Returns:
+            bool [len(SLOTS), len(positions)].
+        """
+        context = self.closures.context(request.data)
+        rows, denies = self.rows(request), self._live_bools(1)[positions]
+        ends = np.append(self._starts[1 : len(self)], self._items)
+        alone = (ends[positions] - self._starts[positions] == 1).all()
+        found = np.empty((len(SLOTS), len(positions)), np.bool_)
+        for i, slot in enumerate(SLOTS):
+            columns = self._columns[i, positions]
+            covered = []
+            for polarity in ("approve", "deny"):
+                matrix = self.closures.matrix(slot, polarity, context=context)
+                if i or (alone and len(rows[0]) == 1):
+                    covered.append(_covers(matrix, rows[i][0], columns))
+                    continue
+                spans = zip(self._starts[positions], ends[positions], strict=True)
+                items = [self._item[1, start:end] for start, end in spans]
+                pairs = [np.stack([_covers(matrix, x, y) for x in rows[0]]) for y in items]
+                whole = 1 if polarity == "approve" else 0  # of [asked, judged]
+                covered.append(np.array([p.any(whole).all() for p in pairs], np.bool_))
+            found[i] = ~np.where(denies, covered[1], covered[0])
+        return found
 
     def premises(self) -> list[Judgement]:
         """All that stand, by id."""
         live = self._live_bools(0) | self._live_bools(1)
         return list(itertools.compress(self._members, live.tolist()))
+
+
+def _covers(
+    matrix: npt.NDArray[np.bool_], row: int, columns: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Whether judgements about the columns cover the row: `ANY` does, and what is no node is covered by that alone."""
+    n = len(matrix)
+    if row >= n:
+        return columns == n
+    return (columns == n) | ((columns < n) & matrix[row, np.minimum(columns, n - 1)])

@@ -3,8 +3,11 @@
 A question names types of data and a recipient, never a value.
 """
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.history import History
@@ -23,6 +26,7 @@ from ariel_jax.algorithms.ariel.types import (
 N_CLOSEST = 3
 _NEWEST = 32  # of these the closest are looked for: a question must not take long
 _SEEN = 1000  # among these are those about the same recipient
+_MOST_MISSING = 2  # slots, or a judgement is not close
 _REASONS = {
     "no_premise": "None of your earlier judgements covers this.",
     "conflict": "Your earlier judgements disagree about this.",
@@ -65,6 +69,18 @@ def in_words(request: Request, ontology: Ontology) -> str:
                       *parts[2 if request.purpose != UNSPEC else 1:]])  # fmt: skip
 
 
+def rule(judgement: Judgement, ontology: Ontology) -> dict[str, Any]:
+    """A judgement that stands, as JSON."""
+    return {
+        "judgement": judgement.id,
+        "value": judgement.value,
+        "source": judgement.source,
+        "at": judgement.created_at,
+        "nodes": request_json(judgement.request),
+        "in_words": in_words(judgement.request, ontology),
+    }
+
+
 def question(
     request: Request,
     outcome: Outcome,
@@ -89,7 +105,7 @@ def question(
         "reason": outcome.reason or "conflict",
         "why": _REASONS.get(outcome.reason or "conflict", ""),
         "nodes": request_json(request),
-        "closest": closest(request, history.newest(_SEEN), closures),
+        "closest": closest(request, history),
         "wider": wider(request, closures),
         "suggestion": outcome.suggestion,
         "already_shared_with_recipient": dict(disclosed),
@@ -110,63 +126,29 @@ def question(
     return asked
 
 
-def closest(
-    request: Request, premises: Sequence[Judgement], closures: Closures, *, n: int = N_CLOSEST
-) -> list[dict[str, Any]]:
+def closest(request: Request, history: History, *, n: int = N_CLOSEST) -> list[dict[str, Any]]:
     """Judgements that cover a request in most slots, with the slots that are missing.
 
     Of the newest, and of those about the same recipient; ties go to the newest.
     """
-    same = [j for j in premises[-_SEEN:] if j.request.recipient == request.recipient]
-    looked = {j.id: j for j in (*premises[-_NEWEST:], *same[-_NEWEST:])}
-    found = []
-    known: dict[tuple[str, ...], bool] = {}
-    for judgement in looked.values():
-        missing = uncovered(request, judgement, closures, known)
-        if len(missing) <= 2:
-            found.append((len(missing), -judgement.id, judgement, missing))
-    found.sort(key=lambda entry: entry[:2])
+    seen = history.newest(_SEEN)
+    same = seen[history.about("recipient", request.recipient, seen)]
+    looked = np.union1d(seen[-_NEWEST:], same[-_NEWEST:])
+    missing = history.missing(request, looked)
+    count = missing.sum(axis=0)
+    order = np.lexsort((-looked, count))[:n]
+    order = order[count[order] <= _MOST_MISSING]
     return [
         {
             "judgement": judgement.id,
             "value": judgement.value,
             "at": judgement.created_at,
             "nodes": request_json(judgement.request),
-            "in_words": in_words(judgement.request, closures.ontology),
-            "differs_in": missing,
+            "in_words": in_words(judgement.request, history.closures.ontology),
+            "differs_in": list(itertools.compress(SLOTS, missing[:, place].tolist())),
         }
-        for _, _, judgement, missing in found[:n]
+        for place, judgement in zip(order.tolist(), history.members(looked[order]), strict=True)
     ]
-
-
-def uncovered(
-    request: Request,
-    judgement: Judgement,
-    closures: Closures,
-    known: dict[tuple[str, ...], bool] | None = None,
-) -> list[str]:
-    """Slots of a request that a judgement does not cover; `known` keeps what was looked up for the request."""
-    known = {} if known is None else known
-    polarity = "approve" if judgement.value == "appropriate" else "deny"
-    context = closures.context(request.data)
-
-    def covers(slot: str, x: str, y: str) -> bool:
-        key = (slot, polarity, x, y)
-        if key not in known:
-            known[key] = closures.covers(slot, polarity, x, y, context=context)
-        return known[key]
-
-    missing = [
-        slot
-        for slot in SLOTS[1:]
-        if not covers(slot, request.slot(slot)[0], judgement.request.slot(slot)[0])
-    ]
-    ours, theirs = request.data, judgement.request.data
-    if polarity == "approve":
-        whole = all(any(covers("data", x, y) for y in theirs) for x in ours)
-    else:
-        whole = all(any(covers("data", x, y) for x in ours) for y in theirs)
-    return missing if whole else ["data", *missing]
 
 
 def wider(request: Request, closures: Closures, *, n: int = 5) -> dict[str, list[str]]:
@@ -182,8 +164,8 @@ def wider(request: Request, closures: Closures, *, n: int = 5) -> dict[str, list
         if len(nodes) != 1 or nodes[0] not in index:
             continue
         row = closures.matrix(slot, "kind")[index[nodes[0]]]
-        above = [node.id for node, is_above in zip(closures.ontology.nodes[slot], row, strict=True)
-                 if is_above and node.id != nodes[0]]  # fmt: skip
+        named = closures.ontology.nodes[slot]
+        above = [named[i].id for i in np.flatnonzero(row) if named[i].id != nodes[0]]
         if above:
             found[slot] = above[:n]
     return found

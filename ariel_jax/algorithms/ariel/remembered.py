@@ -2,6 +2,7 @@
 
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.history import History
+from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.records import State
 from ariel_jax.algorithms.ariel.store import Store
 
@@ -26,6 +27,11 @@ class Remembered:
         self._history: History | None = None
         self._closures: Closures | None = None
         self._head = (0, "")
+
+    @property
+    def ontology(self) -> Ontology | None:
+        """The facts as they were when the log was last looked at; None where it was not yet."""
+        return None if self._closures is None else self._closures.ontology
 
     def history(self) -> History:
         """The history as the log has it now.

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -52,7 +51,7 @@ class Store(LogFile):
         Raises:
             StorageError: the user has no log here any more, or it cannot be read.
         """
-        of = "FROM {} WHERE user = :user ORDER BY id DESC LIMIT 1"
+        of = "FROM {} WHERE user = :user ORDER BY number DESC LIMIT 1"  # has an index
         (row,) = self._rows(
             f"SELECT (SELECT hash {of.format('ontology_versions')}) AS version_hash, "
             f"(SELECT hash {of.format('retractions')}) AS retraction_hash, "
@@ -148,7 +147,7 @@ class Store(LogFile):
     def ontology_hash(self, user: str) -> str | None:
         """Of the user's ontology; None where there is none yet."""
         rows = self._rows(
-            "SELECT ontology_hash FROM ontology_versions WHERE user = ? ORDER BY id DESC LIMIT 1",
+            "SELECT ontology_hash FROM ontology_versions WHERE user = ? ORDER BY number DESC LIMIT 1",
             user,
         )
         return rows[0]["ontology_hash"] if rows else None
@@ -371,23 +370,22 @@ class Store(LogFile):
                 )
             row = self._append("decisions", user, {
                 "request_json": schema.canonical(request_json(request)), "verdict": outcome.verdict,
-                "rule": outcome.rule, "outcome_json": schema.canonical(dataclasses.asdict(outcome)),
+                "rule": outcome.rule, "outcome_json": schema.canonical(vars(outcome)),
                 "proof_json": proof.decode(), "ontology_hash": ontology_hash, "latency_us": latency_us,
                 "created_at": now,
             })  # fmt: skip
-            if question is not None:
-                asked = {
-                    "decision_id": row["id"],
-                    "question": schema.canonical(question),
-                    "created_at": now,
-                }
-                self._append("escalations", user, asked)
-            return self.decision(row["id"], user)
+            asked = None if question is None else schema.canonical(question)
+            if asked is not None:
+                self._append("escalations", user, {
+                    "decision_id": row["id"], "question": asked, "created_at": now
+                }, after=row)  # fmt: skip
+        nothing_said = {"question": asked, "answer": None, "answered": None, "meant_json": None}
+        return self._decision({**dict(row), **nothing_said})
 
     def previous_decision_hash(self, user: str) -> str:
         """Hash of the user's latest decision; that of no row where there is none."""
         rows = self._rows(
-            "SELECT hash FROM decisions WHERE user = ? ORDER BY id DESC LIMIT 1", user
+            "SELECT hash FROM decisions WHERE user = ? ORDER BY number DESC LIMIT 1", user
         )
         return rows[0]["hash"] if rows else schema.ROOT
 
@@ -462,9 +460,9 @@ class Store(LogFile):
             "LEFT JOIN escalations e ON e.decision_id = d.id LEFT JOIN answers a ON a.decision_id = d.id "
             f"WHERE d.user = ? AND {where} ORDER BY d.id", user, *values,
         )  # fmt: skip
-        return [self._decision(row) for row in rows]
+        return [self._decision(dict(row)) for row in rows]
 
-    def _decision(self, row: sqlite3.Row) -> Decision:
+    def _decision(self, row: Mapping[str, Any]) -> Decision:
         try:
             question = None if row["question"] is None else json.loads(row["question"])
             return Decision(

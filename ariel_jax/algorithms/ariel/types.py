@@ -245,7 +245,7 @@ class Policy:
 
     def as_json(self) -> dict[str, Any]:
         """For a proof."""
-        return dataclasses.asdict(self)
+        return dict(vars(self))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

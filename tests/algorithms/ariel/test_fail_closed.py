@@ -299,6 +299,64 @@ def test_facts_that_change_while_a_text_is_read_count(path):
         assert ariel.verify() == 1
 
 
+def test_what_is_recorded_and_judged_in_one_step_is_one_commit_and_both_are_in_the_log(path, ariel):
+    ariel.judge(PHONE)
+    statements = []
+    ariel.store._connection.set_trace_callback(statements.append)
+    judgement, found = ariel.record_and_judge(ADDRESS, "appropriate", "user_cli", CITY)
+    apart = len(statements)
+    assert statements.count("COMMIT") == 1
+    ariel.record(PHONE, "inappropriate", "user_cli")
+    ariel.judge(PHONE)
+    assert statements[apart:].count("COMMIT") == 2
+    assert (found.verdict, found.outcome.premises) == ("share", (judgement.id,))
+    with Store(path) as other:  # as another process sees it
+        assert other.decisions("ann")[1] == found
+        assert judgement in other.judgements("ann")
+    assert ariel.verify() == 3
+
+
+@pytest.mark.parametrize("fail_at", ["INSERT INTO judgements", "INSERT INTO decisions", "COMMIT"])
+def test_a_step_that_fails_at_any_statement_leaves_neither(path, ariel, monkeypatch, fail_at):
+    ariel.judge(CITY)
+    real = ariel.store._connection
+
+    class Failing:
+        def __getattr__(self, name):
+            return getattr(real, name)
+
+        def execute(self, statement, *args):
+            if statement.startswith(fail_at):
+                raise sqlite3.OperationalError("database or disk is full")
+            return real.execute(statement, *args)
+
+    monkeypatch.setattr(ariel.store, "_connection", Failing())
+    with pytest.raises(StorageError, match="full"):
+        ariel.record_and_judge(ADDRESS, "appropriate", "user_cli", CITY)
+    monkeypatch.undo()
+    assert ariel.judge(CITY).verdict == "ask"  # nor is it remembered
+    with pytest.raises(InvalidRequestError, match="ANY"):
+        ariel.record_and_judge(
+            ADDRESS, "appropriate", "user_cli", dataclasses.replace(CITY, purpose=ANY)
+        )
+    assert not ariel.rules()
+    with pytest.raises(ConfigError, match="source"):
+        ariel.record_and_judge(ADDRESS, "appropriate", "a friend", CITY)
+    ariel.record_and_judge(ADDRESS, "appropriate", "agent_claimed", CITY)
+    assert ariel.judge(CITY).verdict == "ask"
+    assert ariel.verify() == 4
+
+
+def test_a_decision_is_returned_as_the_log_has_it(path, ariel):
+    ariel.record(ADDRESS, "appropriate", "user_cli")
+    text = dataclasses.replace(PHONE, task_text="call 0170 1234567")
+    for request in (CITY, text, dataclasses.replace(PHONE, data=("phone", "city"))):
+        found = ariel.judge(request)
+        assert ariel.decision(found.id) == found
+        with Store(path) as other:
+            assert other.decision(found.id, "ann") == found
+
+
 def test_a_forecast_is_no_permission(ariel):
     ariel.record(CITY, "appropriate", "user_cli")
     (found,) = ariel.judge_many([CITY])
@@ -314,5 +372,5 @@ def test_the_newest_judgements_are_the_last_of_those_that_stand(ariel):
     ariel.record(CITY, "ask", "user_cli")
     history = ariel._refresh()
     for n in (1, 2, 10):
-        assert history.newest(n) == history.premises()[-n:]
-    assert [j.id for j in history.newest(2)] == [4, 5]
+        assert history.members(history.newest(n)) == history.premises()[-n:]
+    assert history.ids(history.newest(2)) == [4, 5]
