@@ -187,14 +187,9 @@ def run(
     _check_names(only, cases)
     with _storage(out):
         out.mkdir(parents=True, exist_ok=True)
-    rows: dict[str, list[dict[str, Any]]] = {}
     frame = _frame(experiment, settings)
-    for row in read(out / "results.jsonl"):
-        for case in cases:
-            if row["case"] == case.name and _key(row) == _key(
-                frame | {"config": _config(case, settings)}
-            ):
-                rows.setdefault(case.name, []).append(row)
+    keys = {case.name: _key(frame | {"config": _config(case, settings)}) for case in cases}
+    rows = _known(out / "results.jsonl", keys)
     if rows:
         _say(f"{len(rows)} of {len(cases)} cases are finished already")
     todo = [case for case in cases if case.name not in rows and (not only or case.name in only)]
@@ -207,6 +202,7 @@ def run(
             raise ConfigError(f"case {case.name!r} of {experiment.name} found no figure.")
         _merge(out / "results.jsonl", rows[case.name])
         _say(clock.after(case))
+    rows = _known(out / "results.jsonl", keys)  # another run may have added its cases
     if missing := [case.name for case in cases if case.name not in rows]:
         _say(f"no table yet, {len(missing)} of {len(cases)} cases are missing: {missing}")
         return [row for found in rows.values() for row in found]
@@ -267,6 +263,15 @@ def _checked(cases: Sequence[Case]) -> Sequence[Case]:
     if not names or len(set(names)) < len(names):
         raise ConfigError(f"an experiment needs cases with different names; got {names}.")
     return cases
+
+
+def _known(path: pathlib.Path, keys: Mapping[str, str]) -> dict[str, list[dict[str, Any]]]:
+    """The rows of each case, by its key."""
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for row in read(path):
+        if keys.get(row["case"]) == _key(row):
+            rows.setdefault(row["case"], []).append(row)
+    return rows
 
 
 def _check_names(only: Sequence[str], cases: Sequence[Case]) -> None:

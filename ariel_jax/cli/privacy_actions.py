@@ -135,8 +135,8 @@ def verify(args: "flags.Verify") -> Done:
         told = args.task is None or args.decision is None or ariel.is_text(args.decision, args.task)
     if not told:
         raise ConfigError(
-            f"--task is not the text that decision {args.decision} was asked with: pass it letter by "
-            "letter. The log and its proofs hold."
+            f"by the key in this file --task is not the text that decision {args.decision} was asked with: "
+            "pass it letter by letter. The log and its proofs hold."
         )
     if args.heads is not None:
         write_json(args.heads, {u: list(h) for u, h in checked.heads.items()}, private=True)

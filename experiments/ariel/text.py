@@ -49,7 +49,10 @@ def cases(settings: Settings) -> Sequence[Case]:
         "n_requests": 10 if tiny else 60,
     }
     most = {"most": 60 if tiny else 10_000}
-    others = most | {"phrases": hashlib.sha256(PHRASES.read_bytes()).hexdigest()}
+    others = most | {
+        "phrases": hashlib.sha256(PHRASES.read_bytes()).hexdigest(),
+        "gate": gate.VERSION,
+    }
     return [
         *(Case(name=level, config=config | most, expected_s=20.0) for level in levels),
         Case(name=OTHERS, config=others, expected_s=5.0),

@@ -6,7 +6,7 @@ Random premises and requests over 256 nodes in 4 slots. A judgement is a request
 `numpy` holds the same bits in words of 64 and goes through requests in blocks of 4,096; `packed` is one program,
 with the native kernel or the reference; `matmul` is a product of one-hot requests. What is slow takes fewer
 requests, and says how many. Compiling is the first call less a later one. `plain Python` and `clingo` (the
-answer-set program that the library exports) take the time of each request by itself. Expected: with 1,000 premises
+answer-set program that the library exports) judge twenty requests at once. Expected: with 1,000 premises
 at least 80 million a second and at least ten times numpy. About a minute on two cores. Scale `gpu` judges ten
 million requests in blocks of a million.
 """

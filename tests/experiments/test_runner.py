@@ -95,6 +95,23 @@ def test_cases_can_be_measured_by_several_runs_and_the_last_one_makes_the_table(
     assert (tmp_path / "test_script.png").exists()
 
 
+def test_of_two_runs_at_the_same_time_the_one_that_ends_last_makes_the_table(tmp_path):
+    arguments = ["--scale", "cpu", "--out", str(tmp_path)]
+    slow, quick = Script(n=2), Script(n=2)
+    measure = slow.measure
+
+    def while_another_runs(case, settings):
+        assert runner.main(quick.experiment, [*arguments, "--case", "case1"]) == 0
+        assert not (tmp_path / "test_script.md").exists()
+        yield from measure(case, settings)
+
+    experiment = dataclasses.replace(slow.experiment, measure=while_another_runs)
+    assert runner.main(experiment, [*arguments, "--case", "case0"]) == 0
+    assert (slow.measured, quick.measured) == (["case0"], ["case1"])
+    lines = (tmp_path / "test_script.md").read_text().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[-2:]] == ["case0", "case1"]
+
+
 def test_a_case_that_is_none_is_refused_before_anything_is_written(tmp_path, capsys):
     script = Script()
     arguments = ["--scale", "cpu", "--out", str(tmp_path / "out"), "--case", "case7"]

@@ -27,7 +27,7 @@ from ariel_jax.algorithms.ariel.explain import Gap
 from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Mapper, Reading
-from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone
+from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone, request_json
 from ariel_jax.algorithms.ariel.remembered import Remembered
 from ariel_jax.algorithms.ariel.store import Store
 from ariel_jax.algorithms.ariel.text import is_text_of
@@ -48,6 +48,7 @@ from ariel_jax.algorithms.ariel.types import (
 from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError
 
 Scorer = Callable[[Request], float | None]
+_Step = Callable[[], object]
 _VERDICTS = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
 
 
@@ -119,16 +120,15 @@ class Ariel:
         if ontology is not None:
             if source is None:
                 raise ConfigError(
-                    "ontology= needs source=: say who gives it, such as source='user_cli'."
+                    "ontology= needs source=: say who gives it, as source='user_cli'."
                 )
             answering.check_human(source)
         store = Store(path, timeout_s=timeout_s, read_only=read_only)
         try:
             if read_only:
-                if user not in store.users():
-                    raise ConfigError(
-                        f"user={user!r} has no log in {path}: it has {list(store.users())}."
-                    )
+                names = store.users()
+                if user not in names:
+                    raise ConfigError(f"user={user!r} has no log in {path}: it has {list(names)}.")
             else:
                 with store.transaction():
                     is_new = store.add_user(user)
@@ -192,31 +192,27 @@ class Ariel:
             StorageError: it could not be logged; share nothing.
             IntegrityError: the log was changed.
         """
-        slots: dict[str, Any] = {slot: request.slot(slot) for slot in ("data",)}
-        slots |= {slot: request.slot(slot)[0] for slot in SLOTS[1:]}
-        return self._decide(slots, request.task_text, words=False)
+        return self._decide(request_json(request), request.task_text, words=False)
 
     def record_and_judge(
-        self,
-        said: Request,
-        value: str,
-        source: str,
-        request: Request,
+        self, said: Request, value: str, source: str, request: Request
     ) -> tuple[Judgement, Decision]:
         """Writes down what the user says and judges by it, as one step: one commit in place of two.
 
-        Both are on the disk when it returns, and neither is where it raises.
+        Both are on the disk when it returns, and neither is where it raises; it raises what they raise.
 
         Args:
             said: what the user speaks of, as for `record`.
             value: as for `record`.
             source: as for `record`.
             request: as for `judge`.
-
-        Raises what `record` and `judge` raise.
         """
-        with self._writing():
-            return self.record(said, value, source), self.judge(request)
+        made: list[Judgement] = []
+        decision = self._decide(
+            request_json(request), request.task_text, words=False,
+            before=lambda: made.append(self.record(said, value, source)),
+        )  # fmt: skip
+        return made[0], decision
 
     def judge_text(
         self,
@@ -240,7 +236,10 @@ class Ariel:
                  "subject": subject, "sender": sender}  # fmt: skip
         return self._decide({s: text for s, text in slots.items() if text}, task_text, words=True)
 
-    def _decide(self, slots: Mapping[str, Any], task_text: str, *, words: bool) -> Decision:
+    def _decide(
+        self, slots: Mapping[str, Any], task_text: str, *, words: bool, before: _Step | None = None
+    ) -> Decision:
+        # Read and scored outside of the transaction, which keeps others from writing; `before` is inside.
         start = time.perf_counter()
         ontology = self._remembered.ontology or self.ontology
         while True:
@@ -252,6 +251,9 @@ class Ariel:
                 if history.closures.ontology.hash != ontology.hash:
                     ontology = history.closures.ontology
                     continue  # the facts are others than it was read by: read it again
+                if before is not None:
+                    before()
+                    history = self._refresh()
                 if found.reason:
                     outcome = Outcome(verdict="ask", reason=found.reason)
                 else:
@@ -505,9 +507,8 @@ class Ariel:
         Raises:
             ConfigError: the user has no such decision.
         """
-        return self.store.decision(
-            decision if isinstance(decision, int) else decision.id, self.user
-        )
+        wanted = decision if isinstance(decision, int) else decision.id
+        return self.store.decision(wanted, self.user)
 
     def _facts(self, found: Decision) -> Ontology:
         facts = self.store.ontology(self.user, version=found.ontology_hash)
@@ -544,7 +545,7 @@ class Ariel:
             ConfigError: no such decision, no proof, or the log has no key for it.
         """
         of = proof if isinstance(proof, Mapping) else self.decision(proof).proof
-        return is_text_of(of.get("request", {}), text, self.store.known_text_key(self.user))
+        return is_text_of(of, text, self.store.known_text_key(self.user))
 
     def guard(
         self,

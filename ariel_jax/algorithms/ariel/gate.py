@@ -34,16 +34,46 @@ JOINS = frozenset(
     incl etc besides beyond further extra und oder et ou""".split()
 )
 """Words that add a thing, or widen one to many."""
-OTHERS = frozenset("he him his she her hers they them their theirs somebody someone".split())
+FAKES = frozenset(
+    """dummy wrong invented fictitious imaginary imitation counterfeit phony phoney sham impostor impostors imposter
+    imposters lookalike lookalikes clone clones cloned phisher phishers phishing scam scams scammer scammers
+    spoof spoofed spoofing forged pseudo socalled unofficial unverified hacker hackers hacked stolen""".split()
+)
+"""Words that say that something is not what it is called."""
+WITHDRAWS = frozenset(
+    """stop stops stopped stopping hide hides hidden hiding conceal conceals concealed concealing remove
+    removes removed removing delete deletes deleted deleting erase erases erased erasing prohibit prohibits
+    prohibited prohibiting ban bans banned banning block blocks blocked blocking refrain refrains prevent
+    prevents prevented preventing cease ceases halt revoke revokes revoked revoking redact redacted""".split()
+)
+"""In `data` and `recipient`: verbs that take back; purposes and rules may be about nothing else."""
+OTHERS = frozenset(
+    """he him his she her hers they them their theirs somebody someone wife wives husband husbands spouse
+    partner girlfriend boyfriend fiance fiancee son sons daughter daughters child children kid kids baby toddler
+    mother father mom mum mam dad parent parents brother brothers sister sisters sibling siblings grandmother
+    grandfather grandma grandpa granny grandparent grandparents grandson granddaughter aunt uncle cousin cousins
+    niece nephew family relative relatives friend friends buddy pal mate flatmate flatmates roommate roommates
+    housemate housemates neighbour neighbours neighbor neighbors guest guests visitor visitors colleague
+    colleagues coworker coworkers teammate teammates boss manager supervisor employee employees staff client
+    clients customer customers patient patients tenant tenants landlord landlady student students pupil pupils
+    teacher stranger strangers bystander bystanders companion companions""".split()
+)
 """In `data`: words for somebody who is not the user."""
 _DOUBTS = frozenset(
     "if when was were had might may could would should whether until mostly usually".split()
 )
 """In `principle`: what held once, or may hold, is not promised."""
+_OF_SLOT = {"data": WITHDRAWS, "recipient": WITHDRAWS, "principle": _DOUBTS}
 _MENDED = ("except", *sorted(w for w in NEGATES | JOINS if len(w) >= 7))
-_CONTRACTED = "don't doesn't didn't isn't aren't wasn't won't can't shouldn't".replace(
-    "'", ""
-).split()
+_REAL = frozenset(
+    """shipping packing backing locking racking tacking sacking hacking licking lacing slacking blacking slipping
+    clipping snipping skimping resides reused refuted recused possible emitted emitting remitted noting farther""".split()
+)
+"""Words of one's own that are one letter from a word of the lists."""
+_CONTRACTED = [
+    word + "nt"
+    for word in "do does did is are was were has have had wo ca could would should must might need sha ai".split()
+]
 _NOT_SHORT = frozenset((*_CONTRACTED, "nto", "ont"))
 
 
@@ -75,7 +105,8 @@ def refusal(slot: str, text: str, index: SlotIndex | None = None) -> str:
     nodes, inside = (set(), set()) if index is None else index.names_in(tuple(found))
     outside = [word for at, word in enumerate(found) if at not in inside]
     parts = {part for word in outside for part in (word, *word.replace("'", "-").split("-"))}
-    if parts & NEGATES or any(map(_is_denial, parts)) or (slot == "principle" and parts & _DOUBTS):
+    denied = parts & (NEGATES | FAKES) or any(map(_is_denial, parts))
+    if denied or parts & _OF_SLOT.get(slot, frozenset()):
         return "negates"
     if parts & JOINS or len(nodes) > 1:
         return "several"
@@ -95,4 +126,8 @@ def _is_denial(word: str) -> bool:
     """Words that end in n't, and long words of the lists with one letter wrong."""
     if word in _NOT_SHORT or word.endswith("n't"):
         return True
-    return len(word) >= 5 and any(one_letter_apart(word, known) for known in _MENDED)
+    return (
+        len(word) >= 5
+        and word not in _REAL
+        and any(one_letter_apart(word, known) for known in _MENDED)
+    )

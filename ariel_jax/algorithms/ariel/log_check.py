@@ -69,7 +69,8 @@ def check_structure(connection: sqlite3.Connection, path: str) -> None:
             f"{path}: row {orphan[1]} of {orphan[0]} refers to a row of {orphan[2]} that was removed. {_REMEDY}"
         )
     there = dict(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'"))
-    for name, trigger in schema.guards().items():
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    for name, trigger in schema.guards(version).items():
         if there.get(name) != trigger:
             raise IntegrityError(
                 f"{path}: the trigger {name}, which keeps the log append-only, was changed or removed. {_REMEDY}"

@@ -14,6 +14,7 @@ from collections.abc import Mapping as Table
 from typing import Any, Protocol
 
 from ariel_jax._checks import in_range, one_of
+from ariel_jax.algorithms.ariel.gate import VERSION as GATE
 from ariel_jax.algorithms.ariel.gate import refusal
 from ariel_jax.algorithms.ariel.lexicon import SlotIndex
 from ariel_jax.algorithms.ariel.ontology import Ontology
@@ -154,7 +155,9 @@ class LexiconMapper:
         if node is not None and (score == 1 or by in self.stages):
             return Mapping(slot=slot, text=read, node=node, score=score, by=by, flags=flags)
         ranked = index.ranked(read)
-        return choose(slot, read, ranked, self.tau, self.margin, by="lexicon", flags=flags)
+        found = choose(slot, read, ranked, self.tau, self.margin, by="lexicon", flags=flags)
+        reason = "" if found.node is None else refusal(slot, read, index)
+        return _as_guess(found, reason) if reason else found
 
     def ranked(self, slot: str, text: str) -> list[tuple[str, float]]:
         """All nodes of a slot by letters in common with `text`, best first, ties by id."""
@@ -186,8 +189,8 @@ class Ladder:
     """Mappers one after the other: the first that is sure decides.
 
     A text that the gate refuses (`gate.refusal`: it negates, excepts, names several things, or cannot be
-    read) reaches no stage but a `LexiconMapper`, whose names in frames are understood whole and whose
-    guesses by letters do not count then. With a `LexiconMapper` among the stages the gate knows the names
+    read) reaches no stage but a `LexiconMapper`, whose names in frames are understood whole and which keeps
+    the gate before its own guesses by letters. With a `LexiconMapper` among the stages the gate knows the names
     of its nodes. The stages of a `Ladder` among them become stages of this one.
 
     A stage that raises `MapperUnavailableError` is left out from then on, with one warning, and
@@ -213,8 +216,8 @@ class Ladder:
 
     @property
     def name(self) -> str:
-        """Names of the stages, joined by `>`."""
-        return ">".join(stage.name for stage in self.stages)
+        """The gate's version and the names of the stages, joined by `>`."""
+        return ">".join((f"gate{GATE}", *(stage.name for stage in self.stages)))
 
     def map(self, slot: str, text: str) -> Mapping:
         """The mapping of the first stage that is sure; else that of the last, with all candidates.
@@ -243,8 +246,6 @@ class Ladder:
                     f"{error} It is left out from now on; the other mappers go on.", stacklevel=2
                 )
                 continue
-            if refused is not None and found.by == "lexicon":
-                found = _as_guess(found)
             if found.node is not None:
                 return self._flagged(found)
             last = found
@@ -264,12 +265,11 @@ class Ladder:
         return dataclasses.replace(found, flags=found.flags + gone) if gone else found
 
 
-def _as_guess(found: Mapping) -> Mapping:
+def _as_guess(found: Mapping, reason: str) -> Mapping:
     """What was mapped, as the first of the candidates."""
     pairs = () if found.node is None else ((found.node, found.score),)
-    return dataclasses.replace(
-        found, node=None, by="none", candidates=(*pairs, *found.candidates)[:N_CANDIDATES]
-    )
+    candidates = (*pairs, *found.candidates)[:N_CANDIDATES]
+    return dataclasses.replace(found, node=None, by="none", reason=reason, candidates=candidates)
 
 
 def unread(slot: str, text: str, flags: tuple[str, ...]) -> Mapping | None:

@@ -9,7 +9,7 @@ from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.history import History
 from ariel_jax.algorithms.ariel.judge import judge
 from ariel_jax.algorithms.ariel.ontology import canonical_json
-from ariel_jax.algorithms.ariel.text import keyed_digest
+from ariel_jax.algorithms.ariel.text import text_digest
 from ariel_jax.algorithms.ariel.travel import ACTIVE, TRUSTED
 from ariel_jax.algorithms.ariel.types import SLOTS, Edge, Judgement, Outcome, Policy, Request
 
@@ -41,7 +41,7 @@ def build(
 
     Args:
         outcome: of `judge` for this request, history, policy and score.
-        request: of its text goes in a digest under `text_key` alone (`text.keyed_digest`), or nothing.
+        request: of its text goes in a digest under `text_key` alone (`text.text_digest`), or nothing.
         history: as it was judged by, with nothing added since.
         policy: of the verdict.
         user: whose history it is.
@@ -90,7 +90,9 @@ def build(
         "user": user,
         "request": {
             "nodes": _nodes(request),
-            "text_hmac": "" if text_key is None else keyed_digest(request.task_text, text_key),
+            "text_hmac": ""
+            if text_key is None
+            else text_digest(request.task_text, previous_hash, text_key),
         },
         "mapping": [dict(row) for row in mapping],
         "premises": premises,

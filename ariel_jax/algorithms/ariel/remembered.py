@@ -31,7 +31,8 @@ class Remembered:
     @property
     def ontology(self) -> Ontology | None:
         """The facts as they were when the log was last looked at; None where it was not yet."""
-        return None if self._closures is None else self._closures.ontology
+        closures = self._closures  # another thread may clear it meanwhile
+        return None if closures is None else closures.ontology
 
     def history(self) -> History:
         """The history as the log has it now.

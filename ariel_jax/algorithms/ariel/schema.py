@@ -122,9 +122,18 @@ def statements(script: str) -> Iterator[str]:
             yield statement
 
 
-def guards() -> dict[str, str]:
-    """Name -> trigger that keeps a chained row as it is; of a judgement `superseded_by` may be set."""
+def guards(version: int = len(MIGRATIONS)) -> dict[str, str]:
+    """Name -> trigger that keeps a row as it is; of a judgement `superseded_by` may be set.
+
+    Args:
+        version: of the file.
+    """
     made = {}
+    for event in ("DELETE", "UPDATE") if version >= 2 else ():
+        made[f"text_keys_{event.lower()}"] = (
+            f"CREATE TRIGGER text_keys_{event.lower()} BEFORE {event} ON text_keys "
+            "BEGIN SELECT RAISE(ABORT, 'a key stays until its user is forgotten'); END"
+        )
     for table in (*CHAINED, *ROSTER):
         columns = [*(CHAINED | ROSTER)[table], "number", "prev_hash", "hash"]
         made[f"{table}_keep"] = (

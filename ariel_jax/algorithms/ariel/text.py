@@ -137,17 +137,28 @@ def keyed_digest(text: str, key: bytes) -> str:
     return hmac.new(key, _encoded(text), hashlib.sha256).hexdigest() if text else ""
 
 
-def is_text_of(request: Mapping[str, Any], text: str, key: bytes | None) -> bool:
-    """Whether a proof's `request` came with this text.
+def text_digest(text: str, previous_hash: str, key: bytes) -> str:
+    """What a proof has of a text: `keyed_digest` of it behind the hash of the decision before.
+
+    So equal texts of one log differ in their digests, and say nothing about one another.
+    """
+    return keyed_digest(previous_hash + text, key) if text else ""
+
+
+def is_text_of(proof: Mapping[str, Any], text: str, key: bytes | None) -> bool:
+    """Whether a proof is of a request that came with this text.
 
     Args:
-        request: of `proof.build`; one of version 1 has a plain SHA-256 and needs no key.
+        proof: of `proof.build`; one of version 1 has a plain SHA-256 and needs no key.
         text: to check.
         key: that the proof was built with; None: it is not known, and then only no text can be told.
 
     Raises:
-        ConfigError: it is no such request, or its text needs a key.
+        ConfigError: it is no proof, or its text needs a key.
     """
+    request, previous = proof.get("request"), proof.get("prev_decision_hash", "")
+    if not isinstance(request, Mapping) or not isinstance(previous, str):
+        raise ConfigError("this is no proof: pass the one of a decision.")
     if "text_sha256" in request:
         known, found = request["text_sha256"], hashlib.sha256(_encoded(text)).hexdigest()
     elif "text_hmac" in request:
@@ -156,9 +167,15 @@ def is_text_of(request: Mapping[str, Any], text: str, key: bytes | None) -> bool
             raise ConfigError(
                 "the text of a proof cannot be checked without its key: pass the key."
             )
-        found = keyed_digest(text, key or b"")
+        found = text_digest(text, previous, key or b"")
     else:
-        raise ConfigError(f"a proof's request has {sorted(request)}: pass the one of a proof.")
+        raise ConfigError(
+            "this request of a proof has no digest of a text: pass that of a decision."
+        )
+    if not isinstance(known, str) or not known.isascii():
+        raise ConfigError(
+            "the digest of the text in this proof is none: pass the one of a decision."
+        )
     return hmac.compare_digest(known, found if text else "")
 
 

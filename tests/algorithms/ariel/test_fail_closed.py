@@ -347,6 +347,26 @@ def test_a_step_that_fails_at_any_statement_leaves_neither(path, ariel, monkeypa
     assert ariel.verify() == 4
 
 
+def test_a_scorer_is_asked_before_others_are_kept_from_writing(path):
+    """And facts that change meanwhile are read again: the judgement is written once."""
+    seen = []
+
+    def scorer(request):
+        seen.append(scored.store._connection.in_transaction)
+        if len(seen) == 1:
+            with Ariel.open(path, user="ann") as other:
+                node = Node(slot="recipient", id="kiosk", label="Kiosk")
+                other.add(nodes=[node], source="user_cli")
+        return 1.0
+
+    with opened(path, scorer=scorer) as scored:
+        judgement, found = scored.record_and_judge(ADDRESS, "appropriate", "user_cli", CITY)
+        assert seen == [False, False]
+        assert (found.verdict, found.outcome.premises) == ("share", (judgement.id,))
+        assert len(scored.rules()) == 1
+        assert scored.verify() == 1
+
+
 def test_a_decision_is_returned_as_the_log_has_it(path, ariel):
     ariel.record(ADDRESS, "appropriate", "user_cli")
     text = dataclasses.replace(PHONE, task_text="call 0170 1234567")

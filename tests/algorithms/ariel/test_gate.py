@@ -48,6 +48,13 @@ REFUSED = {
         "phone number 4111 1111 1111 1111": "marks",
         "not_my_phone_number": "marks",
         "my sister's phone number": "others",
+        "phone number of my wife": "others",
+        "wife phone number": "others",
+        "phone number of a friend": "others",
+        "stop sharing my phone number": "negates",
+        "hide my phone number": "negates",
+        "you mustnt send the phone number": "negates",
+        "my dummy phone number": "negates",
         "her phone number": "others",
         "the number that rings them up": "others",
         "n o t my phone number": "unreadable",
@@ -60,6 +67,8 @@ REFUSED = {
         "my bank or a broker": "several",
         "my doctor my bank": "several",
         "anybody but my doctor": "negates",
+        "somebody impersonating my doctor": "negates",
+        "a lookalike of my bank": "negates",
         "my doctor's": "others",
     },
     "purpose": {
@@ -78,11 +87,11 @@ TWO_NAMES = ("phone number passport number", "my doctor my bank")
 REASONS = ("marks", "unreadable", "negates", "several", "others", "cut")
 PASSED = {
     "data": (
-        "the digits to ring me on", "the town where I sleep", "My phone number!", "(where I live)",
+        "the digits to ring me on", "the town where I sleep", "where parcels go when shipping", "My phone number!", "(where I live)",
         "how many years I have lived", "data: the place of my birth",
         "the digits to ring my phone on 415 555 0137", "what my email goes to: anna@example.org",
     ),
-    "recipient": ("the people who fix my teeth", "the cook next door"),
+    "recipient": ("the people who fix my teeth", "the cook next door", "a packing service"),
     "purpose": ("so that we can eat out", "to have a meal in town"),
     "principle": ("they erase it after use",),
 }  # fmt: skip
@@ -121,7 +130,9 @@ def test_a_denial_that_belongs_to_a_name_denies_nothing(lexicon):
 
 @pytest.mark.parametrize("slot", ["data", "recipient", "purpose", "principle"])
 def test_every_word_of_the_lists_refuses_before_inside_and_after(lexicon, slot):
-    words = gate.NEGATES | gate.JOINS | (gate.OTHERS if slot == "data" else frozenset())
+    words = gate.NEGATES | gate.FAKES | gate.JOINS
+    words |= gate.OTHERS if slot == "data" else frozenset()
+    words |= gate.WITHDRAWS if slot in ("data", "recipient") else frozenset()
     for word, form in itertools.product(
         sorted(words), ("{} thing of mine", "thing {} mine", "thing mine {}")
     ):
@@ -285,18 +296,16 @@ def test_in_a_ladder_the_lexicon_says_what_it_says_alone(lexicon, rung):
     assert (alone.reason, found.reason) == ("below_threshold", "negates")
 
 
-def test_what_a_lexicon_guesses_by_letters_counts_behind_the_gate_only():
+def test_a_lexicon_keeps_the_gate_before_what_it_guesses_by_letters():
     guessing = LexiconMapper(core_nodes(), tau=0.4)
-    for text in ("passport number but fake", "passport number xylograph"):
-        assert (guessing.map("data", text).node, guessing.map("data", text).by) == (
-            "identity.passport",
-            "lexicon",
-        )
-    ladder = Ladder([guessing])
-    found = ladder.map("data", "passport number but fake")
-    assert (found.node, found.reason, found.by) == (None, "negates", "none")
-    assert found.candidates[0][0] == "identity.passport"
-    assert ladder.map("data", "passport number xylograph").node == "identity.passport"
+    found = guessing.map("data", "passport number xylograph")
+    assert (found.node, found.by) == ("identity.passport", "lexicon")  # it would map the others too
+    for mapper in (guessing, Ladder([guessing])):
+        for text in ("passport number but fake", "not my passport number"):
+            found = mapper.map("data", text)
+            assert (found.node, found.reason, found.by) == (None, "negates", "none")
+            assert found.candidates[0][0] == "identity.passport"
+    assert Ladder([guessing]).map("data", "passport number xylograph").node == "identity.passport"
 
 
 def test_a_ladder_reads_what_it_is_given_as_its_rungs_do():
@@ -312,5 +321,6 @@ def test_a_ladder_reads_what_it_is_given_as_its_rungs_do():
 
 def test_the_gate_is_part_of_the_name_in_proofs(rung):
     mapper, _ = rung
-    if not isinstance(mapper, Ladder):
-        assert mapper.name.endswith(f":gate{gate.VERSION}")
+    part = f"gate{gate.VERSION}"
+    assert part in mapper.name
+    assert Ladder([LexiconMapper.core(), Anything()]).name.startswith(f"{part}>lexicon@")

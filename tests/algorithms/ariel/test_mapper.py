@@ -394,7 +394,7 @@ def test_where_none_is_sure_all_candidates_are_kept():
     second = Stage("b", candidates=(("z", 0.6), ("x", 0.1)))
     ladder = Ladder([first, second])
     assert ladder.map("data", "thing").candidates == (("x", 0.4), ("y", 0.3), ("z", 0.6))
-    assert ladder.name == "a>b"
+    assert ladder.name == "gate1>a>b"
 
 
 def test_a_stage_that_cannot_be_reached_is_warned_of_once_and_marked_in_every_mapping():

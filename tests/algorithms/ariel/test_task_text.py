@@ -15,8 +15,9 @@ from ariel_jax.algorithms.ariel.agent import Ariel
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.ontology import Ontology
+from ariel_jax.algorithms.ariel.schema import ROOT
 from ariel_jax.algorithms.ariel.store import Store
-from ariel_jax.algorithms.ariel.text import is_text_of, keyed_digest
+from ariel_jax.algorithms.ariel.text import is_text_of, keyed_digest, text_digest
 from ariel_jax.algorithms.ariel.types import Node, Policy, Request
 from ariel_jax.errors import ConfigError, IntegrityError, StorageError
 
@@ -82,9 +83,8 @@ def test_a_proof_without_its_log_does_not_tell_whether_a_guess_is_right(path):
     assert exported == made.proof
     assert len(exported["request"]["text_hmac"]) == 64
     assert attacked(exported) == []
-    assert (
-        keyed_digest(TEXT, key) == exported["request"]["text_hmac"]
-    )  # the true text was among the guesses
+    # The true text was among the guesses.
+    assert text_digest(TEXT, ROOT, key) == exported["request"]["text_hmac"]
     assert key.hex() not in made.proof_json
     old_log(path.with_name("old"))
     with Ariel.open(path.with_name("old"), user="ann") as old:
@@ -100,28 +100,39 @@ def test_who_holds_the_log_can_tell_the_text(path):
         assert ariel.verify() == 2
         with pytest.raises(ConfigError, match="decision 9"):
             ariel.is_text(9, TEXT)
-        with pytest.raises(ConfigError, match="of a proof"):
-            ariel.is_text({"verdict": "share"}, TEXT)
+        for nothing in (
+            {"verdict": "share"},
+            {"request": None},
+            {"request": {}},
+            {"request": {"text_hmac": None}},
+            {"request": {"text_hmac": "ééé"}},
+            {"request": {"text_sha256": 5}},
+            made.proof | {"prev_decision_hash": 7},
+        ):
+            with pytest.raises(ConfigError, match="proof"):
+                ariel.is_text(nothing, TEXT)
     with Ariel.open(path, user="ann", read_only=True) as ariel:
         assert ariel.is_text(1, TEXT)
         assert not ariel.is_text(1, "")
 
 
-def test_the_same_log_and_text_give_the_same_bytes_and_another_log_others(path):
+def test_digests_of_a_text_differ_between_decisions_users_and_logs(path):
     with opened(path) as ariel, opened(path, user="bob") as bob:
         key = ariel.store.text_key("ann")
         assert len(key) == 32
-        one, two = (ariel.judge(PHONE).proof["request"] for _ in range(2))
-        assert one == two
+        one, two = (ariel.judge(PHONE).proof for _ in range(2))
+        digests = [found["request"]["text_hmac"] for found in (one, two)]
+        assert digests[0] != digests[1]  # equal texts cannot be told from their digests
+        assert [ariel.is_text(found, TEXT) for found in (one, two)] == [True, True]
+        assert digests == [text_digest(TEXT, p["prev_decision_hash"], key) for p in (one, two)]
         his = bob.judge(PHONE).proof
-        assert his["request"]["text_hmac"] != one["text_hmac"]
+        assert his["request"]["text_hmac"] not in digests
         assert not ariel.is_text(his, TEXT)
         assert bob.is_text(his, TEXT)
     with opened(path) as ariel:
         assert ariel.store.text_key("ann") == key
-        assert ariel.judge(PHONE).proof["request"] == one
     with opened(path.with_name("other")) as ariel:
-        assert ariel.judge(PHONE).proof["request"]["text_hmac"] != one["text_hmac"]
+        assert ariel.judge(PHONE).proof["request"]["text_hmac"] not in digests
 
 
 def test_a_log_without_texts_has_no_key(path):
@@ -132,6 +143,13 @@ def test_a_log_without_texts_has_no_key(path):
         assert ariel.is_text(made, "")
         with pytest.raises(ConfigError, match="without its key"):
             ariel.is_text({"request": {"nodes": {}, "text_hmac": "0" * 64}}, TEXT)
+        ariel.judge(PHONE)
+        for change in ("DELETE FROM text_keys", "UPDATE text_keys SET key = zeroblob(32)"):
+            with pytest.raises(sqlite3.IntegrityError, match="stays until"):
+                ariel.store._connection.execute(change)
+        ariel.store._connection.execute("DROP TRIGGER text_keys_update")
+        with pytest.raises(IntegrityError, match="text_keys_update"):
+            ariel.verify()
         with pytest.raises(ConfigError, match="no log"):
             ariel.store.text_key("bob")
 
@@ -242,8 +260,8 @@ def test_a_proof_of_the_engine_alone_says_nothing_of_a_text_unless_it_has_a_key(
     bound = proof.build(outcome, PHONE, history, Policy(), text_key=b"k" * 32)
     for one in (made, bound):
         checker.verify_proof(one, FACTS.edges, [])
-    assert [t for t in GUESSES if is_text_of(bound["request"], t, b"k" * 32)] == [TEXT]
-    assert not is_text_of(bound["request"], TEXT, b"l" * 32)
+    assert [t for t in GUESSES if is_text_of(bound, t, b"k" * 32)] == [TEXT]
+    assert not is_text_of(bound, TEXT, b"l" * 32)
 
 
 def test_digests_are_hmac_as_in_rfc_4231():
