@@ -35,13 +35,13 @@ JOINS = frozenset(
 )
 """Words that add a thing, or widen one to many."""
 FAKES = frozenset(
-    """dummy wrong invented fictitious imaginary imitation counterfeit phony phoney sham impostor impostors imposter
+    """dummy invented fictitious imaginary imitation counterfeit phony phoney sham impostor impostors imposter
     imposters lookalike lookalikes clone clones cloned phisher phishers phishing scam scams scammer scammers
     spoof spoofed spoofing forged pseudo socalled unofficial unverified hacker hackers hacked stolen""".split()
 )
 """Words that say that something is not what it is called."""
 WITHDRAWS = frozenset(
-    """stop stops stopped stopping hide hides hidden hiding conceal conceals concealed concealing remove
+    """stop stopped stopping hide hides hidden hiding conceal conceals concealed concealing remove
     removes removed removing delete deletes deleted deleting erase erases erased erasing prohibit prohibits
     prohibited prohibiting ban bans banned banning block blocks blocked blocking refrain refrains prevent
     prevents prevented preventing cease ceases halt revoke revokes revoked revoking redact redacted""".split()
@@ -49,7 +49,7 @@ WITHDRAWS = frozenset(
 """In `data` and `recipient`: verbs that take back; purposes and rules may be about nothing else."""
 OTHERS = frozenset(
     """he him his she her hers they them their theirs somebody someone wife wives husband husbands spouse
-    partner girlfriend boyfriend fiance fiancee son sons daughter daughters child children kid kids baby toddler
+    partner girlfriend boyfriend fiance fiancee son sons daughter daughters child children kid kids
     mother father mom mum mam dad parent parents brother brothers sister sisters sibling siblings grandmother
     grandfather grandma grandpa granny grandparent grandparents grandson granddaughter aunt uncle cousin cousins
     niece nephew family relative relatives friend friends buddy pal mate flatmate flatmates roommate roommates
