@@ -111,6 +111,7 @@ def run(args: Args) -> int:
     records = read_records(args.data)
     model, tokenizer = _model(args)
     prepared, terms, planted = _prepared(args, path, records, model, tokenizer)
+    trainer.check(prepared, terms, strict=args.strict)
     loss = TextLoss(model.cfg)
     before = None
     if planted is not None:  # the run takes the first weights over

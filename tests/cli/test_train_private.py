@@ -246,6 +246,9 @@ def test_bad_flags_are_explained(files, tmp_path, capsys, more, message):
     assert message in said
     assert "Traceback" not in said
     assert not (tmp_path / "run").exists()
+    assert not list(
+        tmp_path.glob("*.sqlite*")
+    )  # no account, whose terms would bind the next command
 
 
 @pytest.mark.parametrize(

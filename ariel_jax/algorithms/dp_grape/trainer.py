@@ -4,6 +4,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,7 +21,7 @@ from ariel_jax.algorithms.dp_grape.training import Loss, PrivateSource, key_word
 from ariel_jax.errors import ConfigError, PrivacyBudgetError
 from ariel_jax.privacy.accounting import Plan, calibrate
 from ariel_jax.privacy.batches import PoissonSource, overflow, slots
-from ariel_jax.privacy.ledger import Ledger
+from ariel_jax.privacy.ledger import Ledger, Terms
 from ariel_jax.privacy.renyi import FREE, Price, epsilon
 from ariel_jax.training.loop import LoopConfig, train
 
@@ -273,6 +274,27 @@ class Fitted:
     step: int
     interrupted: bool
     canaries: np.ndarray
+
+
+def check(
+    run: PrivateRun, terms: Terms, *, mesh: jax.sharding.Mesh | None = None, strict: bool = False
+) -> None:
+    """Whether `fit` would take a run with an account of these terms, before there is one.
+
+    Terms of an account never change: opened for a run that is refused, it would be in the way of the next.
+
+    Args:
+        run: of `prepare`.
+        terms: that the account is to have.
+        mesh: as for `fit`.
+        strict: as for `fit`.
+
+    Raises:
+        ConfigError: it would not.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # `fit` says it
+        _reservation.check_run(run, terms, mesh, strict)
 
 
 def fit(
