@@ -197,10 +197,10 @@ def run(
     for case in todo:
         figures = list(experiment.measure(case, settings))
         full = frame | {"case": case.name, "config": _config(case, settings)}
-        rows[case.name] = [_row(full, figure) for figure in figures]
+        new = [_row(full, figure) for figure in figures]
         if not figures:
             raise ConfigError(f"case {case.name!r} of {experiment.name} found no figure.")
-        _merge(out / "results.jsonl", rows[case.name])
+        _merge(out / "results.jsonl", new)
         _say(clock.after(case))
     rows = _known(out / "results.jsonl", keys)  # another run may have added its cases
     if missing := [case.name for case in cases if case.name not in rows]:

@@ -92,7 +92,9 @@ def refusal(slot: str, text: str, index: SlotIndex | None = None) -> str:
         `marks`: it has a comma, another mark, a number or an address, and so may name more than one thing
         (one mark at the end, quotes around it, the slot's title before a colon, a telephone number behind
         a name for such do not count). `unreadable`: letters that are not Latin, or stand alone.
-        `negates`: a word of `NEGATES`, `n't`, a slip of one letter in a long word of the lists.
+        `negates`: a word of `NEGATES` or `FAKES`, `n't` with or without its mark, a slip of one letter in a
+        long word of `NEGATES` or `JOINS`, in `data` and `recipient` a word of `WITHDRAWS`, in `principle` a
+        doubt ("if", "may").
         `several`: a word of `JOINS`, or names of two nodes. `others`: a possessive, or in `data` a word
         of `OTHERS`.
     """
