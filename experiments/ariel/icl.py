@@ -10,6 +10,7 @@ by the user's true orders, which knows them. Expected: it beats the majority wit
 gain with their number. More than five minutes on two cores.
 """
 
+import dataclasses
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -25,6 +26,7 @@ from experiments.runner import Case, Figure, Settings
 
 FAMILIES = ("lattice", "additive", "conditional", "rules", "segments")
 PRIORS = (2, 5, 10, 20, 40)
+Sizes = tuple[int, int, int, int]
 
 
 def cases(settings: Settings) -> Sequence[Case]:
@@ -43,7 +45,7 @@ def cases(settings: Settings) -> Sequence[Case]:
     return [Case(name="made-up users", config=config, expected_s=600.0)]
 
 
-def drawn(family: str, sizes: tuple[int, ...], length: int) -> icl.Draw:
+def drawn(family: str, sizes: Sizes, length: int) -> icl.Draw:
     """Users with effects of their own, drawn anew every time; what rules leave open is never said."""
 
     def draw(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -52,7 +54,7 @@ def drawn(family: str, sizes: tuple[int, ...], length: int) -> icl.Draw:
             spare = 8 * length if family == "rules" else length
             knobs = synthetic.Knobs(
                 family=family, n_users=1, n_history=spare, n_requests=1, sizes=sizes
-            )  # pyright: ignore
+            )
             made = synthetic.users(knobs, int(rng.integers(2**31)))
             told = np.flatnonzero(made.said[0] != ASKS)[:length]
             told = np.resize(told, length) if len(told) else np.zeros(length, int)
@@ -66,7 +68,8 @@ def drawn(family: str, sizes: tuple[int, ...], length: int) -> icl.Draw:
 def measure(case: Case, settings: Settings) -> Iterator[Figure]:
     """Trains, then asks."""
     c = case.config
-    sizes, most = tuple(c["sizes"]), max(c["priors"])
+    sizes: Sizes = tuple(c["sizes"])
+    most = max(c["priors"])
     layout = icl.Layout(sizes=sizes, most_priors=most)
     cfg = layout.config(n_layers=c["n_layers"], d_model=c["d_model"])
     draw = icl.mixture([drawn(family, sizes, most + 1) for family in c["families"]])
@@ -78,49 +81,66 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
         yield from _family(family, case, layout, cfg, params, settings)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Told:
+    """A user with k priors.
+
+    Attributes:
+        person: what entailment judges.
+        wanted: [n] bool, what the user wants of the requests.
+        scores: [n] each, of baselines.
+        priors: nodes [n, k, K] and labels [n, k] beside each request, drawn at random and the nearest.
+    """
+
+    person: common.Person
+    wanted: np.ndarray
+    scores: dict[str, np.ndarray]
+    priors: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def _told(made: synthetic.Users, k: int) -> Told | None:
+    """The first k things that a user said; None where there are fewer, or the user never decides."""
+    told, asked = np.flatnonzero(made.said[0] != ASKS), made.wanted[0] != ASKS
+    if len(told) < k or not asked.any():
+        return None
+    requests, n = made.asked[0][asked], int(asked.sum())
+    history, label = made.history[0][told[:k]], made.said[0][told[:k]]
+    yes = label == APPROPRIATE
+    near = np.stack([told[icl.nearest_first(r, made.history[0][told], k)] for r in requests])
+    own = baselines.personal_logit(history, yes, made.knobs.sizes)
+    return Told(
+        person=common.Person(order=made.order(0), history=history, said=label, asked=requests, context=made.context),
+        wanted=made.wanted[0][asked] == APPROPRIATE,
+        scores={"majority": baselines.majority(yes, n), "own logit": own.score(requests)},
+        priors={
+            "random": (np.tile(history, (n, 1, 1)), np.tile(label, (n, 1))),
+            "nearest": (made.history[0][near], made.said[0][near]),
+        },
+    )  # fmt: skip
+
+
 def _family(
     family: str, case: Case, layout: icl.Layout, cfg: Any, params: Any, settings: Settings
 ) -> Iterator[Figure]:
-    c, sizes = case.config, layout.sizes
+    c = case.config
+    sizes: Sizes = tuple(c["sizes"])
     names = ("majority", "own logit", "icl_jax, random priors", "icl_jax, nearest priors")
     accuracy: dict[tuple[str, int], float] = {}
     users = []
     for u in range(c["n_users"]):
-        knobs = synthetic.Knobs(family=family, n_users=1, n_history=120, n_requests=20, sizes=sizes)  # pyright: ignore
+        knobs = synthetic.Knobs(family=family, n_users=1, n_history=120, n_requests=20, sizes=sizes)
         users.append(
             synthetic.users(knobs, 10**6 + 1000 * settings.seed + u)
         )  # no seed of the training
     for k in c["priors"]:
-        scores: dict[str, list[np.ndarray]] = {name: [] for name in names}
-        wanted, people = [], []
-        for made in users:
-            told = np.flatnonzero(made.said[0] != ASKS)
-            asked = made.wanted[0] != ASKS
-            if len(told) < k or not asked.any():
-                continue
-            requests, mine = made.asked[0][asked], told[:k]
-            history, label = made.history[0][mine], made.said[0][mine]
-            yes = label == APPROPRIATE
-            wanted.append(made.wanted[0][asked] == APPROPRIATE)
-            scores["majority"].append(baselines.majority(yes, len(requests)))
-            own = baselines.personal_logit(history, yes, sizes)
-            scores["own logit"].append(own.score(requests))
-            scores["icl_jax, random priors"].append(
-                icl.log_odds(cfg, params, layout, history, label, requests)
-            )
-            near = [told[icl.nearest_first(r, made.history[0][told], k)] for r in requests]
-            scores["icl_jax, nearest priors"].append(
-                np.concatenate([
-                    icl.log_odds(cfg, params, layout, made.history[0][n], made.said[0][n], r[None])
-                    for n, r in zip(near, requests, strict=True)
-                ])
-            )  # fmt: skip
-            order = made.order(0)
-            people.append(
-                common.Person(
-                    order=order, history=history, said=label, asked=requests, context=made.context
-                )
-            )
+        found = [one for made in users if (one := _told(made, k)) is not None]
+        scores = {name: [one.scores[name] for one in found] for name in names[:2]}
+        asked = np.concatenate([one.person.asked for one in found])
+        for name in ("random", "nearest"):
+            nodes, label = (np.concatenate([one.priors[name][i] for one in found]) for i in (0, 1))
+            odds = icl.log_odds(cfg, params, layout, nodes, label, asked)
+            scores[f"icl_jax, {name} priors"] = [odds]
+        wanted, people = [one.wanted for one in found], [one.person for one in found]
         truth = np.concatenate(wanted)
         for name in names:
             score = np.concatenate(scores[name])

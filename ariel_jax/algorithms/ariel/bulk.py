@@ -116,7 +116,8 @@ def compile_history(
             counted[of_side] += covers[0, : sizes[k]].sum(0)
     if breadth is not None:
         counted = np.asarray(breadth)[standing]
-    order = np.lexsort((-standing, counted))
+    kind_of = np.where(value[standing] == ASKS, 2, ~is_yes)  # side by side, as the kernel likes
+    order = np.lexsort((-standing, counted, kind_of))
     standing, covering = standing[order], covering[..., order]
     W = max(_next_power(-(-len(standing) // 32)), n_words or 1)
     counts = np.ones(len(standing), bool) if keep is None else np.asarray(keep, bool)[standing]

@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from ariel_jax.algorithms.ariel.recount import SLOTS, Found, Rules, nodes_of, ways
+from ariel_jax.algorithms.ariel.recount import SLOTS, Found, Rules, Travel, nodes_of, ways
 from ariel_jax.errors import IntegrityError
 
 _KEYS = (
@@ -59,15 +59,62 @@ def verify_proof(
     Raises:
         IntegrityError: it does not; the message says where.
     """
-    try:
-        _check_form(proof)
-        last = proof["last_judgement"]
-        _need(
-            last_judgement in (None, last), f"it ends with judgement {last}, not {last_judgement}"
-        )
-        _Checker(proof, tuple(edges), tuple(judgements)).check()
-    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
-        raise IntegrityError(f"the proof is incomplete or damaged: {error!r}.") from error
+    Checker(edges).verify(proof, judgements, last_judgement=last_judgement)
+
+
+class Checker:
+    """Checks proofs over one ontology as `verify_proof` does; what is the same for several is found once.
+
+    Args:
+        edges: all `Edge` of the ontology, retracted ones included.
+    """
+
+    def __init__(self, edges: Iterable[Any]) -> None:
+        self._edges = {edge.id: edge for edge in edges}
+        self._travel = Travel(self._edges)
+        self._hashes: dict[str, str] = {}
+        self._known: tuple[Any, Rules] | None = None
+        self._read: dict[int, Any] = {}
+
+    def verify(
+        self,
+        proof: Mapping[str, Any],
+        judgements: Iterable[Any],
+        *,
+        last_judgement: int | None = None,
+    ) -> None:
+        """Checks one proof; arguments and errors are those of `verify_proof`."""
+        try:
+            _check_form(proof)
+            last = proof["last_judgement"]
+            _need(
+                last_judgement in (None, last),
+                f"it ends with judgement {last}, not {last_judgement}",
+            )
+            self._check_edges(proof)
+            _Check(proof, self._rules(proof, tuple(judgements))).check()
+        except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
+            raise IntegrityError(f"the proof is incomplete or damaged: {error!r}.") from error
+
+    def _check_edges(self, proof: Mapping[str, Any]) -> None:
+        nodes = proof["nodes_sha256"]
+        if nodes not in self._hashes:
+            rows = [dataclasses.asdict(self._edges[i]) for i in sorted(self._edges)]
+            value = {"edges": rows, "nodes_sha256": nodes}
+            text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+            self._hashes = {nodes: hashlib.sha256(text.encode()).hexdigest()}
+        same = self._hashes[nodes] == proof["ontology_hash"]
+        _need(same, "the edges are not those of its ontology's hash")
+
+    def _rules(self, proof: Mapping[str, Any], judgements: tuple[Any, ...]) -> Rules:
+        policy, last = json.dumps(proof["policy"], sort_keys=True), proof["last_judgement"]
+        if self._known is not None:
+            (policy_before, last_before, before), rules = self._known
+            if before is judgements and (policy_before, last_before) == (policy, last):
+                return rules  # the same tuple, and what is in it does not change
+        rules = Rules(dict(proof["policy"]), self._travel, judgements, last, self._read)
+        self._known = ((policy, last, judgements), rules)
+        return rules
 
 
 def _wrong(what: str) -> IntegrityError:
@@ -161,20 +208,13 @@ def _check_mapping(rows: Sequence[Any], nodes: Mapping[str, Any], reason: str) -
         _need(sorted(set(found)) == list(nodes[slot]), f"slot {slot!r} was mapped to {found}")
 
 
-class _Checker:
-    def __init__(self, proof: Mapping[str, Any], edges: tuple[Any, ...], judgements: Any) -> None:
-        self.proof = proof
-        self.edges = {edge.id: edge for edge in edges}
+class _Check:
+    def __init__(self, proof: Mapping[str, Any], rules: Rules) -> None:
+        self.proof, self.rules = proof, rules
         self.asked: dict[str, list[str]] = {s: list(proof["request"]["nodes"][s]) for s in SLOTS}
-        self.rules = Rules(proof["policy"], self.edges, judgements, proof["last_judgement"])
 
     def check(self) -> None:
         proof = self.proof
-        rows = [dataclasses.asdict(self.edges[i]) for i in sorted(self.edges)]
-        value = {"edges": rows, "nodes_sha256": proof["nodes_sha256"]}
-        text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-        hashed = hashlib.sha256(text.encode()).hexdigest()
-        _need(hashed == proof["ontology_hash"], "the edges are not those of its ontology's hash")
         for premise in proof["premises"]:
             self.check_premise(premise)
         shown = [(p["judgement_id"], tuple(p["items"])) for p in proof["premises"]]
@@ -184,7 +224,8 @@ class _Checker:
             found = Found("ask", reason=proof["reason"])
         else:
             lacks = proof["reason"] == "veto"  # asked for want of a score, too: it only ever asks
-            found = self.rules.judge(self.asked, proof["score"], lacks_score=lacks)
+            asked = tuple(tuple(self.asked[slot]) for slot in SLOTS)
+            found = self.rules.judge(asked, proof["score"], lacks_score=lacks)
         self.check_found(found)
         self.check_shown(found)
 
@@ -236,7 +277,7 @@ class _Checker:
         _need(here in asked[slot] and path["to"] in premise["nodes"][slot], "a path has other ends")
         been, statuses = {here}, self.rules.statuses_of(value)
         for step in path["steps"]:
-            edge = self.edges.get(step["edge"])
+            edge = self.rules.travel.edges.get(step["edge"])
             if edge is None:
                 raise _wrong(f"edge {step['edge']} does not exist")
             said = {"edge": edge.id} | {
@@ -245,7 +286,7 @@ class _Checker:
             }
             _need(_alike(dict(step), said), f"edge {edge.id} is another one")
             _need(edge.slot == slot, f"edge {edge.id} belongs to slot {edge.slot!r}")
-            usable = self.rules.counts(edge, premise["items"], statuses)
+            usable = self.rules.travel.counts(edge, premise["items"], statuses)
             _need(usable, f"edge {edge.id} may not be used")
             onward = [there for start, there in ways(edge, value) if start == here]
             _need(bool(onward), f"edge {edge.id} does not lead on from {here!r}")

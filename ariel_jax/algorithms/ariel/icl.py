@@ -165,31 +165,39 @@ def log_odds(
     label: np.ndarray,
     asked: np.ndarray,
 ) -> np.ndarray:
-    """The model's log-odds [n] that requests [n, K] are appropriate, after a user's judgements.
+    """The model's log-odds [n] that requests [n, K] are appropriate, after judgements of their users.
 
     Args:
         cfg: the decoder.
         params: its weights.
         layout: of the tokens.
-        history: [m, K], oldest first; the latest `layout.most_priors` count.
-        label: [m].
+        history: [m, K], oldest first, of all requests; or [n, m, K], of each. The latest
+            `layout.most_priors` count.
+        label: [m] or [n, m].
         asked: [n, K].
 
     Raises:
-        ConfigError: as `Layout.tokens`.
+        ConfigError: as `Layout.tokens`; or shapes that do not fit.
     """
-    history, label = history[-layout.most_priors :], label[-layout.most_priors :]
-    told = layout.tokens(history, label)
-    query = layout.tokens(asked[:, None], np.zeros((len(asked), 1), np.int8))[:, :-1]
-    rows = np.concatenate([np.tile(told, (len(asked), 1)), query], 1)
-    last = rows.shape[1] - 1
-    room = cfg.max_positions
+    n, K = np.shape(asked)
+    fits = np.shape(label) == np.shape(history)[:-1] and np.shape(label)[:-1] in ((), (n,))
+    if not fits or np.shape(history)[-1:] != (K,):
+        raise ConfigError(
+            f"judgements {list(np.shape(history))} with labels {list(np.shape(label))} beside requests "
+            f"{[n, K]}: pass [m, K] and [m] for all, or [n, m, K] and [n, m]."
+        )
+    told = layout.tokens(history[..., -layout.most_priors :, :], label[..., -layout.most_priors :])
+    told = np.broadcast_to(told, (n, told.shape[-1]))
+    query = layout.tokens(asked[:, None], np.zeros((n, 1), np.int8))[:, :-1]
+    rows = np.concatenate([told, query], 1)
+    length = rows.shape[1]
+    room = min(1 << (length - 1).bit_length(), cfg.max_positions)  # few programs
     found = []
-    for first in range(0, len(rows), _ROWS):
+    for first in range(0, n, _ROWS):
         part = rows[first : first + _ROWS]
         padded = np.zeros((_ROWS, room), np.int32)
-        padded[: len(part), : part.shape[1]] = part
-        at = jnp.full(_ROWS, last, jnp.int32)
+        padded[: len(part), :length] = part
+        at = jnp.full(_ROWS, length - 1, jnp.int32)
         logits = np.asarray(programs.read(params, jnp.asarray(padded), at, cfg=cfg), np.float64)
         found.append((logits[:, -1] - logits[:, -2])[: len(part)])
     return np.concatenate(found) if found else np.zeros(0)

@@ -20,8 +20,9 @@ BLOCK = 4096
 class CompiledHistory(struct.PyTreeNode):
     """What one user's judgements cover; made by `compile_history`.
 
-    Bits are judgements, the one to show first in front; an approval's bits follow the closures of
-    approvals, a denial's those of denials, so that one table serves both.
+    Bits are judgements: approvals, then denials, then what is to be asked, of each kind the one to show first
+    in front. An approval's bits follow the closures of approvals, a denial's those of denials, so that one
+    table serves both.
     """
 
     table: jax.Array  # uint32 [K, C * (V + 1), W]: row c * (V + 1) + v; v = V for what is no node
@@ -60,7 +61,9 @@ class BatchVerdict(struct.PyTreeNode):
     verdict: jax.Array  # int8: WITHHOLD, SHARE or ASK
     n_app: jax.Array  # int32, surviving approvals that cover the request
     n_den: jax.Array  # int32, denials
-    wit_app: jax.Array  # int32, the bit of the first of them, -1; `bulk.rows_of` says which that is
+    wit_app: (
+        jax.Array
+    )  # int32, the bit of the first of them, -1; `CompiledHistory.row` says which that is
     wit_den: jax.Array
     repeated: (
         jax.Array | None

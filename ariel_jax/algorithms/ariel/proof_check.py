@@ -1,12 +1,13 @@
 """Every logged proof held against the log of its time; host only."""
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ariel_jax.algorithms.ariel import checker, schema
 from ariel_jax.algorithms.ariel.records import Decision
 from ariel_jax.algorithms.ariel.store import Store
-from ariel_jax.algorithms.ariel.types import SLOTS, Edge, Judgement
+from ariel_jax.algorithms.ariel.types import SLOTS, Judgement
 from ariel_jax.errors import IntegrityError
 
 
@@ -16,25 +17,25 @@ def check_proofs(store: Store, user: str, only: int | None) -> int:
     Raises:
         IntegrityError: one does not hold.
     """
-    facts: dict[str, tuple[Edge, ...]] = {}
+    checkers: dict[str, checker.Checker] = {}
     checked, previous = 0, schema.ROOT
     for decision, judgements in as_of(store, user):
         if only is None or decision.id == only:
-            if decision.ontology_hash not in facts:
+            if decision.ontology_hash not in checkers:
                 ontology = store.ontology(user, version=decision.ontology_hash)
                 if ontology is None:
                     raise IntegrityError(
                         f"decision {decision.id} used facts that are not in the log."
                     )
-                facts[decision.ontology_hash] = ontology.edges
-            _check(decision, facts[decision.ontology_hash], judgements, previous)
+                checkers[decision.ontology_hash] = checker.Checker(ontology.edges)
+            _check(decision, checkers[decision.ontology_hash], judgements, previous)
             checked += 1
         previous = decision.hash
     return checked
 
 
 def _check(
-    decision: Decision, edges: tuple[Edge, ...], judgements: list[Judgement], previous: str
+    decision: Decision, by: checker.Checker, judgements: tuple[Judgement, ...], previous: str
 ) -> None:
     proof = decision.proof
     expected: dict[str, Any] = {
@@ -55,43 +56,50 @@ def _check(
     if hidden:
         raise IntegrityError(f"decision {decision.id}: its proof leaves out judgement {hidden[0]}.")
     try:
-        checker.verify_proof(proof, edges, judgements)
+        by.verify(proof, judgements)
     except IntegrityError as error:
         raise IntegrityError(f"decision {decision.id}: {error}") from error
 
 
-def as_of(store: Store, user: str) -> Iterator[tuple[Decision, list[Judgement]]]:
-    """Each decision with the judgements that stood when it was made, agents' claims included."""
+def as_of(store: Store, user: str) -> Iterator[tuple[Decision, tuple[Judgement, ...]]]:
+    """Each decision with the judgements that stood when it was made, agents' claims included.
+
+    Decisions between which nothing was said have the same tuple.
+    """
     said = {j.id: j for j in store.judgements(user, standing=False, retracted=True)}
     also = store.also_superseded(user)
     decisions = {decision.id: decision for decision in store.decisions(user)}
-    gone: set[int] = set()
     present: list[int] = []
+    standing, now = _Standing(also), None
     for table, number in store.order(user):
         if table == "decisions":
-            yield decisions[number], _standing([said[i] for i in present if i not in gone], also)
-        elif table == "judgements":
-            present.append(number)
-        else:
-            gone.add(number)
-
-
-def _standing(judgements: list[Judgement], also: dict[int, list[int]]) -> list[Judgement]:
-    """Those that none of the others supersedes."""
-    latest: dict[Any, int] = {}
-    superseded: set[int] = set()
-    for judgement in judgements:
-        if judgement.source == "agent_claimed":
+            now = tuple(standing.found.values()) if now is None else now
+            yield decisions[number], now
             continue
-        key = judgement.request.key
-        if key in latest:
-            superseded.add(latest[key])
-        latest[key] = judgement.id
-        superseded.update(also.get(judgement.id, ()))
-    return [
-        Judgement(
-            id=j.id, request=j.request, value=j.value, source=j.source, created_at=j.created_at
-        )
-        for j in judgements
-        if j.id not in superseded
-    ]
+        now = None
+        if table == "judgements":
+            present.append(number)
+            standing.add(said[number])
+        else:  # taken back: what it superseded stands again
+            present.remove(number)
+            standing = _Standing(also)
+            for one in present:
+                standing.add(said[one])
+
+
+class _Standing:
+    """Judgements that none of the others supersedes, by id."""
+
+    def __init__(self, also: Mapping[int, list[int]]) -> None:
+        self.found: dict[int, Judgement] = {}
+        self._also, self._latest = also, {}
+
+    def add(self, j: Judgement) -> None:
+        """Takes the next one; who superseded it later is not known yet."""
+        self.found[j.id] = dataclasses.replace(j, superseded_by=None)
+        if j.source == "agent_claimed":
+            return
+        self.found.pop(self._latest.get(j.request.key, 0), None)
+        self._latest[j.request.key] = j.id
+        for other in self._also.get(j.id, ()):
+            self.found.pop(other, None)

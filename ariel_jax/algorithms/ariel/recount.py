@@ -22,6 +22,8 @@ _BACKWARD = {
 }
 
 _Judged = dict[int, Any]
+Nodes = tuple[tuple[str, ...], ...]
+"""For each of `SLOTS` what stands there."""
 
 
 @dataclasses.dataclass
@@ -49,41 +51,18 @@ def nodes_of(judgement: Any) -> dict[str, list[str]]:
     return {slot: list(judgement.request.slot(slot)) for slot in SLOTS}
 
 
-class Rules:
-    """A policy, edges, and the judgements up to the last one.
+class Travel:
+    """How far judgements reach along edges; what was searched for once is kept.
 
     Args:
-        policy: as a proof has it.
         edges: by id.
-        judgements: of the user.
-        last: id of the last judgement that was seen.
     """
 
-    def __init__(
-        self,
-        policy: Mapping[str, Any],
-        edges: Mapping[int, Any],
-        judgements: Iterable[Any],
-        last: int,
-    ) -> None:
-        self.policy, self.edges = policy, edges
-        self.standing: dict[Any, Any] = {}
-        for j in sorted(judgements, key=lambda j: j.id):
-            later = j.superseded_by is not None and j.superseded_by <= last
-            if j.id <= last and j.source in _HUMAN and not later:
-                self.standing[tuple(j.request.slot(s) for s in SLOTS)] = j
-        self.by_id = {j.id: j for j in self.standing.values()}
-        self.trusted = ("curated", "confirmed")
-        self.active = (*self.trusted, "proposed")
-        self.statuses = self.active if policy["trust_proposed"] else self.trusted
+    def __init__(self, edges: Mapping[int, Any]) -> None:
+        self.edges = edges
         self.scoped = {edge.slot for edge in edges.values() if edge.scope is not None}
-        self.arrows: dict[Any, dict[str, list[str]]] = {}
-        self.reached: dict[Any, frozenset[str]] = {}
-        self.tallies: dict[int, tuple[int, int]] = {}
-
-    def statuses_of(self, value: str) -> tuple[str, ...]:
-        """Of the edges that such judgements travel along."""
-        return self.statuses if value == "appropriate" else self.active
+        self._arrows: dict[Any, dict[str, list[str]]] = {}
+        self._reached: dict[Any, frozenset[str]] = {}
 
     def counts(self, edge: Any, items: Sequence[str], statuses: tuple[str, ...]) -> bool:
         """Whether an edge counts for these items; without any, no scope holds."""
@@ -97,19 +76,19 @@ class Rules:
     ) -> frozenset[str]:
         """What may be judged so that it covers x."""
         key = (slot, value, tuple(items) if slot in self.scoped else (), statuses)
-        if (x, key) not in self.reached:
-            if key not in self.arrows:
-                self.arrows[key] = {}
+        if (x, key) not in self._reached:
+            if key not in self._arrows:
+                self._arrows[key] = {}
                 for start, there in self._usable(slot, value, items, statuses):
-                    self.arrows[key].setdefault(start, []).append(there)
+                    self._arrows[key].setdefault(start, []).append(there)
             found, waiting = {x}, [x]
             while waiting:
-                for there in self.arrows[key].get(waiting.pop(), ()):
+                for there in self._arrows[key].get(waiting.pop(), ()):
                     if there not in found:
                         found.add(there)
                         waiting.append(there)
-            self.reached[x, key] = frozenset(found)
-        return self.reached[x, key]
+            self._reached[x, key] = frozenset(found)
+        return self._reached[x, key]
 
     def _usable(
         self, slot: str, value: str, items: Sequence[str], statuses: tuple[str, ...]
@@ -118,48 +97,112 @@ class Rules:
             if edge.slot == slot and self.counts(edge, items, statuses):
                 yield from ways(edge, value)
 
-    def covers(
-        self, j: Any, value: str, nodes: Mapping[str, Any], statuses: tuple[str, ...]
+    def joins(
+        self, slot: str, value: str, asked: Nodes, judged: Sequence[str], statuses: tuple[str, ...]
     ) -> bool:
-        """Whether a judgement with that value would cover these nodes; `ask` goes where denials do."""
-        items = () if value == "kind" else nodes["data"]
+        """Whether a slot of what was judged covers that of what is asked; `ask` goes where denials do."""
+        items = () if value == "kind" else asked[0]
         travels = "inappropriate" if value == "ask" else value
-        for slot in SLOTS:
-            judged = j.request.slot(slot)
 
-            def hit(x: str, y: str, slot: str = slot) -> bool:
-                if y == "ANY" or (value == "ask" and (x == "UNSPEC" or y == "UNSPEC")):
-                    return y == "ANY" or x == "UNSPEC" or slot in _OPEN
-                return "UNSPEC" not in (x, y) and y in self.reach(slot, travels, x, items, statuses)
+        def hit(x: str, y: str) -> bool:
+            if y == "ANY" or (value == "ask" and (x == "UNSPEC" or y == "UNSPEC")):
+                return y == "ANY" or x == "UNSPEC" or slot in _OPEN
+            return "UNSPEC" not in (x, y) and y in self.reach(slot, travels, x, items, statuses)
 
-            if travels == "inappropriate":
-                if not all(any(hit(x, y) for x in nodes[slot]) for y in judged):
-                    return False
-            elif not all(any(hit(x, y) for y in judged) for x in nodes[slot]):
-                return False
-        return True
+        here = asked[SLOTS.index(slot)]
+        if travels == "inappropriate":
+            return all(any(hit(x, y) for x in here) for y in judged)
+        return all(any(hit(x, y) for y in judged) for x in here)
+
+
+class Rules:
+    """A policy, edges, and the judgements up to the last one.
+
+    Args:
+        policy: as a proof has it.
+        travel: along the edges.
+        judgements: of the user.
+        last: id of the last judgement that was seen.
+        read: what earlier rules read of judgements, by id; what these read is added.
+    """
+
+    def __init__(
+        self,
+        policy: Mapping[str, Any],
+        travel: Travel,
+        judgements: Iterable[Any],
+        last: int,
+        read: dict[int, tuple[Any, Nodes]],
+    ) -> None:
+        self.policy, self.travel = policy, travel
+        self.standing: dict[Nodes, Any] = {}
+        for j in sorted(judgements, key=lambda j: j.id):
+            later = j.superseded_by is not None and j.superseded_by <= last
+            if j.id <= last and j.source in _HUMAN and not later:
+                request, nodes = read.get(j.id, (None, ()))
+                if request is not j.request:
+                    nodes = tuple(j.request.slot(s) for s in SLOTS)
+                    read[j.id] = (j.request, nodes)
+                self.standing[nodes] = j
+        self.by_id = {j.id: j for j in self.standing.values()}
+        self.nodes: dict[int, Nodes] = {j.id: nodes for nodes, j in self.standing.items()}
+        self.trusted = ("curated", "confirmed")
+        self.active = (*self.trusted, "proposed")
+        self.statuses = self.active if policy["trust_proposed"] else self.trusted
+        self.tallies: dict[int, tuple[int, int]] = {}
+
+    def statuses_of(self, value: str) -> tuple[str, ...]:
+        """Of the edges that such judgements travel along."""
+        return self.statuses if value == "appropriate" else self.active
+
+    def covers(self, judged: Nodes, value: str, asked: Nodes, statuses: tuple[str, ...]) -> bool:
+        """Whether a judgement about some nodes, with that value, would cover others."""
+        pairs = zip(SLOTS, judged, strict=True)
+        return all(self.travel.joins(s, value, asked, nodes, statuses) for s, nodes in pairs)
 
     def supporters(
-        self, value: str, asked: Mapping[str, Any], statuses: tuple[str, ...] | None = None
+        self, value: str, asked: Nodes, statuses: tuple[str, ...] | None = None
     ) -> _Judged:
         """Judgements of a value that cover what is asked."""
         along = statuses or self.statuses_of(value)
+        known: dict[Any, bool] = {}  # by slot, for the nodes that stand there in many judgements
+
+        def fits(slot: str, judged: tuple[str, ...]) -> bool:
+            if (slot, judged) not in known:
+                known[slot, judged] = self.travel.joins(slot, value, asked, judged, along)
+            return known[slot, judged]
+
+        nodes = self.nodes
         return {
             n: j
             for n, j in self.by_id.items()
-            if j.value == value and self.covers(j, value, asked, along)
+            if j.value == value and all(map(fits, SLOTS, nodes[n]))
         }
+
+    def entailed(self, judged: Nodes, value: str) -> _Judged:
+        """Judgements, but those that ask, that one about these nodes with that value would cover."""
+        known: dict[Any, bool] = {}
+        scoped = self.travel.scoped
+        found = {}
+        for n, other in self.by_id.items():
+            if other.value == "ask":
+                continue
+            asked = self.nodes[n]
+            for slot, here, there in zip(SLOTS, judged, asked, strict=True):
+                key = (slot, there, asked[0] if slot in scoped else ())
+                if key not in known:
+                    known[key] = self.travel.joins(slot, value, asked, here, self.statuses)
+                if not known[key]:
+                    break
+            else:
+                found[n] = other
+        return found
 
     def tally(self, j: Any) -> tuple[int, int]:
         """How many others a premise entails and contradicts."""
         if j.id not in self.tallies:
-            hit = [
-                other.value == j.value
-                for n, other in self.by_id.items()
-                if n != j.id
-                and other.value != "ask"
-                and self.covers(j, j.value, nodes_of(other), self.statuses)
-            ]
+            others = self.entailed(self.nodes[j.id], j.value)
+            hit = [other.value == j.value for n, other in others.items() if n != j.id]
             self.tallies[j.id] = (sum(hit), len(hit) - sum(hit))
         return self.tallies[j.id]
 
@@ -176,9 +219,7 @@ class Rules:
         ok, bad = self.tally(j)
         return f"bad={bad}" if self.policy["reliability"] == "strict" else f"ok={ok}, bad={bad}"
 
-    def judge(
-        self, asked: Mapping[str, Any], score: float | None, *, lacks_score: bool = False
-    ) -> Found:
+    def judge(self, asked: Nodes, score: float | None, *, lacks_score: bool = False) -> Found:
         """The verdict on a request, with the suggestion and the veto of a score, or of a missing one."""
         found = self.decide(asked)
         if found.reason in ("no_premise", "partial", "min_support"):
@@ -191,7 +232,7 @@ class Rules:
             found.verdict, found.rule, found.reason = "ask", None, "veto"
         return found
 
-    def _suggest(self, found: Found, asked: Mapping[str, Any]) -> None:
+    def _suggest(self, found: Found, asked: Nodes) -> None:
         def kept(value: str, statuses: tuple[str, ...]) -> int:
             return sum(self.reliable(j) for j in self.supporters(value, asked, statuses).values())
 
@@ -204,15 +245,15 @@ class Rules:
             if found.reason == "no_premise":
                 found.reason = "proposed_only"
 
-    def decide(self, asked: Mapping[str, Any]) -> Found:
+    def decide(self, asked: Nodes) -> Found:
         """The verdict by judgements alone."""
-        repeat = self.standing.get(tuple(tuple(asked[s]) for s in SLOTS))
+        repeat = self.standing.get(asked)
         if repeat is not None:
             if repeat.value == "ask":
                 return Found("ask", reason="always_ask")
             return Found(_VERDICTS[repeat.value], "R0", premises={repeat.id: repeat})
-        items = [{**asked, "data": [item]} for item in asked["data"]]
-        alone = {one["data"][0]: self.decide(one) for one in items} if len(items) > 1 else {}
+        items = [((item,), *asked[1:]) for item in asked[0]]
+        alone = {one[0][0]: self.decide(one) for one in items} if len(items) > 1 else {}
         approvals, denials = (self.supporters(value, asked) for value in _VERDICTS)
         approve = {n: j for n, j in approvals.items() if self.reliable(j)}
         deny = {n: j for n, j in denials.items() if self.reliable(j)}
@@ -242,7 +283,7 @@ class Rules:
             found.against = found.against | asking
         return found
 
-    def _resolve(self, approve: _Judged, deny: _Judged, asked: Mapping[str, Any]) -> Found:
+    def _resolve(self, approve: _Judged, deny: _Judged, asked: Nodes) -> Found:
         if not approve and not deny:
             return Found("ask", reason="no_premise")
         left_approve, left_deny, share = approve, deny, bool(approve)
@@ -268,11 +309,15 @@ class Rules:
         verdict, rule = ("share", "R1") if share else ("withhold", "R2")
         return Found(verdict, rule, premises=winning, against=against)
 
-    def _defeated(self, q: Any, others: _Judged, asked: Mapping[str, Any]) -> bool:
-        def below(one: Mapping[str, Any], j: Any) -> bool:
-            return self.covers(j, "kind", one, self.statuses)
+    def _defeated(self, q: Any, others: _Judged, asked: Nodes) -> bool:
+        about = self.nodes[q.id]
+
+        def below(one: Nodes, judged: Nodes) -> bool:
+            return self.covers(judged, "kind", one, self.statuses)
 
         return any(
-            below(asked, p) and below(nodes_of(p), q) and not below(nodes_of(q), p)
-            for p in others.values()
+            below(asked, self.nodes[n])
+            and below(self.nodes[n], about)
+            and not below(about, self.nodes[n])
+            for n in others
         )

@@ -1,5 +1,7 @@
 """The in-context classifier: tokens, targets, and that it learns from its context."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,17 @@ def test_it_learns_from_its_context_who_it_judges_for(tmp_path):
     ]
     assert (score[0] < -1).all()
     assert (score[1] > 1).all()
+    # Each request beside priors of its own, and beside fewer, in a shorter program.
+    label = np.arange(6) % 2
+    told = np.repeat(label[:, None], 4, 1)
+    found = icl.log_odds(cfg, params, LAYOUT, np.tile(history, (6, 1, 1)), told, asked)
+    np.testing.assert_allclose(found, np.where(label, score[1], score[0]), rtol=1e-4, atol=1e-4)
+    one = icl.log_odds(cfg, params, LAYOUT, history[-1:], np.array([1]), asked)
+    longer = dataclasses.replace(LAYOUT, most_priors=1)
+    same = icl.log_odds(cfg, params, longer, history, np.array([0, 0, 0, 1]), asked)
+    np.testing.assert_allclose(one, same, rtol=1e-5)
+    with pytest.raises(ConfigError, match=r"labels \[5, 4\]"):
+        icl.log_odds(cfg, params, LAYOUT, np.tile(history, (5, 1, 1)), told[:5], asked)
 
 
 def test_the_latest_priors_count_and_the_nearest_come_last():

@@ -250,7 +250,7 @@ def test_the_checker_uses_nothing_of_the_engine():
     source = pathlib.Path(checker.__file__).read_text(encoding="utf-8")
     imports = [line for line in source.splitlines() if line.startswith(("import ", "from "))]
     assert [line for line in imports if "ariel_jax" in line] == [
-        "from ariel_jax.algorithms.ariel.recount import SLOTS, Found, Rules, nodes_of, ways",
+        "from ariel_jax.algorithms.ariel.recount import SLOTS, Found, Rules, Travel, nodes_of, ways",
         "from ariel_jax.errors import IntegrityError",
     ]
     source = pathlib.Path(recount.__file__).read_text(encoding="utf-8")

@@ -10,48 +10,64 @@ namespace {
 
 constexpr int64_t W = 16;  // words of a register
 
-// The first set bit of words kept in memory, of which `some` are not 0; no branch, for it is anybody's guess.
-inline int32_t first_of(const uint32_t* words, uint64_t some) {
-  const int64_t word = some ? __builtin_ctzll(some) : 0;
-  const int32_t found = int32_t(word * 32) + __builtin_ctz(words[word] | 0x80000000u);
+// The first set bit of numbers kept in memory, of which `some` are not 0; no branch, for it is anybody's guess.
+inline int32_t first_of(const uint64_t* numbers, uint32_t some) {
+  const int32_t at = some ? __builtin_ctz(some) : 0;
+  const int32_t found = at * 64 + int32_t(__builtin_ctzll(numbers[at] | 1ull << 63));
   return some ? found : -1;
 }
 
-// Up to 4 registers of words. SLOTS: 0 where it is not known beforehand.
+inline int64_t sum(__m512i x) {  // of eight numbers
+  const __m256i four = _mm256_add_epi64(_mm512_castsi512_si256(x), _mm512_extracti64x4_epi64(x, 1));
+  const __m128i two = _mm_add_epi64(_mm256_castsi256_si128(four), _mm256_extracti128_si256(four, 1));
+  return _mm_cvtsi128_si64(_mm_add_epi64(two, _mm_unpackhi_epi64(two, two)));
+}
+
+// Up to 4 registers of words. SLOTS: 0 where it is not known beforehand. Premises of a kind lie side by side as
+// `bulk` packs them, so that most registers have one kind alone: the other is not looked for there.
 template <int SLOTS, int REGISTERS>
 void judge_few(const Bits& a, int64_t from, int64_t to) {
   const uint32_t* row[MOST_SLOTS];
-  alignas(64) uint32_t yes[W * REGISTERS], no[W * REGISTERS];
+  alignas(64) uint64_t yes[8 * REGISTERS] = {}, no[8 * REGISTERS] = {};
   const int64_t slots = SLOTS ? SLOTS : a.slots;
   __mmask16 inside[REGISTERS];
+  __m512i approving[REGISTERS], denying[REGISTERS];
+  bool approves[REGISTERS], denies[REGISTERS];
   for (int r = 0; r < REGISTERS; r++) {
     const int64_t left = a.words - r * W;
     inside[r] = left >= W ? __mmask16(-1) : left > 0 ? __mmask16((1u << left) - 1) : __mmask16(0);
+    approving[r] = _mm512_maskz_loadu_epi32(inside[r], a.approving + r * W);
+    denying[r] = _mm512_maskz_loadu_epi32(inside[r], a.denying + r * W);
+    approves[r] = _mm512_test_epi32_mask(approving[r], approving[r]);
+    denies[r] = _mm512_test_epi32_mask(denying[r], denying[r]);
   }
   for (int64_t i = from; i < to; i++) {
     if (!a.find<SLOTS>(i, row)) {
       a.nothing(i);
       continue;
     }
-    // Counts of approvals in the low halves of 32 bits, of denials in the high ones.
+    // Counts of approvals in the low halves of 64 bits, of denials in the high ones.
     __m512i counts = _mm512_setzero_si512();
-    uint64_t some_yes = 0, some_no = 0;
+    uint32_t some_yes = 0, some_no = 0;
     for (int r = 0; r < REGISTERS; r++) {
-      const int64_t w = r * W;
-      __m512i covering = _mm512_maskz_loadu_epi32(inside[r], row[0] + w);
+      __m512i covering = _mm512_maskz_loadu_epi32(inside[r], row[0] + r * W);
       for (int64_t k = 1; k < slots; k++)
-        covering = _mm512_and_si512(covering, _mm512_maskz_loadu_epi32(inside[r], row[k] + w));
-      const __m512i y = _mm512_and_si512(covering, _mm512_maskz_loadu_epi32(inside[r], a.approving + w));
-      const __m512i n = _mm512_and_si512(covering, _mm512_maskz_loadu_epi32(inside[r], a.denying + w));
-      counts = _mm512_add_epi32(counts, _mm512_popcnt_epi32(y));
-      counts = _mm512_add_epi32(counts, _mm512_slli_epi32(_mm512_popcnt_epi32(n), 16));
-      some_yes |= uint64_t(_mm512_test_epi32_mask(y, y)) << w;
-      some_no |= uint64_t(_mm512_test_epi32_mask(n, n)) << w;
-      _mm512_store_si512(yes + w, y);
-      _mm512_store_si512(no + w, n);
+        covering = _mm512_and_si512(covering, _mm512_maskz_loadu_epi32(inside[r], row[k] + r * W));
+      if (approves[r]) {
+        const __m512i y = _mm512_and_si512(covering, approving[r]);
+        counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(y));
+        some_yes |= uint32_t(_mm512_test_epi64_mask(y, y)) << 8 * r;
+        _mm512_store_si512(yes + 8 * r, y);
+      }
+      if (denies[r]) {
+        const __m512i n = _mm512_and_si512(covering, denying[r]);
+        counts = _mm512_add_epi64(counts, _mm512_slli_epi64(_mm512_popcnt_epi64(n), 32));
+        some_no |= uint32_t(_mm512_test_epi64_mask(n, n)) << 8 * r;
+        _mm512_store_si512(no + 8 * r, n);
+      }
     }
-    const uint32_t both = _mm512_reduce_add_epi32(counts);
-    a.n_approving[i] = both & 0xffffu, a.n_denying[i] = both >> 16;
+    const uint64_t both = uint64_t(sum(counts));
+    a.n_approving[i] = int32_t(both & 0xffffffffu), a.n_denying[i] = int32_t(both >> 32);
     a.first_approving[i] = first_of(yes, some_yes), a.first_denying[i] = first_of(no, some_no);
   }
 }
