@@ -5,15 +5,17 @@
 FOLDER is your copy of the agent-permission data (Wu et al. 2026, arXiv 2511.17959) or of the Education data.
 Cases: `decisions`, the binary answers: five folds over users; the population's weights and orders come from
 the other folds, a user's history are the training tasks (Education: a random half). Vetoes are chosen on the
-training users alone, whose scores come from a population without their own fold, in three ways: the smallest
+training users alone, whose scores come from a population without their own fold, in four ways: the smallest
 that decides 95 % of theirs rightly; what decides most with 94.4 % right at the lower end of its interval; the
-fewest false shares among what decides at least 30 %. `asking` (agent permissions): the four-way answers; who
+fewest false shares among what decides at least 30 %, with up to two premises, and with a
+finer grid and up to six. `asking` (agent permissions): the four-way answers; who
 wants to be asked? Expected: the logit with prior above the published 0.851, the hybrid's share of right
 decisions above the published 0.944, at most 5 of the 510 inappropriate requests shared where at least a
 quarter is decided. Without --data: made-up users, for the code path. About five minutes on two cores.
 """
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,11 +31,13 @@ from experiments.runner import Case, Figure, Settings
 
 PUBLISHED, PUBLISHED_CONFIDENT = 0.851, 0.944
 SMALLEST, SURELY, FEWEST = "smallest veto", "vetoes that are surely right", "fewest false shares"
+FEWER = "fewest false shares, finer vetoes and up to six premises"
 MOST_FALSE, LEAST_DECIDED = 5, 0.25
 CHOSEN = {
     SMALLEST: ((vetoes.BARE,), vetoes.smallest),
     SURELY: (vetoes.STRICT, vetoes.surely_right),
     FEWEST: (vetoes.STRICT, vetoes.fewest_false_shares),
+    FEWER: (vetoes.MORE, functools.partial(vetoes.fewest_false_shares, limits=vetoes.FINE)),
 }
 
 
@@ -141,13 +145,14 @@ def _decisions(folds: Folds, settings: Settings) -> Iterator[Figure]:
                 metric=f"{name}: chosen were {'; '.join(chosen[name])}",
                 value=float(len(set(chosen[name]))), unit="settings", kind="measured",
             )  # fmt: skip
-    found = metrics.evaluate(said[FEWEST][asked], wanted)
-    few = found.false_share.k <= MOST_FALSE and found.coverage >= LEAST_DECIDED
-    yield Figure(
-        metric=f"{FEWEST}: shared of {found.false_share.n} inappropriate ones, at coverage {found.coverage:.3f}",
-        value=float(found.false_share.k), unit="requests", kind="measured",
-        **runner.judge(few, "at most 5 at coverage 0.25 or more", due=real, otherwise="MISSED"),
-    )  # fmt: skip
+    for name in (FEWEST, FEWER):
+        found = metrics.evaluate(said[name][asked], wanted)
+        few = found.false_share.k <= MOST_FALSE and found.coverage >= LEAST_DECIDED
+        yield Figure(
+            metric=f"{name}: shared of {found.false_share.n} inappropriate ones, at coverage {found.coverage:.3f}",
+            value=float(found.false_share.k), unit="requests", kind="measured",
+            **runner.judge(few, "at most 5 at coverage 0.25 or more", due=real, otherwise="MISSED"),
+        )  # fmt: skip
 
 
 def _words(policy: Policy) -> str:

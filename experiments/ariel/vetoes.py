@@ -1,6 +1,7 @@
 """Vetoes by a statistical score, chosen on training users alone."""
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Sequence
 
@@ -12,9 +13,11 @@ from experiments.ariel import common
 from experiments.ariel.people import Folds
 
 LIMITS = (None, 0.0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0)
+FINE = (None, *np.arange(0, 6.25, 0.25).tolist())
 RIGHT, DECIDED = 0.944, 0.3
 BARE = Policy(reliability="off", conflict="majority")
 STRICT = (common.STRICT, dataclasses.replace(common.STRICT, min_support=2))
+MORE = tuple(dataclasses.replace(common.STRICT, min_support=n) for n in range(1, 7))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -67,13 +70,13 @@ def mirrored(policy: Policy) -> list[Policy]:
     return [dataclasses.replace(policy, veto_share=m, veto_withhold=-m) for m in limits]
 
 
-def pairs(policy: Policy) -> list[Policy]:
+def pairs(policy: Policy, limits: Sequence[float | None] = LIMITS) -> list[Policy]:
     """A veto for shares and one for what is withheld, each of them or none."""
     return [
         dataclasses.replace(
             policy, veto_share=share, veto_withhold=None if withhold is None else -withhold
         )
-        for share, withhold in itertools.product(LIMITS, LIMITS)
+        for share, withhold in itertools.product(limits, repeat=2)
     ]
 
 
@@ -107,7 +110,7 @@ def surely_right(found: Training) -> Policy:
     return max(reports, key=lambda pair: (min(low(pair[1]), RIGHT), pair[1].coverage))[0]
 
 
-def fewest_false_shares(found: Training) -> Policy:
+def fewest_false_shares(found: Training, limits: Sequence[float | None] = LIMITS) -> Policy:
     """The fewest false shares among what decides at least `DECIDED`; of those, what decides most.
 
     If nothing decides so much, what decides most.
@@ -122,4 +125,5 @@ def fewest_false_shares(found: Training) -> Policy:
             report.coverage,
         )
 
-    return max(_reports(found, pairs), key=rank)[0]
+    candidates = functools.partial(pairs, limits=limits)
+    return max(_reports(found, candidates), key=rank)[0]

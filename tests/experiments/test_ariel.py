@@ -196,6 +196,14 @@ def test_what_is_chosen_is_what_the_rules_say():
     assert (sure.veto_share, sure.veto_withhold) == (0.5, None)
     few = vetoes.fewest_false_shares(found)
     assert (few.veto_share, few.veto_withhold) == (0.5, None)
+    # A finer grid finds what stands between two limits of the other one.
+    between = vetoes.Training(
+        said={vetoes.BARE: np.repeat([share, share, ask], [80, 20, 100])},
+        score=np.repeat([3.7, 3.4, 0.0], [80, 20, 100]),
+        wanted=np.repeat([True, False, True], [80, 20, 100]),
+    )
+    assert vetoes.fewest_false_shares(between).veto_share is None
+    assert vetoes.fewest_false_shares(between, vetoes.FINE).veto_share == 3.5
     # Where the false shares are needed to decide enough, they stay.
     rare = vetoes.Training(
         said={vetoes.BARE: np.concatenate([said, np.full(230, ask)])},
