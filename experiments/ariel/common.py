@@ -11,6 +11,7 @@ from ariel_jax.algorithms.ariel.types import Policy
 from experiments.runner import Figure, judge
 
 STRICT = Policy()
+RESAMPLES = 300  # of the users
 PROFILES = {
     "bare": Policy(reliability="off"),
     "deny overrides": Policy(reliability="off", conflict="deny_overrides"),
@@ -84,8 +85,19 @@ class Crowd:
         return np.concatenate([found[i, : len(p.asked)] for i, p in enumerate(self.people)])
 
 
-def figures(name: str, said: np.ndarray, wanted: np.ndarray, **judged: Any) -> Iterator[Figure]:
-    """Accuracy, F1, coverage and false shares of verdicts; `judged` goes to the accuracy."""
+def figures(
+    name: str,
+    said: np.ndarray,
+    wanted: np.ndarray,
+    *,
+    users: np.ndarray | None = None,
+    **judged: Any,
+) -> Iterator[Figure]:
+    """Accuracy, F1, coverage and false shares of verdicts; `judged` goes to the accuracy.
+
+    With `users` [n], whose each request is, the accuracy and the false shares get the interval in which 95 %
+    of them lie when whole users are drawn anew: a user's requests are not independent of one another.
+    """
     found = metrics.evaluate(said, wanted)
     shares = found.false_share
     yield Figure(
@@ -117,6 +129,25 @@ def figures(name: str, said: np.ndarray, wanted: np.ndarray, **judged: Any) -> I
         metric=f"{name}: false shares {shares}", value=round(shares.value if shares.n else 0.0, 4),
         unit="1", kind="measured",
     )  # fmt: skip
+    if users is not None:
+        for what, of in (("accuracy on decided", _accuracy), ("false shares", _false_share)):
+            low, high = metrics.bootstrap(
+                users, lambda i, of=of: of(said[i], wanted[i]), n_resamples=RESAMPLES
+            )
+            yield Figure(
+                metric=f"{name}: {what}, 95 % of resampled users [{low:.3f}, {high:.3f}]",
+                value=round(of(said, wanted), 4), unit="1", kind="measured",
+            )  # fmt: skip
+
+
+def _accuracy(said: np.ndarray, wanted: np.ndarray) -> float:
+    decided = said != metrics.ASK
+    right = (said == metrics.SHARE) == wanted
+    return float(right[decided].mean()) if decided.any() else float("nan")
+
+
+def _false_share(said: np.ndarray, wanted: np.ndarray) -> float:
+    return float((said[~wanted] == metrics.SHARE).mean()) if not wanted.all() else float("nan")
 
 
 def always(score: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ def cases(settings: Settings) -> Sequence[Case]:
     sizes = {"n_judgements": 80 if tiny else 10_000, "calls": 12 if tiny else 1_000}
     return [
         Case(name="engine", config=sizes, expected_s=20.0),
-        Case(name="log", config=sizes, expected_s=60.0),
+        Case(name="log", config=sizes | {"checked": True}, expected_s=90.0),
         Case(name="language model", config={"calls": 4 if tiny else 100}, expected_s=30.0),
     ]
 

@@ -8,7 +8,7 @@ the other folds, a user's history are the training tasks (Education: a random ha
 training users alone, whose scores come from a population without their own fold, in four ways: the smallest
 that decides 95 % of theirs rightly; what decides most with 94.4 % right at the lower end of its interval; the
 fewest false shares among what decides at least 30 %, with up to two premises, and with a
-finer grid and up to six. `asking` (agent permissions): the four-way answers; who
+finer grid and up to six, which was tried last and has no verdict. `asking` (agent permissions): the four-way answers; who
 wants to be asked? Expected: the logit with prior above the published 0.851, the hybrid's share of right
 decisions above the published 0.944, at most 5 of the 510 inappropriate requests shared where at least a
 quarter is decided. Without --data: made-up users, for the code path. About five minutes on two cores.
@@ -49,7 +49,14 @@ def cases(settings: Settings) -> Sequence[Case]:
     return [
         Case(
             name=name,
-            config={"folds": 3 if settings.is_tiny else 5, "limits": list(vetoes.LIMITS)},
+            config={
+                "folds": 3 if settings.is_tiny else 5,
+                "limits": list(vetoes.LIMITS),
+                "fine": list(vetoes.FINE),
+                "most_premises": len(vetoes.MORE),
+                "decided": vetoes.DECIDED,
+                "resamples": common.RESAMPLES,
+            },
             expected_s=90.0,
         )
         for name in names
@@ -138,7 +145,7 @@ def _decisions(folds: Folds, settings: Settings) -> Iterator[Figure]:
                     right >= PUBLISHED_CONFIDENT, "at least 0.944, as published", otherwise="MISSED"
                 ),
             }
-        yield from common.figures(name, verdicts[asked], wanted, **judged)
+        yield from common.figures(name, verdicts[asked], wanted, users=t.user[asked], **judged)
         yield from common.at_matched_coverage(name, verdicts[asked], best, wanted)
         if name in chosen:
             yield Figure(
@@ -148,10 +155,12 @@ def _decisions(folds: Folds, settings: Settings) -> Iterator[Figure]:
     for name in (FEWEST, FEWER):
         found = metrics.evaluate(said[name][asked], wanted)
         few = found.false_share.k <= MOST_FALSE and found.coverage >= LEAST_DECIDED
+        # The finer grid was made after the other choice's 6 of 510 were seen: it gets no verdict.
+        first = real and name == FEWEST
         yield Figure(
             metric=f"{name}: shared of {found.false_share.n} inappropriate ones, at coverage {found.coverage:.3f}",
             value=float(found.false_share.k), unit="requests", kind="measured",
-            **runner.judge(few, "at most 5 at coverage 0.25 or more", due=real, otherwise="MISSED"),
+            **runner.judge(few, "at most 5 at coverage 0.25 or more", due=first, otherwise="MISSED"),
         )  # fmt: skip
 
 

@@ -80,6 +80,11 @@ def as_of(store: Store, user: str) -> Iterator[tuple[Decision, tuple[Judgement, 
         if table == "judgements":
             present.append(number)
             standing.add(said[number])
+        elif number not in present:
+            raise IntegrityError(
+                f"the log of {user!r} takes back judgement {number} where it has none: it was changed. "
+                "Restore a copy of the file."
+            )
         else:  # taken back: what it superseded stands again
             present.remove(number)
             standing = _Standing(also)
@@ -102,4 +107,5 @@ class _Standing:
         self.found.pop(self._latest.get(j.request.key, 0), None)
         self._latest[j.request.key] = j.id
         for other in self._also.get(j.id, ()):
-            self.found.pop(other, None)
+            if other in self.found and self.found[other].source != "agent_claimed":
+                del self.found[other]

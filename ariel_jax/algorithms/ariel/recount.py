@@ -78,9 +78,10 @@ class Travel:
         key = (slot, value, tuple(items) if slot in self.scoped else (), statuses)
         if (x, key) not in self._reached:
             if key not in self._arrows:
-                self._arrows[key] = {}
+                arrows: dict[str, list[str]] = {}
                 for start, there in self._usable(slot, value, items, statuses):
-                    self._arrows[key].setdefault(start, []).append(there)
+                    arrows.setdefault(start, []).append(there)
+                self._arrows[key] = arrows  # only when it is whole: it outlives an interruption
             found, waiting = {x}, [x]
             while waiting:
                 for there in self._arrows[key].get(waiting.pop(), ()):

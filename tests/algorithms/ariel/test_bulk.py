@@ -209,6 +209,38 @@ def test_packed_and_product_and_plain_loops_say_the_same(users, policy, native_k
     assert seen == set(NAMES)
 
 
+@pytest.mark.parametrize("n", [31, 32, 33, 64, 65, 513, 1100, 2100])
+def test_no_judgement_is_lost_however_many_there_are(n, native_kernels):
+    """Each of the kernel's widths, with kinds that begin inside of its registers."""
+    rng = np.random.default_rng(n)
+    size = 13
+    order = [(w := rng.standard_normal(size))[:, None] >= w[None] for _ in range(K)]
+    places = rng.permutation(size**K)[:n]
+    nodes = np.stack([places // size**2, places // size % size, places % size], 1)
+    value = rng.choice([YES, NO, ASKS], n, p=(0.5, 0.3, 0.2))
+    asked = rng.integers(0, size, (B, K), np.int32)
+    history = bulk.compile_history(order, [a.T for a in order], nodes, value)
+    breadth = np.zeros(n, int)
+    covers = np.ones((B, n), bool)
+    for k, a in enumerate(order):
+        of_side = np.where(value == YES, a[:, nodes[:, k]], a.T[:, nodes[:, k]])
+        covers &= of_side[asked[:, k]]
+        breadth += of_side.sum(0)
+    shown = np.lexsort((-np.arange(n), breadth))
+    expected = []
+    for row in covers[:, shown]:
+        sides = [shown[row & (value[shown] == side)] for side in (YES, NO)]
+        expected.append((*map(len, sides), *(side[0] if len(side) else -1 for side in sides)))
+    for impl in ("native", "reference"):
+        with dispatch.override(bitset_judge=impl):
+            jax.clear_caches()
+            found = bulk.judge_batch(history, asked, Policy(reliability="off"), repeats=False)
+        row = np.append(np.asarray(history.row), -1)
+        bits = [row[np.asarray(a)] for a in (found.wit_app, found.wit_den)]
+        counts = [np.asarray(a) for a in (found.n_app, found.n_den)]
+        assert list(zip(*map(np.ndarray.tolist, (*counts, *bits)), strict=True)) == expected, impl
+
+
 def test_a_batch_of_users_says_what_each_says_alone(users):
     policy = Policy()
     histories = [user.compiled(bulk.reliable(user.compiled(), policy)) for user in users]
