@@ -11,9 +11,10 @@ gain with their number. More than five minutes on two cores.
 
 `language model` asks a local model instead, in words ("item 3", "recipient 2"), about some of the same users:
 `--model` names one that `load_pretrained` loads. Without it that is nano, a small model of code and plain English
-that was never trained for such a thing: expected is about chance, with most requests judged alike. It shows the
-way, and says nothing of large models. Judgements that its context has no room for are left out, oldest first, and
-counted. About five minutes on two cores.
+that was never trained for such a thing: expected is about chance with random priors, and with the nearest, which
+come from all that a user said, no more than copying the last of them gives. It shows the way, and says nothing of
+large models. Judgements that its context has no room for are left out, oldest first, and counted. 50 requests: a
+share is known to within 0.14 at best. About five minutes on two cores.
 """
 
 import sys

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from ariel_jax import load_pretrained
+from ariel_jax.algorithms.ariel.importers import APPROPRIATE
 from ariel_jax.algorithms.ariel.lm import Chooser, in_context
 from experiments.ariel import priors
 from experiments.runner import Figure, Settings
@@ -25,7 +26,11 @@ def names(sizes: priors.Sizes) -> dict[str, list[str]]:
 
 
 def figures(config: dict[str, Any], settings: Settings) -> Iterator[Figure]:
-    """Accuracy by number of priors, beside majority and own logit of the same users on the same requests."""
+    """Accuracy by number of priors, beside simpler answers about the same requests.
+
+    The nearest priors come from all that a user said, the others, and what majority and own logit know, are
+    the first k: so whoever just repeats the nearest one's label stands beside.
+    """
     where = settings.flags["model"] or (TINY if settings.is_tiny else MODEL)
     chooser = Chooser(load_pretrained(where))
     for family in config["families"]:
@@ -50,6 +55,8 @@ def _asked(
         nodes, label = priors.together(found, kind)
         said = in_context.log_odds(chooser, called, nodes, label, asked)
         scores[f"language model, {kind} priors"] = said.log_odds
+        last = np.where(label[:, -1] == APPROPRIATE, 1.0, -1.0)
+        scores[f"copying the last of {kind} priors"] = last
         fitting[f"language model, {kind} priors"] = label.shape[1] - float(said.n_dropped.mean())
     right = {name: float(((score > 0) == truth).mean()) for name, score in scores.items()}
     for name, score in scores.items():

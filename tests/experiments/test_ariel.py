@@ -161,6 +161,10 @@ def test_a_language_model_is_asked_about_the_users_that_the_trained_one_is_asked
         assert figure.value == right
         assert figure.verdict == ""  # nothing is expected of such a model
         assert figure.baseline == float(((said.scores["majority"] > 0) == said.wanted).mean())
+        copied = float((label[:, -1] == said.wanted).mean())
+        assert (
+            found[f"lattice, 3 priors, copying the last of {kind} priors: accuracy"].value == copied
+        )
         assert found[f"{name}: priors that its context had room for"].value == 3
     # Its priors are those of its user, the nearest of all of them last.
     history, label = user.history[0], user.said[0]
