@@ -12,7 +12,7 @@ import ariel_jax
 from ariel_jax.algorithms.ariel import prompts
 from ariel_jax.algorithms.ariel.lm import Chooser, in_context
 from ariel_jax.decode.programs import forward
-from ariel_jax.errors import ConfigError, ModelOutputError
+from ariel_jax.errors import ConfigError, InvalidRequestError, ModelOutputError
 from ariel_jax.testing import tiny_model
 
 NAMES = {"data": ("phone", "city", "diary"), "recipient": ("shop", "doctor")}
@@ -159,6 +159,7 @@ def test_what_a_name_orders_adds_no_answer_and_no_judgement(chooser, monkeypatch
         ({"history": HISTORY[:, :1]}, r"judgements \[4, 1\]"),
         ({"history": np.stack([HISTORY] * 3), "label": np.stack([LABEL] * 3)}, r"\[3, 4, 2\]"),
         ({"history": HISTORY[0], "label": LABEL[0]}, r"judgements \[2\]"),
+        ({"asked": np.array(0)}, r"requests \[\]"),
         ({"asked": ASKED[0]}, r"requests \[2\]"),
         ({"asked": ASKED[:, :1]}, r"requests \[2, 1\]"),
         ({"names": {"data": ("phone", "city", "diary")}}, "1 slots"),
@@ -174,6 +175,11 @@ def test_what_does_not_fit_is_refused(chooser, changes, message):
     given = {"names": NAMES, "history": HISTORY, "label": LABEL, "asked": ASKED} | changes
     with pytest.raises(ConfigError, match=message):
         in_context.log_odds(chooser, **given)
+
+
+def test_a_name_that_is_no_text_is_refused(chooser):
+    with pytest.raises(InvalidRequestError, match="string"):
+        in_context.log_odds(chooser, NAMES | {"recipient": ("shop", 7)}, HISTORY, LABEL, ASKED)
 
 
 def test_nothing_that_judges_calls_it():

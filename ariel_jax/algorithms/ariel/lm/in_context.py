@@ -16,7 +16,8 @@ from ariel_jax.algorithms.ariel.text import LIMIT, clean, is_blank
 from ariel_jax.errors import ConfigError
 
 Names = Mapping[str, Sequence[str]]
-"""What each slot is called, with the names of its nodes by number; in the order of the columns of requests."""
+"""What each slot is called, which is written as it is, with the names of its nodes by number, which are made
+harmless; in the order of the columns of requests."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
@@ -53,6 +54,7 @@ def log_odds(
     Raises:
         ConfigError: shapes that do not fit, a node without a name, a name that says nothing or is too long,
             a label that is neither yes nor no, or a request that the model has no positions for even alone.
+        InvalidRequestError: a name is no string.
         ModelOutputError: a logit is no number.
     """
     history, label, asked = np.asarray(history), np.asarray(label), np.asarray(asked)
@@ -113,8 +115,12 @@ def _harmless(chooser: Chooser, name: str) -> str:
 
 
 def _check(names: Names, history: np.ndarray, label: np.ndarray, asked: np.ndarray) -> None:
-    n, K = len(asked), len(names)
-    fits = asked.ndim == 2 and label.shape == history.shape[:-1] and label.shape[:-1] in ((), (n,))
+    K = len(names)
+    fits = (
+        asked.ndim == 2
+        and label.shape == history.shape[:-1]
+        and label.shape[:-1] in ((), asked.shape[:1])
+    )
     if not fits or label.ndim == 0 or not asked.shape[-1] == history.shape[-1] == K > 0:
         raise ConfigError(
             f"judgements {list(history.shape)} with labels {list(label.shape)} beside requests "
