@@ -5,15 +5,20 @@ import dataclasses
 import numpy as np
 import pytest
 
+from ariel_jax import load_pretrained
 from ariel_jax.algorithms.ariel import bulk, metrics, synthetic
 from ariel_jax.algorithms.ariel.closure import Closures
 from ariel_jax.algorithms.ariel.judge import History, judge
+from ariel_jax.algorithms.ariel.lm import Chooser, in_context
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import SLOTS, Policy, Request
 from experiments.ariel import (
     common,
+    icl,
+    in_words,
     latency,
     people,
+    priors,
     slow_engines,
     streaming,
     throughput,
@@ -131,6 +136,43 @@ def test_wishes_respect_the_ontology():
     assert chains > 0
     assert len({r.data for r in requests}) > 5
     assert set(ASKED) <= set(SLOTS)
+
+
+def test_a_language_model_is_asked_about_the_users_that_the_trained_one_is_asked_about():
+    settings = Settings(scale="smoke", flags={"model": ""})
+    trained, words = icl.cases(settings)
+    assert (trained.name, words.name) == ("made-up users", "language model")
+    assert icl.cases(Settings(scale="cpu"))[1].config["priors"] == [2, 5, 10, 20, 40]
+    found = {figure.metric: figure for figure in icl.measure(words, settings)}
+    c = words.config
+    (user,) = priors.unseen("lattice", 1, c["sizes"], 0)
+    said = priors.told(user, 3, c["n_requests"])
+    whole = priors.told(user, 3)
+    assert said.person.asked.tolist() == whole.person.asked[: c["n_requests"]].tolist()
+    chooser = Chooser(load_pretrained(in_words.TINY))
+    for kind in ("random", "nearest"):
+        nodes, label = said.priors[kind]
+        odds = in_context.log_odds(
+            chooser, in_words.names(c["sizes"]), nodes, label, said.person.asked
+        )
+        name = f"lattice, 3 priors, language model, {kind} priors"
+        right = float(((odds.log_odds > 0) == said.wanted).mean())
+        figure = found[f"{name}: accuracy"]
+        assert figure.value == right
+        assert figure.verdict == ""  # nothing is expected of such a model
+        assert figure.baseline == float(((said.scores["majority"] > 0) == said.wanted).mean())
+        copied = float((label[:, -1] == said.wanted).mean())
+        assert (
+            found[f"lattice, 3 priors, copying the last of {kind} priors: accuracy"].value == copied
+        )
+        assert found[f"{name}: priors that its context had room for"].value == 3
+    # Its priors are those of its user, the nearest of all of them last.
+    history, label = user.history[0], user.said[0]
+    for request, nodes, values in zip(said.person.asked, *said.priors["nearest"], strict=True):
+        shared = (history == request).sum(1)
+        assert (nodes[-1] == request).sum() == shared.max()
+        for node, value in zip(nodes, values, strict=True):
+            assert value in label[(history == node).all(1)]
 
 
 def test_the_population_of_a_fold_has_nobody_of_it():

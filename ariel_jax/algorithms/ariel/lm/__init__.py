@@ -1,8 +1,10 @@
 """Local models that read text for ARIEL: names scored, tries walked, JSON, sentence vectors, proposals.
 
-None of them decides: a model chooses a node or none, and proposes edges that wait for the user.
+None of them decides: a model chooses a node or none, and proposes edges that wait for the user. `in_context`,
+which judges, is a baseline to compare with and nothing calls it.
 """
 
+from ariel_jax.algorithms.ariel.lm import in_context
 from ariel_jax.algorithms.ariel.lm.mappers import EncoderMapper, LMMapper
 from ariel_jax.algorithms.ariel.lm.proposals import ASKED, ask, neighbours, propose
 from ariel_jax.algorithms.ariel.lm.schema import LMReader, generate_json
@@ -18,6 +20,7 @@ __all__ = [
     "Trie",
     "ask",
     "generate_json",
+    "in_context",
     "neighbours",
     "propose",
 ]

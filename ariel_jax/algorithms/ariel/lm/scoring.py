@@ -95,8 +95,32 @@ class Chooser:
             ConfigError: no label, or a prompt that is too long.
             ModelOutputError: a logit is no number.
         """
-        rows = self.tokens(labels)
-        T = _bucket(max(len(row) for row in rows), 8)
+        total, lengths = self._scored(prompt, self.tokens(labels))
+        return total / lengths
+
+    def totals(self, prompt: str, labels: Sequence[str]) -> np.ndarray:
+        """Log-probability of each whole label behind the prompt: `logprobs` summed instead of averaged.
+
+        Returns:
+            [n] float32.
+
+        Raises:
+            ConfigError: no label, or a prompt that is too long.
+            ModelOutputError: a logit is no number.
+        """
+        return self._scored(prompt, self.tokens(labels))[0]
+
+    def room(self, labels: Sequence[str]) -> int:
+        """Tokens that a prompt may have when these labels are to be scored behind it.
+
+        Raises:
+            ConfigError: there is no label.
+        """
+        return self.model.cfg.max_positions - _label_room(self.tokens(labels))
+
+    def _scored(self, prompt: str, rows: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Sums of log-probabilities and numbers of tokens, [n] float32 and [n] int32."""
+        T = _label_room(rows)
         padded = np.zeros((_bucket(len(rows), 2), T), np.int32)
         lengths = np.ones(len(padded), np.int32)
         for number, row in enumerate(rows):
@@ -106,10 +130,10 @@ class Chooser:
         total = programs.label_program()(
             self.model.cfg, self.model.params, read, jnp.asarray(padded), jnp.asarray(lengths)
         )
-        mean = np.asarray(total)[: len(rows)] / lengths[: len(rows)]
-        if not np.isfinite(mean).all():
+        found = np.asarray(total)[: len(rows)]
+        if not np.isfinite(found).all():
             raise _not_finite()
-        return mean
+        return found, lengths[: len(rows)]
 
     def probabilities(self, prompt: str, empty: str, labels: Sequence[str]) -> np.ndarray:
         """How likely each label is, beyond what it is without anything to name.
@@ -150,6 +174,10 @@ class Chooser:
         if not bool(found.is_finite):
             raise _not_finite()
         return int(trie.label[int(found.state)]), float(found.logprob)
+
+
+def _label_room(rows: list[list[int]]) -> int:
+    return _bucket(max(len(row) for row in rows), 8)
 
 
 def _bucket(n: int, smallest: int) -> int:
