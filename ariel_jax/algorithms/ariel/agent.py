@@ -21,10 +21,11 @@ from ariel_jax.algorithms.ariel import (
     query,
     questions,
     reading,
+    vetoes,
 )
 from ariel_jax.algorithms.ariel.agent_view import AgentView
 from ariel_jax.algorithms.ariel.explain import Gap
-from ariel_jax.algorithms.ariel.judge import History, judge
+from ariel_jax.algorithms.ariel.judge import History
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Mapper, Reading
 from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone, request_json
@@ -45,9 +46,9 @@ from ariel_jax.algorithms.ariel.types import (
     Policy,
     Request,
 )
+from ariel_jax.algorithms.ariel.vetoes import Scorer
 from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError
 
-Scorer = Callable[[Request], float | None]
 _Step = Callable[[], object]
 _VERDICTS = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
 
@@ -71,7 +72,7 @@ class Ariel:
         scorer: Scorer | None,
     ):
         """Use `open`; raises ConfigError where the policy needs a scorer and there is none."""
-        answering.check_scorer(policy, scorer)
+        vetoes.check_scorer(policy, scorer)
         self.store, self.user, self.policy = store, user, policy
         self._mapper, self._scorer = mapper, scorer
         self._lock = threading.RLock()
@@ -116,7 +117,7 @@ class Ariel:
             IntegrityError: it is no privacy log.
         """
         policy = policy or Policy()
-        answering.check_scorer(policy, scorer)
+        vetoes.check_scorer(policy, scorer)
         if ontology is not None:
             if source is None:
                 raise ConfigError(
@@ -245,7 +246,7 @@ class Ariel:
         while True:
             mapper = self._text_mapper(ontology) if words else None
             found = reading.read(slots, ontology, mapper, task_text=task_text)
-            score = None if self._scorer is None or found.reason else self._scorer(found.request)
+            score = vetoes.score_of(found, self._scorer)
             with self._writing():
                 history = self._refresh()
                 if history.closures.ontology.hash != ontology.hash:
@@ -254,13 +255,7 @@ class Ariel:
                 if before is not None:
                     before()
                     history = self._refresh()
-                if found.reason:
-                    outcome = Outcome(verdict="ask", reason=found.reason)
-                else:
-                    outcome = judge(
-                        found.request, history, history.closures, self.policy, score=score
-                    )
-                    outcome = answering.without_score(outcome, score, self.policy)
+                outcome = vetoes.outcome(found, history, self.policy, score)
                 return self._log(found, outcome, history, score, start)
 
     def _log(
@@ -284,21 +279,24 @@ class Ariel:
         )  # fmt: skip
 
     def judge_many(self, requests: Iterable[Request]) -> list[Forecast]:
-        """What the rules would say about many requests, in order; for evaluation: nothing is logged.
+        """What `judge` would say about many requests, in order; for evaluation: nothing is logged.
 
-        A forecast is no permission: nothing may be shared by it, it has no verdict and no proof.
+        Unknown ids, the scorer and its vetoes count as they do there. A forecast is no permission: nothing
+        may be shared by it, it has no verdict and no proof.
 
         Raises:
+            InvalidRequestError: as for `judge`, of any of them.
             StorageError: the log cannot be read.
             IntegrityError: the log was changed.
         """
-        with self._lock:
-            history = self._refresh()
-            found = [judge(request, history, history.closures, self.policy) for request in requests]
-        return [
-            Forecast(would_be=o.verdict, rule=o.rule, reason=o.reason, premises=o.premises, against=o.against)
-            for o in found
-        ]  # fmt: skip
+        given, ontology = list(requests), self._remembered.ontology or self.ontology
+        while True:
+            asked = vetoes.Asked(given, ontology, self._scorer)
+            with self._lock:
+                history = self._refresh()
+                if history.closures.ontology.hash == ontology.hash:
+                    return asked.forecasts(history, self.policy)
+            ontology = history.closures.ontology  # others than they were read by: read them again
 
     def understand(self, **slots: str | Sequence[str]) -> Request:
         """The request that ids or words name, for `record`; `ANY` may stand in a slot.
