@@ -30,6 +30,7 @@ from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Mapper, Reading
 from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone, request_json
 from ariel_jax.algorithms.ariel.remembered import Remembered
+from ariel_jax.algorithms.ariel.scorer import PersonalScorer
 from ariel_jax.algorithms.ariel.store import Store
 from ariel_jax.algorithms.ariel.text import is_text_of
 from ariel_jax.algorithms.ariel.types import (
@@ -69,7 +70,7 @@ class Ariel:
         *,
         mapper: Mapper | None,
         policy: Policy,
-        scorer: Scorer | None,
+        scorer: Scorer | PersonalScorer | None,
     ):
         """Use `open`; raises ConfigError where the policy needs a scorer and there is none."""
         vetoes.check_scorer(policy, scorer)
@@ -89,7 +90,7 @@ class Ariel:
         ontology: Ontology | None = None,
         mapper: Mapper | None = None,
         policy: Policy | None = None,
-        scorer: Scorer | None = None,
+        scorer: Scorer | PersonalScorer | None = None,
         source: str | None = None,
         timeout_s: float = 30.0,
         read_only: bool = False,
@@ -102,9 +103,9 @@ class Ariel:
             ontology: becomes the user's; None: the one that is stored, at first the packaged one.
             mapper: from words to nodes; None: by names and letters (`LexiconMapper`).
             policy: None is `Policy()`.
-            scorer: log-odds that the user approves a request, by a model; it can turn a verdict into a
-                question and nothing else. Where it gives None, a verdict that it could have turned is a
-                question too.
+            scorer: log-odds that the user approves a request: `PersonalScorer()`, by the user's own
+                judgements, or another model's. It can turn a verdict into a question and nothing else.
+                Where it gives None, a verdict that it could have turned is a question too.
             source: who gives the ontology; needed with one, and it must be the user.
             timeout_s: how long to wait for another process that is writing.
             read_only: write nothing; then nothing can be judged.
@@ -255,7 +256,7 @@ class Ariel:
                 if before is not None:
                     before()
                     history = self._refresh()
-                outcome = vetoes.outcome(found, history, self.policy, score)
+                outcome, score = vetoes.decide(found, history, self.policy, self._scorer, score)
                 return self._log(found, outcome, history, score, start)
 
     def _log(
@@ -269,7 +270,7 @@ class Ariel:
         asked = None
         if outcome.verdict == "ask" or outcome.against:
             asked = questions.question(
-                found.request, outcome, history, unmapped=found.unmapped,
+                found.request, outcome, history, unmapped=found.unmapped, score=score,
                 disclosed=self.store.disclosed(self.user, found.request.recipient),
             )  # fmt: skip
         return self.store.append_decision(

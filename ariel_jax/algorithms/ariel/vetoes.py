@@ -3,10 +3,11 @@
 import dataclasses
 from collections.abc import Callable, Sequence
 
-from ariel_jax.algorithms.ariel.judge import History, judge
+from ariel_jax.algorithms.ariel.judge import History, judge, vetoed
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Reading, read
 from ariel_jax.algorithms.ariel.records import Forecast, request_json
+from ariel_jax.algorithms.ariel.scorer import PersonalScorer
 from ariel_jax.algorithms.ariel.types import Outcome, Policy, Request
 from ariel_jax.errors import ConfigError
 
@@ -19,40 +20,66 @@ def check_scorer(policy: Policy, scorer: object) -> None:
     if scorer is None and (policy.veto_share is not None or policy.veto_withhold is not None):
         raise ConfigError(
             "the policy lets a score veto verdicts (veto_share, veto_withhold) and there is none: pass "
-            "scorer=, or a policy without vetoes."
+            "scorer=, such as PersonalScorer(), or a policy without vetoes."
         )
 
 
-def score_of(found: Reading, scorer: Scorer | None) -> float | None:
-    """The score of what was read; None where there is no scorer, or not all was understood."""
-    return None if scorer is None or found.reason else scorer(found.request)
+def score_of(found: Reading, scorer: Scorer | PersonalScorer | None) -> float | None:
+    """The score that can be had before the log is looked at; none of what was not understood."""
+    needs_log = scorer is None or isinstance(scorer, PersonalScorer)
+    return None if needs_log or found.reason else scorer(found.request)
 
 
-def outcome(found: Reading, history: History, policy: Policy, score: float | None) -> Outcome:
+def decide(
+    found: Reading,
+    history: History,
+    policy: Policy,
+    scorer: Scorer | PersonalScorer | None,
+    score: float | None,
+) -> tuple[Outcome, float | None]:
     """What is decided about what was read: asked where not all was understood, else by rules and score.
+
+    Args:
+        found: of `reading.read`.
+        history: of the user, over the ontology that it was read by.
+        policy: of the verdict.
+        scorer: a `PersonalScorer` is asked here, where its score can veto, and others were asked before.
+        score: of `score_of`.
+
+    Returns:
+        The outcome, and the score that it was held against.
 
     Raises:
         ConfigError: the score is not finite.
     """
     if found.reason:
-        return Outcome(verdict="ask", reason=found.reason)
+        return Outcome(verdict="ask", reason=found.reason), None
     said = judge(found.request, history, history.closures, policy, score=score)
-    return without_score(said, score, policy)
+    if not _can_veto(policy, said) or score is not None:
+        return said, score
+    if isinstance(scorer, PersonalScorer):
+        score = scorer.score(found.request, history)
+    if score is None:  # what a score could have vetoed is a question where there is none
+        return dataclasses.replace(said, verdict="ask", rule=None, reason="veto"), None
+    return vetoed(said, policy, score), score
 
 
-def without_score(said: Outcome, score: float | None, policy: Policy) -> Outcome:
-    """A verdict that a score could have vetoed, and for which the scorer has none, is a question."""
+def _can_veto(policy: Policy, said: Outcome) -> bool:
     limits = {"share": policy.veto_share, "withhold": policy.veto_withhold}
-    if score is not None or said.rule in (None, "R0") or limits.get(said.verdict) is None:
-        return said
-    return dataclasses.replace(said, verdict="ask", rule=None, reason="veto")
+    return said.rule not in (None, "R0") and limits.get(said.verdict) is not None
 
 
 class Asked:
     """Requests of ids as `Ariel.judge` reads and scores them, before the log is looked at."""
 
-    def __init__(self, requests: Sequence[Request], ontology: Ontology, scorer: Scorer | None):
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        ontology: Ontology,
+        scorer: Scorer | PersonalScorer | None,
+    ):
         """Reads and scores; raises what `reading.read` and the scorer raise."""
+        self._scorer = scorer
         self._found = [
             read(request_json(one), ontology, None, task_text=one.task_text) for one in requests
         ]
@@ -61,4 +88,7 @@ class Asked:
     def forecasts(self, history: History, policy: Policy) -> list[Forecast]:
         """What would be decided by a history over the same ontology, in order."""
         pairs = zip(self._found, self._scores, strict=True)
-        return [Forecast.of(outcome(found, history, policy, score)) for found, score in pairs]
+        return [
+            Forecast.of(decide(found, history, policy, self._scorer, score)[0])
+            for found, score in pairs
+        ]
