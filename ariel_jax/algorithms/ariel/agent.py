@@ -111,7 +111,7 @@ class Ariel:
             read_only: write nothing; then nothing can be judged.
 
         Raises:
-            ConfigError: the name is not allowed; the policy has a veto and there is no scorer; an ontology
+            ConfigError: a name or scorer is not allowed; the policy has a veto and there is none; an ontology
                 without a source; or, read-only, the user has no log.
             UntrustedSourceError: the source of the ontology is not the user.
             StorageError: the file can be neither opened nor made.

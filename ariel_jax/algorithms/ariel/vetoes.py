@@ -16,7 +16,14 @@ Scorer = Callable[[Request], float | None]
 
 
 def check_scorer(policy: Policy, scorer: object) -> None:
-    """Raises ConfigError where a policy has a veto and there is no scorer."""
+    """Raises ConfigError where a policy has a veto and there is no scorer, or what was given is none."""
+    is_one = isinstance(scorer, PersonalScorer) or (
+        callable(scorer) and not isinstance(scorer, type)
+    )
+    if scorer is not None and not is_one:
+        raise ConfigError(
+            f"scorer={scorer!r} is not allowed: pass PersonalScorer(), a function of a request, or None."
+        )
     if scorer is None and (policy.veto_share is not None or policy.veto_withhold is not None):
         raise ConfigError(
             "the policy lets a score veto verdicts (veto_share, veto_withhold) and there is none: pass "
@@ -26,8 +33,9 @@ def check_scorer(policy: Policy, scorer: object) -> None:
 
 def score_of(found: Reading, scorer: Scorer | PersonalScorer | None) -> float | None:
     """The score that can be had before the log is looked at; none of what was not understood."""
-    needs_log = scorer is None or isinstance(scorer, PersonalScorer)
-    return None if needs_log or found.reason else scorer(found.request)
+    if scorer is None or isinstance(scorer, PersonalScorer) or found.reason:
+        return None
+    return scorer(found.request)
 
 
 def decide(

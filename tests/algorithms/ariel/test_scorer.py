@@ -250,3 +250,10 @@ def test_nothing_of_a_user_who_was_forgotten_is_scored_by(path):
 def test_arguments_that_cannot_be_are_refused(wrong):
     with pytest.raises(ConfigError):
         PersonalScorer(**wrong)
+
+
+@pytest.mark.parametrize("wrong", ["personal", 0.5, PersonalScorer])
+def test_what_is_no_scorer_is_refused_before_a_log_is_begun(path, wrong):
+    with pytest.raises(ConfigError, match="is not allowed: pass PersonalScorer"):
+        opened(path, scorer=wrong)
+    assert not path.exists()
