@@ -2,24 +2,21 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from ariel_jax.algorithms.ariel.agent import Ariel
 from ariel_jax.algorithms.ariel.records import Decision
-from ariel_jax.cli.privacy_log import STATUS, Asked, open_judge
+from ariel_jax.cli.privacy_log import STATUS, Asked, Judging, open_judge
 
 NEEDS_JAX = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class Args(Asked):
+class Args(Judging, Asked):
     """Flags of `ariel-jax judge`."""
 
     task: str = ""
-    """What is being done, for the record; only its SHA-256 is kept."""
-    profile: Literal["plain"] = "plain"
-    """Strict judgements. The profiles standard and cautious need a model's score, which Python alone can give
-    (Ariel.open with scorer=)."""
+    """What is being done, for the record; only a keyed digest of it is kept."""
 
 
 def run(args: Args) -> int:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from ariel_jax.cli import privacy_actions as actions
-from ariel_jax.cli.privacy_log import Asked, Log
+from ariel_jax.cli.privacy_log import Asked, Judging, Log
 
 NEEDS_JAX = False
 _Value = Literal["appropriate", "inappropriate", "ask"]
@@ -147,8 +147,8 @@ class Export(Log):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Serve(Log):
-    """Answer agents over HTTP on this machine."""
+class Serve(Judging):
+    """Answer agents over HTTP on this machine; they cannot choose the profile."""
 
     host: str = "127.0.0.1"
     """The address to listen at."""
@@ -158,19 +158,15 @@ class Serve(Log):
     """Allow an address that other machines reach; only behind a proxy with TLS."""
     hosts: tuple[str, ...] = ()
     """More names by which callers may call this server."""
-    profile: Literal["plain"] = "plain"
-    """As for `ariel-jax judge`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mcp(Log):
-    """Answer an agent over MCP on standard input and output."""
+class Mcp(Judging):
+    """Answer an agent over MCP on standard input and output; it cannot choose the profile."""
 
     elicit: Literal["off", "once", "judgements"] = "off"
     """Let the client show questions: never; for one disclosure each; or also for judgements, if you know that
     it shows every form to you. A client may answer a question without showing it to you."""
-    profile: Literal["plain"] = "plain"
-    """As for `ariel-jax judge`."""
 
 
 _Command = (

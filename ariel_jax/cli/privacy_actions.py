@@ -121,6 +121,9 @@ def explain(args: "flags.Explain") -> Done:
         gaps = ariel.why_not(found, args.why_not)
     text = "\n".join(gap.text for gap in gaps)
     none = f"no judgement that stands is anywhere near {args.why_not!r}"
+    value_wanted = "appropriate" if args.why_not == "share" else "inappropriate"
+    if found.outcome.reason == "veto" and found.proof["premises"][0]["value"] == value_wanted:
+        none = f"no judgement is missing for {args.why_not!r}: the score, or the want of one, asked"
     return 0, value | {"why_not": [dataclasses.asdict(gap) for gap in gaps]}, text or none
 
 

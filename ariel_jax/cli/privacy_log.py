@@ -4,14 +4,18 @@ import getpass
 import os
 import pathlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from ariel_jax.algorithms.ariel.agent import Ariel
+from ariel_jax.algorithms.ariel.scorer import PersonalScorer
+from ariel_jax.algorithms.ariel.types import Policy
 from ariel_jax.durable import storage_error
 from ariel_jax.errors import ConfigError
 
 STATUS = {"share": 0, "withhold": 10, "ask": 20}
 """Exit status of each verdict."""
+
+Profile = Literal["plain", "standard", "cautious"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +55,17 @@ class Asked(Log):
         }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Judging(Log):
+    """Flags that say how verdicts follow."""
+
+    profile: Profile = "plain"
+    """plain: by your judgements alone. standard: what they would share is asked about where it looks unlike what you
+    usually decide, by a score fitted to your own judgements; cautious: unless it looks clearly like it, and what
+    they would withhold likewise. What you judged itself is not asked about again. With fewer than 8 judgements, or
+    all of one kind, there is no score, and whatever a score could turn into a question is one."""
+
+
 def log_path(args: Log) -> pathlib.Path:
     """Where the log lies; the folder of the default one is made."""
     if args.db is not None:
@@ -75,7 +90,7 @@ def user_name(args: Log) -> str:
 
 
 def open_judge(args: Log, *, read_only: bool = False) -> Ariel:
-    """Opens the log; a missing one is begun unless it is only read.
+    """Opens the log; a missing one is begun unless it is only read. What judges has the profile of its flags.
 
     Raises:
         ConfigError: it is only read and not there.
@@ -87,4 +102,7 @@ def open_judge(args: Log, *, read_only: bool = False) -> Ariel:
         raise ConfigError(
             f"there is no privacy log {path}: begin one with `ariel-jax judge` or `ariel-jax privacy record`."
         )
-    return Ariel.open(path, user=user_name(args), read_only=read_only)
+    policy = Policy.profile(args.profile if isinstance(args, Judging) else "plain")
+    return Ariel.open(
+        path, user=user_name(args), policy=policy, scorer=PersonalScorer(), read_only=read_only
+    )

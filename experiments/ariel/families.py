@@ -3,8 +3,9 @@
     python -m experiments.ariel.families --scale cpu --out results
 
 For each family, without noise, with 5 % exceptions and 3 % wrong labels, and with 20 % and 10 %: entailment by
-the users' own orders and by orders fitted on other users, bare, strict and with the vetoes of both profiles,
-beside majority, neighbours and the logit with the others' prior; the selective logit at the coverage of each.
+the users' own orders and by orders fitted on other users, bare, strict and with the vetoes of both profiles (by
+own orders also with a score of the user's judgements alone, as `PersonalScorer`'s is), beside majority,
+neighbours and the logit with the others' prior; the selective logit at the coverage of each.
 Expected: own orders without noise never err on lattice, conditional trust, rules and segments; noise costs bare
 entailment at least five points and the strict filter recovers at least two. Figures are of made-up users. About
 two minutes on two cores.
@@ -102,6 +103,12 @@ def measure(case: Case, settings: Settings) -> Iterator[Figure]:
                     unit="1",
                     kind="measured",
                 )
+    alone = common.logits(people["own orders"], sizes, None)
+    crowd = common.Crowd(people["own orders"])
+    for name in PROFILES[2:]:
+        said = crowd.judge(common.PROFILES[name], alone)
+        title = f"own orders, {name}, scored by the user alone"
+        yield from common.figures(title, said[~open_], yes[~open_])
     if noise and c["family"] == "lattice":
         gained = accuracy["own orders, strict"] - accuracy["own orders, bare"]
         yield Figure(

@@ -82,7 +82,6 @@ BAD = [
     (("--data", "phone number", "--recipient", "ANY"), "recipient=ANY"),
     (("--data", "x" * 3000, "--recipient", "restaurant"), "3000 characters"),
     ((*BOOKING, "--profile", "brave"), "invalid choice"),
-    ((*BOOKING, "--profile", "standard"), "invalid choice"),
     ((*BOOKING, "--value", "appropriate"), "--value"),
 ]
 

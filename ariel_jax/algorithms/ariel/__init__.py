@@ -11,6 +11,7 @@ from ariel_jax.algorithms.ariel.judge import History, judge
 from ariel_jax.algorithms.ariel.mapper import Ladder, LexiconMapper
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.records import Decision
+from ariel_jax.algorithms.ariel.scorer import PersonalScorer
 from ariel_jax.algorithms.ariel.types import (
     ANY,
     SELF,
@@ -40,6 +41,7 @@ __all__ = [
     "Node",
     "Ontology",
     "Outcome",
+    "PersonalScorer",
     "Policy",
     "Request",
     "judge",

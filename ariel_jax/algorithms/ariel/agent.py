@@ -21,14 +21,16 @@ from ariel_jax.algorithms.ariel import (
     query,
     questions,
     reading,
+    vetoes,
 )
 from ariel_jax.algorithms.ariel.agent_view import AgentView
 from ariel_jax.algorithms.ariel.explain import Gap
-from ariel_jax.algorithms.ariel.judge import History, judge
+from ariel_jax.algorithms.ariel.judge import History
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.reading import Mapper, Reading
 from ariel_jax.algorithms.ariel.records import Decision, Forecast, Tombstone, request_json
 from ariel_jax.algorithms.ariel.remembered import Remembered
+from ariel_jax.algorithms.ariel.scorer import PersonalScorer
 from ariel_jax.algorithms.ariel.store import Store
 from ariel_jax.algorithms.ariel.text import is_text_of
 from ariel_jax.algorithms.ariel.types import (
@@ -45,9 +47,9 @@ from ariel_jax.algorithms.ariel.types import (
     Policy,
     Request,
 )
+from ariel_jax.algorithms.ariel.vetoes import Scorer
 from ariel_jax.errors import ConfigError, InvalidRequestError, UnknownNodeError
 
-Scorer = Callable[[Request], float | None]
 _Step = Callable[[], object]
 _VERDICTS = {"appropriate": "share", "inappropriate": "withhold", "ask": "ask"}
 
@@ -68,10 +70,10 @@ class Ariel:
         *,
         mapper: Mapper | None,
         policy: Policy,
-        scorer: Scorer | None,
+        scorer: Scorer | PersonalScorer | None,
     ):
         """Use `open`; raises ConfigError where the policy needs a scorer and there is none."""
-        answering.check_scorer(policy, scorer)
+        vetoes.check_scorer(policy, scorer)
         self.store, self.user, self.policy = store, user, policy
         self._mapper, self._scorer = mapper, scorer
         self._lock = threading.RLock()
@@ -88,7 +90,7 @@ class Ariel:
         ontology: Ontology | None = None,
         mapper: Mapper | None = None,
         policy: Policy | None = None,
-        scorer: Scorer | None = None,
+        scorer: Scorer | PersonalScorer | None = None,
         source: str | None = None,
         timeout_s: float = 30.0,
         read_only: bool = False,
@@ -101,22 +103,22 @@ class Ariel:
             ontology: becomes the user's; None: the one that is stored, at first the packaged one.
             mapper: from words to nodes; None: by names and letters (`LexiconMapper`).
             policy: None is `Policy()`.
-            scorer: log-odds that the user approves a request, by a model; it can turn a verdict into a
-                question and nothing else. Where it gives None, a verdict that it could have turned is a
-                question too.
+            scorer: log-odds that the user approves a request: `PersonalScorer()`, by the user's own
+                judgements, or another model's. It can turn a verdict into a question and nothing else.
+                Where it gives None, a verdict that it could have turned is a question too.
             source: who gives the ontology; needed with one, and it must be the user.
             timeout_s: how long to wait for another process that is writing.
             read_only: write nothing; then nothing can be judged.
 
         Raises:
-            ConfigError: the name is not allowed; the policy has a veto and there is no scorer; an ontology
+            ConfigError: a name or scorer is not allowed; the policy has a veto and there is none; an ontology
                 without a source; or, read-only, the user has no log.
             UntrustedSourceError: the source of the ontology is not the user.
             StorageError: the file can be neither opened nor made.
             IntegrityError: it is no privacy log.
         """
         policy = policy or Policy()
-        answering.check_scorer(policy, scorer)
+        vetoes.check_scorer(policy, scorer)
         if ontology is not None:
             if source is None:
                 raise ConfigError(
@@ -245,7 +247,7 @@ class Ariel:
         while True:
             mapper = self._text_mapper(ontology) if words else None
             found = reading.read(slots, ontology, mapper, task_text=task_text)
-            score = None if self._scorer is None or found.reason else self._scorer(found.request)
+            score = vetoes.score_of(found, self._scorer)
             with self._writing():
                 history = self._refresh()
                 if history.closures.ontology.hash != ontology.hash:
@@ -254,13 +256,7 @@ class Ariel:
                 if before is not None:
                     before()
                     history = self._refresh()
-                if found.reason:
-                    outcome = Outcome(verdict="ask", reason=found.reason)
-                else:
-                    outcome = judge(
-                        found.request, history, history.closures, self.policy, score=score
-                    )
-                    outcome = answering.without_score(outcome, score, self.policy)
+                outcome, score = vetoes.decide(found, history, self.policy, self._scorer, score)
                 return self._log(found, outcome, history, score, start)
 
     def _log(
@@ -274,7 +270,7 @@ class Ariel:
         asked = None
         if outcome.verdict == "ask" or outcome.against:
             asked = questions.question(
-                found.request, outcome, history, unmapped=found.unmapped,
+                found.request, outcome, history, unmapped=found.unmapped, score=score,
                 disclosed=self.store.disclosed(self.user, found.request.recipient),
             )  # fmt: skip
         return self.store.append_decision(
@@ -284,21 +280,24 @@ class Ariel:
         )  # fmt: skip
 
     def judge_many(self, requests: Iterable[Request]) -> list[Forecast]:
-        """What the rules would say about many requests, in order; for evaluation: nothing is logged.
+        """What `judge` would say about many requests, in order; for evaluation: nothing is logged.
 
-        A forecast is no permission: nothing may be shared by it, it has no verdict and no proof.
+        Unknown ids, the scorer and its vetoes count as they do there. A forecast is no permission: nothing
+        may be shared by it, it has no verdict and no proof.
 
         Raises:
+            InvalidRequestError: as for `judge`, of any of them.
             StorageError: the log cannot be read.
             IntegrityError: the log was changed.
         """
-        with self._lock:
-            history = self._refresh()
-            found = [judge(request, history, history.closures, self.policy) for request in requests]
-        return [
-            Forecast(would_be=o.verdict, rule=o.rule, reason=o.reason, premises=o.premises, against=o.against)
-            for o in found
-        ]  # fmt: skip
+        given, ontology = list(requests), self._remembered.ontology or self.ontology
+        while True:
+            asked = vetoes.Asked(given, ontology, self._scorer)
+            with self._lock:
+                history = self._refresh()
+                if history.closures.ontology.hash == ontology.hash:
+                    return asked.forecasts(history, self.policy)
+            ontology = history.closures.ontology  # others than they were read by: read them again
 
     def understand(self, **slots: str | Sequence[str]) -> Request:
         """The request that ids or words name, for `record`; `ANY` may stand in a slot.

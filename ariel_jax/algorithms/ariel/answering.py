@@ -1,7 +1,6 @@
 """What the user's answer to a question is about: what was meant, and how widely; host only."""
 
 import collections
-import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,6 @@ from ariel_jax.algorithms.ariel.types import (
     SLOTS,
     SOURCES,
     UNSPEC,
-    Outcome,
-    Policy,
     Request,
 )
 from ariel_jax.errors import ConfigError, UntrustedSourceError
@@ -85,15 +82,6 @@ def widened(request: Request, wide: Mapping[str, str], value: str, closures: Clo
     return _request(values)
 
 
-def check_scorer(policy: Policy, scorer: object) -> None:
-    """Raises ConfigError where a policy has a veto and there is no scorer."""
-    if scorer is None and (policy.veto_share is not None or policy.veto_withhold is not None):
-        raise ConfigError(
-            "the policy lets a score veto verdicts (veto_share, veto_withhold) and there is none: pass "
-            "scorer=, or a policy without vetoes."
-        )
-
-
 def check_human(source: str) -> None:
     """Raises UntrustedSourceError where a source is not the user, and ConfigError where it is none."""
     one_of(SOURCES, source=source)
@@ -101,11 +89,3 @@ def check_human(source: str) -> None:
         raise UntrustedSourceError(
             f"source={source!r} may not decide for the user: ask the user, and pass how the answer came."
         )
-
-
-def without_score(outcome: Outcome, score: float | None, policy: Policy) -> Outcome:
-    """A verdict that a score could have vetoed, and for which the scorer has none, is a question."""
-    limits = {"share": policy.veto_share, "withhold": policy.veto_withhold}
-    if score is not None or outcome.rule in (None, "R0") or limits.get(outcome.verdict) is None:
-        return outcome
-    return dataclasses.replace(outcome, verdict="ask", rule=None, reason="veto")

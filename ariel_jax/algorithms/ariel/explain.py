@@ -51,6 +51,7 @@ _ASKED: Mapping[str, str] = {
     "mapper_failed": "its text could not be understood",
     "partial": "you approved some of it, but not all of it together",
 }
+_NO_SCORE = "earlier decisions cover it, but it cannot be told yet whether it is usual for you"
 _GAP_TYPES: Mapping[str, EdgeType] = {
     "data": "reveals",
     "subject": "trust",
@@ -78,7 +79,8 @@ def explain(proof: Mapping[str, Any], ontology: Ontology) -> str:
     """
     what = _disclosure(proof["request"]["nodes"], ontology)
     if proof["verdict"] == "ask":
-        text = f"Asks about {what}, because {_ASKED[proof['reason']]}."
+        unscored = proof["reason"] == "veto" and proof["score"] is None
+        text = f"Asks about {what}, because {_NO_SCORE if unscored else _ASKED[proof['reason']]}."
         against = ", ".join(str(number) for number in proof["against"])
         said = "You said so in" if proof["reason"] == "always_ask" else "Against it:"
         return text + (f" {said} judgements {against}." if against else "")

@@ -70,7 +70,7 @@ def judge(
     case = _Case(request, history, policy)
     found = case.decide()
     case.suggest(found)
-    return _vetoed(_outcome(found, history, policy), policy, score)
+    return vetoed(_outcome(found, history, policy), policy, score)
 
 
 def _unmapped(request: Request, closures: Closures) -> bool:
@@ -268,7 +268,8 @@ def _dropped(positions: Positions, history: History, policy: Policy) -> Iterable
     return zip(history.ids(positions), both, strict=True)
 
 
-def _vetoed(outcome: Outcome, policy: Policy, score: float | None) -> Outcome:
+def vetoed(outcome: Outcome, policy: Policy, score: float | None) -> Outcome:
+    """What a score leaves of an outcome without one: the same, or a question."""
     if score is None or outcome.rule in (None, "R0"):
         return outcome
     limit = policy.veto_share if outcome.verdict == "share" else policy.veto_withhold

@@ -38,6 +38,7 @@ _REASONS = {
     "mapper_failed": "What was asked for could not be read.",
     "partial": "Some of the items are approved, the others or all of them together are not.",
 }
+_NO_SCORE = "Your earlier judgements cover this, but it cannot be told yet whether it is like what you usually decide."
 CONFLICT_OPTIONS = ("exception", "changed_mind", "wrong_fact")
 """What a conflict may mean: this case is an exception, an earlier judgement does not stand any more, or a
 fact that one of them was generalised along is wrong."""
@@ -88,6 +89,7 @@ def question(
     *,
     disclosed: Mapping[str, int],
     unmapped: Sequence[Mapping[str, Any]] = (),
+    score: float | None = None,
 ) -> dict[str, Any]:
     """The question to the user, as JSON.
 
@@ -97,13 +99,15 @@ def question(
         history: of the user.
         disclosed: how often each item was shared with this recipient.
         unmapped: slot and candidates of what could not be mapped.
+        score: that vetoed; None: there was none, and a veto is for want of it.
     """
     closures = history.closures
     ontology = closures.ontology
+    reason = outcome.reason or "conflict"
     asked = {
         "text": f"May this be given out: {in_words(request, ontology)}?",
-        "reason": outcome.reason or "conflict",
-        "why": _REASONS.get(outcome.reason or "conflict", ""),
+        "reason": reason,
+        "why": _NO_SCORE if reason == "veto" and score is None else _REASONS.get(reason, ""),
         "nodes": request_json(request),
         "closest": closest(request, history),
         "wider": wider(request, closures),

@@ -72,7 +72,7 @@ class Decision:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Forecast:
-    """What the rules would say about a request; no decision, no proof, and no permission.
+    """What would be said about a request; no decision, no proof, and no permission.
 
     Attributes:
         would_be: `share`, `withhold` or `ask`.
@@ -84,6 +84,14 @@ class Forecast:
     reason: str
     premises: tuple[int, ...]
     against: tuple[int, ...]
+
+    @classmethod
+    def of(cls, said: Outcome) -> "Forecast":
+        """The forecast of an outcome that is not logged."""
+        return cls(
+            would_be=said.verdict, rule=said.rule, reason=said.reason, premises=said.premises,
+            against=said.against,
+        )  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -41,6 +41,7 @@ Source = Literal["user_elicited", "user_cli", "user_ui", "imported_by_user", "ag
 SOURCES = ("user_elicited", "user_cli", "user_ui", "imported_by_user", "agent_claimed")
 HUMAN_SOURCES = frozenset(SOURCES[:4])
 """Sources whose judgements may be premises; what an agent claims is kept for audit only."""
+PROFILES = ("plain", "standard", "cautious")
 CONFLICTS = ("escalate", "deny_overrides", "most_specific", "latest", "majority")
 
 
@@ -233,12 +234,16 @@ class Policy:
 
     @classmethod
     def profile(cls, name: str) -> "Policy":
-        """`standard` (strict, shares vetoed at a score of 0) or `cautious` (both vetoed at 1).
+        """`plain` (no vetoes), `standard` (shares vetoed at a score of 0) or `cautious` (both vetoed at 1).
+
+        All are strict. Those with vetoes need a scorer, such as `scorer.PersonalScorer`.
 
         Raises:
             ConfigError: no such profile.
         """
-        one_of(("standard", "cautious"), profile=name)
+        one_of(PROFILES, profile=name)
+        if name == "plain":
+            return cls()
         if name == "standard":
             return cls(veto_share=0.0)
         return cls(veto_share=1.0, veto_withhold=-1.0)
