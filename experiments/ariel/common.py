@@ -1,16 +1,20 @@
 """What the experiments of ARIEL share: judging many users, and figures of verdicts."""
 
 import dataclasses
+import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from ariel_jax import load_pretrained
 from ariel_jax.algorithms.ariel import baselines, bulk, metrics
 from ariel_jax.algorithms.ariel.types import Policy
-from experiments.runner import Figure, judge
+from ariel_jax.models.hf import Model
+from experiments.runner import Figure, Settings, judge
 
 STRICT = Policy()
+TINY_MODEL = pathlib.Path(__file__).parents[1] / "mozo" / "tiny"
 RESAMPLES = 300  # of the users
 PROFILES = {
     "bare": Policy(reliability="off"),
@@ -148,6 +152,13 @@ def _accuracy(said: np.ndarray, wanted: np.ndarray) -> float:
 
 def _false_share(said: np.ndarray, wanted: np.ndarray) -> float:
     return float((said[~wanted] == metrics.SHARE).mean()) if not wanted.all() else float("nan")
+
+
+def local_model(settings: Settings) -> Model:
+    """The language model that `--model` names, where a script has it; else nano, and at smoke scale a tiny one."""
+    return load_pretrained(
+        settings.flags.get("model") or (TINY_MODEL if settings.is_tiny else "nano")
+    )
 
 
 def always(score: np.ndarray) -> np.ndarray:

@@ -1,19 +1,15 @@
 """The language model of `icl`: made-up users' judgements in its prompt, in words."""
 
-import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from ariel_jax import load_pretrained
 from ariel_jax.algorithms.ariel.importers import APPROPRIATE
 from ariel_jax.algorithms.ariel.lm import Chooser, in_context
-from experiments.ariel import priors
+from experiments.ariel import common, priors
 from experiments.runner import Figure, Settings
 
-MODEL = "nano"
-TINY = pathlib.Path(__file__).parents[1] / "mozo" / "tiny"
 SLOTS = {"data": "item", "recipient": "recipient", "purpose": "purpose", "rule": "rule"}
 
 
@@ -31,8 +27,7 @@ def figures(config: dict[str, Any], settings: Settings) -> Iterator[Figure]:
     The nearest priors come from all that a user said, the others, and what majority and own logit know, are
     the first k: so whoever just repeats the nearest one's label stands beside.
     """
-    where = settings.flags["model"] or (TINY if settings.is_tiny else MODEL)
-    chooser = Chooser(load_pretrained(where))
+    chooser = Chooser(common.local_model(settings))
     for family in config["families"]:
         users = priors.unseen(family, config["n_users"], config["sizes"], settings.seed)
         for k in config["priors"]:

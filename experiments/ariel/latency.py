@@ -20,7 +20,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from ariel_jax import load_pretrained
 from ariel_jax.algorithms.ariel import proof, questions
 from ariel_jax.algorithms.ariel.agent import Ariel
 from ariel_jax.algorithms.ariel.closure import Closures
@@ -30,13 +29,13 @@ from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.prompts import NONE, map_prompt
 from ariel_jax.algorithms.ariel.types import Judgement, Outcome, Policy, Request
 from experiments import runner
+from experiments.ariel import common
 from experiments.ariel.clocks import Disk, Times
 from experiments.ariel.wishes import Wishes
 from experiments.runner import Case, Figure, Settings
 
 POLICY = Policy()
 SOURCE = "imported_by_user"
-TINY_MODEL = pathlib.Path(__file__).parents[1] / "mozo" / "tiny"
 WORDS = ("my telephone number", "where I live", "the card I pay with", "what the doctor wrote down")
 
 
@@ -182,7 +181,7 @@ def _parts(times: Times, history: History, request: Request) -> None:
 
 
 def _model(calls: int, settings: Settings) -> Iterator[Figure]:
-    model = load_pretrained(TINY_MODEL if settings.is_tiny else "nano")
+    model = common.local_model(settings)
     n_names, nodes, times = 4 if settings.is_tiny else 16, Ontology.core().nodes, Times(2)
     mapper, chooser = LMMapper(model, nodes, tau=0.5, n_names=n_names), Chooser(model)
     names = [node.label for node in nodes["data"][:n_names]]

@@ -6,16 +6,15 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from ariel_jax import load_pretrained
 from ariel_jax.algorithms.ariel import calibration, metrics
 from ariel_jax.algorithms.ariel.calibration import Phrase
 from ariel_jax.algorithms.ariel.lm import LMMapper
 from ariel_jax.algorithms.ariel.mapper import Mapping
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from experiments import runner
+from experiments.ariel import common
 from experiments.runner import Figure, Settings
 
-TINY_MODEL = pathlib.Path(__file__).parents[1] / "mozo" / "tiny"
 LEVELS = ("L1", "L2")  # names and descriptions, which a model might know
 SLOTS = ("data", "recipient", "purpose")
 
@@ -28,10 +27,13 @@ def figures(phrases: pathlib.Path, n_texts: int, settings: Settings) -> Iterator
         n_texts: of each split, and of those phrases.
         settings: `--model` names the model.
     """
-    name = settings.flags["model"] or (TINY_MODEL if settings.is_tiny else "nano")
     nodes = Ontology.core().nodes
     mapper = LMMapper(
-        load_pretrained(name), nodes, tau=0.0, margin=0.0, n_names=4 if settings.is_tiny else 16
+        common.local_model(settings),
+        nodes,
+        tau=0.0,
+        margin=0.0,
+        n_names=4 if settings.is_tiny else 16,
     )
     tau, chosen = calibration.calibrate(
         calibration.mappings(mapper, _some("dev", n_texts, settings))

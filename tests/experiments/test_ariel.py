@@ -149,7 +149,7 @@ def test_a_language_model_is_asked_about_the_users_that_the_trained_one_is_asked
     said = priors.told(user, 3, c["n_requests"])
     whole = priors.told(user, 3)
     assert said.person.asked.tolist() == whole.person.asked[: c["n_requests"]].tolist()
-    chooser = Chooser(load_pretrained(in_words.TINY))
+    chooser = Chooser(load_pretrained(common.TINY_MODEL))
     for kind in ("random", "nearest"):
         nodes, label = said.priors[kind]
         odds = in_context.log_odds(

@@ -1,6 +1,8 @@
 import pytest
 
 from ariel_jax.algorithms.ariel.closure import Closures
+from ariel_jax.algorithms.ariel.lm import Chooser
+from ariel_jax.testing import tiny_model
 
 from . import cases
 
@@ -13,3 +15,13 @@ def ontology():
 @pytest.fixture(scope="session")
 def closures(ontology):
     return Closures(ontology)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model(n_layers=1, max_positions=1024)
+
+
+@pytest.fixture(scope="module")
+def chooser(model):
+    return Chooser(model)

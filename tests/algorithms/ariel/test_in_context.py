@@ -21,16 +21,6 @@ LABEL = np.array([0, 1, 0, 1])
 ASKED = np.array([[1, 0], [2, 1]])
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model(n_layers=1, max_positions=1024)
-
-
-@pytest.fixture(scope="module")
-def chooser(model):
-    return Chooser(model)
-
-
 def slow_log_odds(model, prompt):
     """Both texts read whole, without a cache; every token of the answers counts."""
     start, total = model.tokenizer.encode(prompt), []

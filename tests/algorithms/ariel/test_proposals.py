@@ -11,14 +11,8 @@ from ariel_jax.algorithms.ariel.lm.proposals import Answers, decide
 from ariel_jax.algorithms.ariel.ontology import Ontology
 from ariel_jax.algorithms.ariel.types import Edge, Judgement, Policy, Request
 from ariel_jax.errors import ConfigError
-from ariel_jax.testing import tiny_model
 
 from .lm_cases import few_nodes
-
-
-@pytest.fixture(scope="module")
-def chooser():
-    return Chooser(tiny_model(n_layers=1, max_positions=1024))
 
 
 def test_edges_are_proposed_only_where_both_answers_agree(chooser, monkeypatch):
